@@ -1,0 +1,50 @@
+"""Everything that can go wrong for a reason the user can act on.
+
+LesionDeltaError
+  InputError                what the user gave cannot be used
+    ImageError              an image file: unreadable, 4D, not finite, all zero
+    GeometryError           an affine or a grid
+    CohortError             a dataset, a patient, a visit: absent, incomplete, ambiguous
+  RegistrationError         two images could not be brought into one space (the gate)
+  ModelError                weights or their description: corrupt, foreign, unsuitable
+  OutputError               the output folder: not writable, full, or somebody else's
+  DependencyError           an external program or optional package is not installed
+
+A message says what was found, in which file, and what to do about it.
+"""
+
+
+class LesionDeltaError(Exception):
+    """Base of every error with a message for the user; anything else is a bug."""
+
+
+class InputError(LesionDeltaError):
+    """What the user gave cannot be used."""
+
+
+class ImageError(InputError):
+    """An image file is unreadable, not 3D, not finite, or empty."""
+
+
+class GeometryError(InputError):
+    """An affine is unusable, or two grids differ."""
+
+
+class CohortError(InputError):
+    """A dataset, a patient or a visit is absent, incomplete or ambiguous."""
+
+
+class RegistrationError(LesionDeltaError):
+    """Two images could not be brought into one space with confidence."""
+
+
+class ModelError(LesionDeltaError):
+    """Weights or their description are corrupt, foreign or unsuitable."""
+
+
+class OutputError(LesionDeltaError):
+    """The output folder cannot be written, is full, or holds something else."""
+
+
+class DependencyError(LesionDeltaError):
+    """An external program or an optional package is not installed."""

@@ -1,0 +1,1 @@
+"""Metrics and patient-level averages: arrays to tables."""

@@ -1,0 +1,1 @@
+"""BIDS in and out, completion records, pictures."""

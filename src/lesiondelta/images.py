@@ -1,0 +1,295 @@
+"""Volumes with their place in space: all NIfTI reading and writing, all axis conversion.
+
+Arrays are (X, Y, Z). An affine takes voxel indices to RAS+ millimetres. A transform is a (4, 4) matrix in RAS+
+millimetres that takes points of the *fixed* space to points of the *moving* one, the direction in which an image is
+resampled (and ITK's, but for the LPS axes, which exist only inside this file).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lesiondelta.errors import GeometryError, ImageError
+from lesiondelta.files import atomic, write_text
+
+Array = NDArray[Any]
+Affine = NDArray[np.float64]
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+GRID_TOLERANCE_MM = 1e-2
+ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A lattice of voxels: `shape` (X, Y, Z) and `affine` (4, 4), voxel -> RAS+ mm."""
+
+    shape: tuple[int, int, int]
+    affine: Affine
+
+    @cached_property
+    def spacing(self) -> Array:
+        """Voxel edge lengths along X, Y, Z in mm."""
+        lengths: Array = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return lengths
+
+    @cached_property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of one voxel, shear included."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def distance_mm(self, other: "Grid") -> float:
+        """Largest distance between corresponding corners of two grids of the same shape; infinite for other shapes."""
+        if self.shape != other.shape:
+            return float("inf")
+        return float(np.linalg.norm(_corners_mm(self) - _corners_mm(other), axis=1).max())
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image on its grid: `data` (X, Y, Z), `affine` (4, 4) voxel -> RAS+ mm, and a name for messages."""
+
+    data: Array
+    affine: Affine
+    name: str = "volume"
+
+    @property
+    def grid(self) -> Grid:
+        """Shape and affine."""
+        x, y, z = self.data.shape
+        return Grid((x, y, z), self.affine)
+
+    def with_data(self, data: Array) -> "Volume":
+        """Other values on the same grid."""
+        return Volume(data, self.affine, self.name)
+
+
+def read_image(path: Path) -> Volume:
+    """Read a 3D image as float32.
+
+    Raises
+    ------
+    ImageError
+        Absent, unreadable or truncated, not 3D, with NaN or infinite voxels, or zero everywhere.
+    GeometryError
+        The header has no affine, or a singular one.
+    """
+    volume = _read(path, np.float32)
+    if not np.isfinite(volume.data).all():
+        raise ImageError(
+            f"{path} has {np.count_nonzero(~np.isfinite(volume.data))} NaN or infinite voxels: repair or re-export it."
+        )
+    if not volume.data.any():
+        raise ImageError(f"{path} is zero everywhere: re-export it.")
+    return volume
+
+
+def read_mask(path: Path) -> Volume:
+    """Read a mask as bool; an empty one is fine, values other than 0 and one other value are not (ImageError)."""
+    volume = _read(path, np.float32)
+    values = np.unique(volume.data)
+    if not np.isfinite(values).all() or np.count_nonzero(values) > 1:
+        raise ImageError(f"{path} is not a mask: it holds {len(values)} different values instead of 0 and 1.")
+    return volume.with_data(volume.data != 0)
+
+
+def read_labels(path: Path) -> Volume:
+    """Read an integer label map as int32."""
+    volume = _read(path, np.float32)
+    if not np.array_equal(volume.data, np.rint(volume.data)):
+        raise ImageError(f"{path} is not a label map: it holds values that are not whole numbers.")
+    return volume.with_data(volume.data.astype(np.int32))
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write NIfTI atomically; bool becomes uint8, float64 becomes float32."""
+    data = volume.data
+    if data.dtype == np.bool_:
+        data = data.astype(np.uint8)
+    elif data.dtype == np.float64:
+        data = data.astype(np.float32)
+    image = nib.Nifti1Image(data, volume.affine)
+    image.set_qform(volume.affine, code="scanner")
+    image.set_sform(volume.affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    with atomic(path) as temporary:
+        nib.save(image, temporary)
+
+
+def require_same_grid(a: Volume, b: Volume) -> None:
+    """Raise GeometryError unless the two lie on one grid (corners within 0.01 mm)."""
+    if a.data.shape != b.data.shape:
+        raise GeometryError(
+            f"{a.name} has shape {a.data.shape}, {b.name} has {b.data.shape}: resample one to the other first."
+        )
+    shift_mm = a.grid.distance_mm(b.grid)
+    if shift_mm > GRID_TOLERANCE_MM:
+        raise GeometryError(f"{a.name} and {b.name} lie {shift_mm:.2f} mm apart: resample one to the other first.")
+
+
+def resample(
+    volume: Volume,
+    grid: Grid,
+    transform: Affine | None = None,
+    order: Literal["nearest", "linear", "bspline"] = "bspline",
+) -> Volume:
+    """Resample `volume` onto `grid` through `transform` (points of the grid's space -> points of the volume's).
+
+    Works on voxel indices, so that flips, obliquity, anisotropy and shear need no special case. A cubic B-spline is
+    clamped to the input's range. Outside the field of view the value is 0.
+    """
+    pull = np.linalg.inv(volume.affine) @ (np.eye(4) if transform is None else transform) @ grid.affine
+    boolean = volume.data.dtype == np.bool_
+    source = volume.data.astype(np.float32) if boolean and order != "nearest" else volume.data
+    if boolean and order == "nearest":
+        source = volume.data.astype(np.uint8)
+    data = ndimage.affine_transform(
+        source, pull[:3, :3], pull[:3, 3], output_shape=grid.shape, order=ORDERS[order], mode="constant", cval=0
+    )
+    if order == "bspline":
+        np.clip(data, min(source.min(), 0), max(source.max(), 0), out=data)
+    if boolean and order == "nearest":
+        data = data.astype(bool)
+    return Volume(data, grid.affine, volume.name)
+
+
+def isotropic_grid(points_mm: Array, spacing_mm: float, margin_mm: float = 0.0) -> Grid:
+    """The RAS-aligned grid of cubic voxels that covers points (N, 3) in RAS+ mm, `margin_mm` wider on every side."""
+    low = np.floor((points_mm.min(axis=0) - margin_mm) / spacing_mm) * spacing_mm
+    high = np.ceil((points_mm.max(axis=0) + margin_mm) / spacing_mm) * spacing_mm
+    x, y, z = (np.rint((high - low) / spacing_mm).astype(int) + 1).tolist()
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = low
+    return Grid((x, y, z), affine)
+
+
+def corners_mm(grid: Grid) -> Array:
+    """The centres of the eight corner voxels, (8, 3) in RAS+ mm."""
+    return _corners_mm(grid)
+
+
+def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+    """Cut a box of voxels; the affine follows."""
+    start = [axis.start or 0 for axis in box]
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    return Volume(volume.data[box], affine, volume.name)
+
+
+def to_sitk(volume: Volume) -> Any:  # noqa: ANN401  (SimpleITK has no types)
+    """Convert to a SimpleITK image in LPS.
+
+    Raises
+    ------
+    GeometryError
+        The axes are sheared, which ITK's images cannot hold.
+    """
+    import SimpleITK as sitk
+
+    spacing, direction, origin = _lps_geometry(volume)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(_storable(volume.data).T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    image.SetOrigin(origin.tolist())
+    return image
+
+
+def from_sitk(image: Any, name: str = "volume") -> Volume:  # noqa: ANN401
+    """Convert a SimpleITK image back."""
+    import SimpleITK as sitk
+
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return Volume(sitk.GetArrayFromImage(image).T, RAS_TO_LPS @ affine, name)
+
+
+def to_itk(volume: Volume) -> Any:  # noqa: ANN401
+    """Convert to an ITK image in LPS (float32 or uint8), for elastix; GeometryError for sheared axes."""
+    import itk
+
+    spacing, direction, origin = _lps_geometry(volume)
+    image = itk.image_from_array(np.ascontiguousarray(_storable(volume.data).T))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(origin.tolist())
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(direction)))
+    return image
+
+
+def write_itk_transform(path: Path, transform: Affine) -> None:
+    """Write a transform as an ITK text file, which ITK-SNAP, ANTs and Slicer read; the direction stays fixed -> moving."""
+    lps = RAS_TO_LPS @ transform @ RAS_TO_LPS
+    numbers = " ".join(f"{value:.17g}" for value in [*lps[:3, :3].ravel(), *lps[:3, 3]])
+    write_text(
+        path,
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n",
+    )
+
+
+def read_itk_transform(path: Path) -> Affine:
+    """Read an affine ITK text transform as a (4, 4) matrix in RAS+ mm."""
+    fields = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line)
+    parameters = np.array(fields["Parameters"].split(), dtype=np.float64)
+    center = np.array(fields["FixedParameters"].split(), dtype=np.float64)
+    lps = np.eye(4)
+    lps[:3, :3] = parameters[:9].reshape(3, 3)
+    lps[:3, 3] = parameters[9:12] + center - lps[:3, :3] @ center
+    return RAS_TO_LPS @ lps @ RAS_TO_LPS
+
+
+def _read(path: Path, dtype: type) -> Volume:
+    if not path.is_file():
+        raise ImageError(f"{path} does not exist.")
+    try:
+        image = nib.load(path)
+        data = np.asarray(image.dataobj, dtype=dtype)
+    except Exception as error:  # nibabel raises a dozen kinds for damaged files
+        raise ImageError(
+            f"{path} cannot be read ({error}): it is damaged or not NIfTI; copy or export it again."
+        ) from error
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise ImageError(f"{path} has {data.ndim} dimensions {data.shape}: give one 3D volume.")
+    return Volume(data, _affine(image, path), path.name)
+
+
+def _affine(image: Any, path: Path) -> Affine:  # noqa: ANN401
+    header = image.header
+    if isinstance(header, nib.Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
+        raise GeometryError(
+            f"{path} says nothing of its orientation (sform and qform codes are 0): export it again with its affine."
+        )
+    affine = np.asarray(image.affine, dtype=np.float64)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+        raise GeometryError(f"{path} has a singular affine: export it again.")
+    return affine
+
+
+def _corners_mm(grid: Grid) -> Array:
+    ends = np.array(np.meshgrid(*[(0, n - 1) for n in grid.shape], indexing="ij")).reshape(3, -1).T
+    corners: Array = ends @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    return corners
+
+
+def _lps_geometry(volume: Volume) -> tuple[Array, Array, Array]:
+    lps = RAS_TO_LPS @ volume.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    direction = lps[:3, :3] / spacing
+    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
+        raise GeometryError(f"{volume.name} has sheared axes: resample it to a rectangular grid first.")
+    u, _, v = np.linalg.svd(direction)
+    return spacing, u @ v, lps[:3, 3]
+
+
+def _storable(data: Array) -> Array:
+    return data.astype(np.uint8 if data.dtype == np.bool_ else np.float32)

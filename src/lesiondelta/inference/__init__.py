@@ -1,0 +1,1 @@
+"""Sliding-window segmentation of n visits with an exported model."""

@@ -1,0 +1,1 @@
+"""One small declaration per method of the comparison."""

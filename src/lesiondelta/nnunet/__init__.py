@@ -1,0 +1,1 @@
+"""A method becomes a trained model: the only room that imports nnunetv2."""

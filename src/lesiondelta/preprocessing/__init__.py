@@ -1,0 +1,1 @@
+"""A patient's visits in one space: registration, brain mask, intensity."""

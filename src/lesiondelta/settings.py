@@ -1,0 +1,45 @@
+"""Settings: parsed once, frozen, passed explicitly, saved as JSON beside the outputs."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PreprocessingSettings(BaseModel):
+    """How a patient's visits come into one space."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    registration: Literal["elastix", "niimath", "flirt", "none"] = Field(
+        "elastix", description="registration engine; `none` where all images already share one space"
+    )
+    brain_extraction: Literal["atlas", "hd-bet", "synthstrip"] = Field("atlas", description="where no mask is given")
+    skull_strip: Literal["auto", "force", "skip"] = Field("auto", description="auto: skipped where stripped already")
+    spacing_mm: float = Field(1.0, gt=0, description="voxel edge of the patient's space")
+    bias_correction: bool = Field(True, description="N4 on every image")
+    gate: bool = Field(True, description="refuse misaligned images and visits of different people")
+    threads: int = Field(1, ge=1, description="threads of one patient's registration")
+
+
+class SegmentationSettings(BaseModel):
+    """How masks are made from the preprocessed visits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[Path, ...] = Field((), description="exported models, averaged as logits; empty: the bundled one")
+    threshold: float | None = Field(None, gt=0, lt=1, description="lesion probability; None: the model's own")
+    min_lesion_mm3: float | None = Field(None, ge=0, description="smaller lesions are dropped; None: the model's own")
+    overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that its neighbour covers")
+    mirroring: bool | None = Field(None, description="None: off on CPU, on with CUDA")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int = Field(1, ge=1, description="torch threads of one patient")
+
+
+class Settings(BaseModel):
+    """Everything that decides what `run` writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+    segmentation: SegmentationSettings = SegmentationSettings()
