@@ -56,7 +56,7 @@ class VisitPair:
 
 
 def prior_index(index: int, visits: int) -> int:
-    """Index of the prior: the visit before; the first visit's is the next one (paper, 2.1); a single visit's is itself."""
+    """Index of the visit before; for the first visit the next one (paper, 2.1), for a single visit itself."""
     if not 0 <= index < visits:
         raise IndexError(f"visit {index} of {visits}")
     return index - 1 if index else min(1, visits - 1)

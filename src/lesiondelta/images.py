@@ -48,7 +48,7 @@ class Grid:
         """Largest distance between corresponding corners of two grids of the same shape; infinite for other shapes."""
         if self.shape != other.shape:
             return float("inf")
-        return float(np.linalg.norm(_corners_mm(self) - _corners_mm(other), axis=1).max())
+        return float(np.linalg.norm(corners_mm(self) - corners_mm(other), axis=1).max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ def resample(
     source = volume.data.astype(np.float32) if boolean and order != "nearest" else volume.data
     if boolean and order == "nearest":
         source = volume.data.astype(np.uint8)
-    data = ndimage.affine_transform(
+    data: Array = ndimage.affine_transform(
         source, pull[:3, :3], pull[:3, 3], output_shape=grid.shape, order=ORDERS[order], mode="constant", cval=0
     )
     if order == "bspline":
@@ -167,11 +167,6 @@ def isotropic_grid(points_mm: Array, spacing_mm: float, margin_mm: float = 0.0) 
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = low
     return Grid((x, y, z), affine)
-
-
-def corners_mm(grid: Grid) -> Array:
-    """The centres of the eight corner voxels, (8, 3) in RAS+ mm."""
-    return _corners_mm(grid)
 
 
 def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
@@ -224,7 +219,7 @@ def to_itk(volume: Volume) -> Any:  # noqa: ANN401
 
 
 def write_itk_transform(path: Path, transform: Affine) -> None:
-    """Write a transform as an ITK text file, which ITK-SNAP, ANTs and Slicer read; the direction stays fixed -> moving."""
+    """Write an ITK text file, which ITK-SNAP, ANTs and Slicer read; the direction stays fixed -> moving."""
     lps = RAS_TO_LPS @ transform @ RAS_TO_LPS
     numbers = " ".join(f"{value:.17g}" for value in [*lps[:3, :3].ravel(), *lps[:3, 3]])
     write_text(
@@ -250,7 +245,7 @@ def _read(path: Path, dtype: type) -> Volume:
         raise ImageError(f"{path} does not exist.")
     try:
         image = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=dtype)
+        data: Array = np.asarray(image.dataobj, dtype=dtype)
     except Exception as error:  # nibabel raises a dozen kinds for damaged files
         raise ImageError(
             f"{path} cannot be read ({error}): it is damaged or not NIfTI; copy or export it again."
@@ -275,7 +270,8 @@ def _affine(image: Any, path: Path) -> Affine:  # noqa: ANN401
     return affine
 
 
-def _corners_mm(grid: Grid) -> Array:
+def corners_mm(grid: Grid) -> Array:
+    """Centres of the eight corner voxels, (8, 3) in RAS+ mm."""
     ends = np.array(np.meshgrid(*[(0, n - 1) for n in grid.shape], indexing="ij")).reshape(3, -1).T
     corners: Array = ends @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     return corners
