@@ -1,0 +1,35 @@
+"""Intensities: z-score over a visit's own nonzero mask."""
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.images import Array
+
+
+def nonzero_mask(images: Array) -> Array:
+    """(C, X, Y, Z) -> (X, Y, Z) bool: where any channel is not 0, holes filled; nnU-Net's definition."""
+    mask: Array = ndimage.binary_fill_holes((images != 0).any(axis=0))
+    return mask
+
+
+def normalise(images: Array) -> Array:
+    """Z-score every channel over the visit's own nonzero mask and leave 0 outside.
+
+    Equals nnU-Net's ZScoreNormalization with `use_mask_for_norm`. The mask is the visit's own and never a union over
+    visits, whose extra zeros would shift the mean.
+
+    Parameters
+    ----------
+    images : (C, X, Y, Z) float
+
+    Returns
+    -------
+    (C, X, Y, Z) float32
+    """
+    mask = nonzero_mask(images)
+    result = np.zeros(images.shape, np.float32)
+    for channel, image in zip(result, images, strict=True):
+        inside = image[mask].astype(np.float32)
+        if inside.size:
+            channel[mask] = (inside - inside.mean()) / max(inside.std(), 1e-8)
+    return result
