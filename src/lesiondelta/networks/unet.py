@@ -33,7 +33,8 @@ def difference_weighting(current: Tensor, prior: Tensor, norm: nn.Module) -> Ten
     ----------
     Rokuss et al. (2024), arXiv:2409.13416, section 2.2.
     """
-    return current + current * norm(current - prior)
+    weighted: Tensor = current + current * norm(current - prior)
+    return weighted
 
 
 class DifferenceWeighting(nn.Module):
