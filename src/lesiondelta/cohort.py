@@ -32,11 +32,16 @@ class Visit:
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient and the visits in time order; `order` says what that order rests on."""
+    """A patient and the visits in time order; `order` says what that order rests on.
+
+    `problems` holds, by visit label, why a visit of the dataset cannot be used; `notes` are choices worth logging.
+    """
 
     label: str
     visits: tuple[Visit, ...]
     order: str = "as given"
+    problems: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,297 @@
+"""A BIDS dataset as a `Cohort`: which image of which session is used, and in which order the visits come.
+
+The rules, in full:
+
+- Images are `sub-X[/ses-Y]/anat/sub-X[_ses-Y][_entities]_{T1w,FLAIR}.nii[.gz]`; a filter file narrows them.
+- Several of one contrast: those without a contrast agent (`ce-`) come first; of several runs the last one counts, since
+  a scanner repeats a scan that was spoiled; any other ambiguity makes the visit unusable and says so.
+- Visits are ordered by `acq_time` (`sub-X_sessions.tsv`, else `_scans.tsv`) where every usable visit has one, else by
+  session label in natural order (2 before 10). `Patient.order` says which.
+- A brain mask is `..._desc-brain_mask.nii.gz` beside the images, or at the same place in a folder given for masks.
+- A reference is `derivatives/reference/.../sub-X[_ses-Y]_space-orig_label-L_mask.nii.gz`.
+- Whatever cannot be used is named in `Patient.problems` and `Cohort.problems`; nothing disappears silently.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lesiondelta.cohort import Cohort, Patient, Visit
+from lesiondelta.errors import CohortError
+
+CONTRASTS = ("T1w", "FLAIR")
+ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
+LABEL = re.compile(r"[a-zA-Z0-9+]+")
+LONG_NAMES = {
+    "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec",
+    "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res",
+}  # fmt: skip
+
+Filters = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class BidsFile:
+    """A file name taken apart: `entities` by their short names, and the suffix."""
+
+    path: Path
+    entities: Mapping[str, str]
+    suffix: str
+
+
+def read_cohort(
+    folder: Path,
+    participants: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
+    contrasts: Sequence[str] = CONTRASTS,
+    filters: Filters | None = None,
+    brain_masks: Path | None = None,
+    validate: bool = True,
+) -> Cohort:
+    """Read the patients of a BIDS dataset.
+
+    Parameters
+    ----------
+    folder : Path
+        The dataset.
+    participants, sessions : sequence of str, optional
+        Labels to read, with or without `sub-` and `ses-`; None for all.
+    contrasts : sequence of str
+        The contrasts that every visit needs.
+    filters : mapping of contrast to entities, optional
+        See `read_filters`.
+    brain_masks : Path, optional
+        A folder laid out like the dataset that holds the brain masks; None: beside the images.
+    validate : bool
+        Whether a `dataset_description.json` is required.
+
+    Raises
+    ------
+    CohortError
+        There is no such dataset, or no such participant.
+    """
+    selected = [label for label in _labels(folder, "sub", validate) if _wanted(label, participants, "sub")]
+    _require_found(folder, selected, participants)
+    patients, problems = [], {}
+    for label in selected:
+        patient = _read_patient(folder, label, sessions, contrasts, filters or {}, brain_masks or folder)
+        if patient.visits or patient.problems:
+            patients.append(patient)
+        elif sessions is None:
+            problems[label] = f"{folder / f'sub-{label}'} holds no session and no image: add {_and(contrasts)}."
+    if not patients and not problems:
+        raise CohortError(f"No patient of {folder} has the sessions asked for ({', '.join(sessions or ())}).")
+    return Cohort(tuple(patients), problems)
+
+
+def read_filters(path: Path) -> Filters:
+    """Read a filter file as fMRIPrep's: `{"t1w": {"acquisition": "mprage", "run": 1}, "flair": {"rec": null}}`.
+
+    A value is a label, a list of labels, `null` (the entity must be absent) or `"*"` (it must be present).
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CohortError(f"The filter file {path} cannot be read ({error}).") from error
+    known = {contrast.lower(): contrast for contrast in CONTRASTS}
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise CohortError(f'The filter file {path} must look like {{"t1w": {{"run": 1}}, "flair": {{"rec": null}}}}.')
+    return {
+        known[name.lower()]: {LONG_NAMES.get(key, key): value for key, value in entities.items() if key != "datatype"}
+        for name, entities in content.items()
+        if name.lower() in known  # filters of other tools may share the file
+    }
+
+
+def parse_name(path: Path) -> BidsFile | None:
+    """Take a NIfTI file name apart; None where it is not a BIDS name."""
+    name = re.sub(r"\.nii(\.gz)?$", "", path.name)
+    *parts, suffix = name.split("_")
+    matches = [ENTITY.fullmatch(part) for part in parts]
+    if name == path.name or not parts or not all(matches) or not suffix.isalnum():
+        return None
+    return BidsFile(path, {match[1]: match[2] for match in matches if match}, suffix)
+
+
+def natural(label: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key under which 2 comes before 10."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", label))
+
+
+def bids_files(folder: Path) -> list[BidsFile]:
+    """The images of one folder, in natural order."""
+    paths = sorted(folder.glob("*.nii*"), key=lambda path: natural(path.name)) if folder.is_dir() else []
+    return [file for file in map(parse_name, paths) if file]
+
+
+def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
+    if not folder.is_dir():
+        raise CohortError(f"{folder} is not a folder: give the root of a BIDS dataset.")
+    found = [path.name.split("-", 1)[1] for path in folder.glob(f"{entity}-*") if path.is_dir()]
+    if not found:
+        raise CohortError(
+            f"{folder} is not a BIDS dataset: it holds no sub-* folder. Give its root, or use `lesiondelta segment`."
+        )
+    if validate and not (folder / "dataset_description.json").is_file():
+        raise CohortError(f"{folder} has no dataset_description.json: add it, or pass --skip-bids-validation.")
+    return sorted(found, key=natural)
+
+
+def _wanted(label: str, asked: Sequence[str] | None, entity: str) -> bool:
+    return asked is None or label in {name.removeprefix(f"{entity}-") for name in asked}
+
+
+def _require_found(folder: Path, selected: Sequence[str], participants: Sequence[str] | None) -> None:
+    absent = [name for name in participants or () if name.removeprefix("sub-") not in selected]
+    if absent:
+        raise CohortError(f"{folder} has no participant {', '.join(absent)}: check --participant-label.")
+
+
+def _read_patient(
+    folder: Path,
+    label: str,
+    sessions: Sequence[str] | None,
+    contrasts: Sequence[str],
+    filters: Filters,
+    brain_masks: Path,
+) -> Patient:
+    root = folder / f"sub-{label}"
+    visits, problems, notes = [], {}, []
+    for session in _sessions(root, sessions):
+        place = Path(root.name, f"ses-{session}" if session else "", "anat")
+        try:
+            images, remarks = _images(folder / place, contrasts, filters)
+            acquired = _acquired(root, session, images)
+            brain_mask = _brain_mask(brain_masks / place)
+            reference = _reference(folder / "derivatives" / "reference" / place)
+            visits.append(Visit(session, images, acquired, brain_mask, reference))
+            notes += remarks
+        except CohortError as error:
+            problems[session] = str(error)
+    ordered, order = _in_time_order(visits)
+    return Patient(label, ordered, order, problems, tuple(notes))
+
+
+def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
+    """Session labels; "" stands for images that lie in no session."""
+    found = [path.name.split("-", 1)[1] for path in root.glob("ses-*") if path.is_dir()]
+    labels = [label for label in sorted(found, key=natural) if _wanted(label, asked, "ses")]
+    if (root / "anat").is_dir() and asked is None:
+        labels.insert(0, "")
+    return labels
+
+
+def _images(anat: Path, contrasts: Sequence[str], filters: Filters) -> tuple[dict[str, Path], list[str]]:
+    files, images, notes = bids_files(anat), {}, []
+    missing = [contrast for contrast in contrasts if not _candidates(files, contrast, filters)]
+    if missing:
+        raise CohortError(
+            f"{anat} has no {_and(missing)} image: add it or leave the visit out."
+            if anat.is_dir()
+            else f"{anat.parent} has no images: {anat} does not exist."
+        )
+    for contrast in contrasts:
+        images[contrast], note = _choose(_candidates(files, contrast, filters), contrast)
+        notes += note
+    return images, notes
+
+
+def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> list[BidsFile]:
+    return [f for f in files if f.suffix == contrast and _matches(f, filters.get(contrast, {}))]
+
+
+def _matches(file: BidsFile, entities: Mapping[str, Any]) -> bool:
+    return all(
+        _fits(file.suffix if name == "suffix" else file.entities.get(name), value) for name, value in entities.items()
+    )
+
+
+def _fits(found: str | None, wanted: Any) -> bool:  # noqa: ANN401  (JSON)
+    if wanted is None or found is None:
+        return wanted is None and found is None
+    if wanted == "*":
+        return True
+    choices = {str(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
+    return found in choices or (found.isdigit() and found.lstrip("0") in {value.lstrip("0") for value in choices})
+
+
+def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[str]]:
+    plain = [file for file in candidates if "ce" not in file.entities] or list(candidates)
+    others = [{name: value for name, value in file.entities.items() if name != "run"} for file in plain]
+    runs = [file.entities.get("run", "0") for file in plain]
+    if any(other != others[0] for other in others) or len(set(runs)) < len(runs):
+        names = ", ".join(file.path.name for file in plain)
+        raise CohortError(
+            f"{plain[0].path.parent} has {len(plain)} {contrast} images ({names}): choose one with --bids-filter-file."
+        )
+    chosen = max(plain, key=lambda file: natural(file.entities.get("run", "0"))).path
+    note = f"{chosen.name} chosen out of {len(candidates)} {contrast} images (no contrast agent, last run)"
+    return chosen, [note] if len(candidates) > 1 else []
+
+
+def _brain_mask(anat: Path) -> Path | None:
+    masks = [f.path for f in bids_files(anat) if f.suffix == "mask" and f.entities.get("desc") == "brain"]
+    if len(masks) > 1:
+        names = ", ".join(path.name for path in masks)
+        raise CohortError(f"{anat} has {len(masks)} brain masks ({names}): keep the one on the grid of the FLAIR.")
+    return masks[0] if masks else None
+
+
+def _reference(anat: Path) -> Path | None:
+    wanted = {"space": "orig", "label": "L"}
+    found = [
+        f.path
+        for f in bids_files(anat)
+        if f.suffix == "mask" and {k: v for k, v in f.entities.items() if k not in ("sub", "ses")} == wanted
+    ]
+    return found[0] if found else None
+
+
+def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> datetime | None:
+    rows = _table(root / f"{root.name}_sessions.tsv")
+    times = [_time(row) for row in rows if row.get("session_id") == f"ses-{session}"]
+    if not any(times):
+        home = root / f"ses-{session}" if session else root
+        stem = f"{root.name}_ses-{session}" if session else root.name
+        names = {path.relative_to(home).as_posix() for path in images.values()}
+        times = [_time(row) for row in _table(home / f"{stem}_scans.tsv") if row.get("filename") in names]
+    return min((time for time in times if time), default=None)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path} cannot be read ({error}): save it as tab-separated UTF-8 text.") from error
+
+
+def _time(row: Mapping[str, str | None]) -> datetime | None:
+    text = (row.get("acq_time") or "").strip()
+    if text in ("", "n/a"):
+        return None
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError as error:
+        raise CohortError(f"acq_time {text!r} is not a date such as 2019-05-31T10:30:00: correct the table.") from error
+
+
+def _in_time_order(visits: Sequence[Visit]) -> tuple[tuple[Visit, ...], str]:
+    def by_time(visit: Visit) -> tuple[Any, ...]:
+        return (visit.acquired, natural(visit.label))
+
+    if len(visits) > 1 and all(visit.acquired for visit in visits):
+        return tuple(sorted(visits, key=by_time)), "acq_time"
+    why = "session label, natural order" + (" (not every visit has an acq_time)" if len(visits) > 1 else "")
+    return tuple(visits), why
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(words)
