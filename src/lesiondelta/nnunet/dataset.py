@@ -1,0 +1,203 @@
+"""From training patients to nnU-Net's preprocessed storage: every visit once, z-scored, in the patient's union box."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesiondelta.errors import CohortError, GeometryError
+from lesiondelta.files import write_json
+from lesiondelta.images import Array, Volume, read_image, read_mask, require_same_grid
+from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit, content_hash, contrasts, visit_identifier
+from lesiondelta.nnunet.environment import environment
+from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
+
+logger = logging.getLogger(__name__)
+
+NAME = "Dataset001_lesiondelta"
+OUTSIDE = -1  # nnU-Net's label of what lies outside the brain
+SAMPLES_PER_VISIT = 10_000
+SPACING_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the plan needs to know of one stored visit."""
+
+    identifier: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    cropped_share: float
+    lesion_intensities: tuple[Array, ...]
+
+
+def preprocessed_folder(folder: Path) -> Path:
+    """Where nnU-Net looks for fingerprint and plans."""
+    return folder / "preprocessed" / NAME
+
+
+def visits_folder(folder: Path) -> Path:
+    """Where the visits are stored."""
+    return preprocessed_folder(folder) / "visits"
+
+
+def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int]) -> dict[str, Any]:
+    """Store the patients in `folder` unless they are there already, and return the description of what is there.
+
+    Parameters
+    ----------
+    patients : sequence of TrainingPatient
+    folder : path
+    patch : three ints
+        Voxels of a typical read, which decide the compression chunks and nothing else.
+
+    Returns
+    -------
+    dict with `content` (hash), `contrasts` and `patients` (label -> identifiers of the visits in time order)
+    """
+    names = contrasts(patients)
+    content = content_hash(patients)
+    description = folder / "patients.json"
+    if description.is_file():
+        found: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+        if found["content"] == content and found["contrasts"] == list(names):
+            return found
+        raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
+    shutil.rmtree(visits_folder(folder), ignore_errors=True)  # the rest of a build that was interrupted
+    visits_folder(folder).mkdir(parents=True)
+    with environment(folder):
+        stored = {p.label: _store_patient(p, names, visits_folder(folder), patch) for p in patients}
+    visits = [visit for patient in stored.values() for visit in patient]
+    _require_one_spacing(visits)
+    write_json(preprocessed_folder(folder) / "dataset_fingerprint.json", fingerprint(visits, len(names)))
+    _write_dataset_json(folder, patients, names)
+    found = {
+        "content": content,
+        "contrasts": list(names),
+        "patients": {label: [visit.identifier for visit in patient] for label, patient in stored.items()},
+    }
+    write_json(description, found)  # last: it says that the rest is whole
+    return found
+
+
+def fingerprint(visits: Sequence[Stored], channels: int) -> dict[str, Any]:
+    """nnU-Net's dataset fingerprint of the stored visits.
+
+    Written here and not by nnU-Net's extractor, which reads every file again in a pool of spawned processes, crops each
+    visit by itself and orders the axes as (Z, Y, X).
+    """
+    intensities = [np.concatenate([visit.lesion_intensities[c] for visit in visits]) for c in range(channels)]
+    if not intensities[0].size:
+        raise CohortError("No reference mask has a lesion voxel: there is nothing to learn.")
+    return {
+        "spacings": [list(visit.spacing_mm) for visit in visits],
+        "shapes_after_crop": [list(visit.shape) for visit in visits],
+        "foreground_intensity_properties_per_channel": {str(c): _properties(v) for c, v in enumerate(intensities)},
+        "median_relative_size_after_cropping": float(np.median([visit.cropped_share for visit in visits])),
+    }
+
+
+def _store_patient(patient: TrainingPatient, names: Sequence[str], folder: Path, patch: Sequence[int]) -> list[Stored]:
+    loaded = [_read_visit(visit, names) for visit in patient.visits]
+    grid = loaded[0][1]
+    for _, reference in loaded:
+        require_same_grid(grid, reference)
+    brain = np.logical_or.reduce([nonzero_mask(images) for images, _ in loaded])
+    box = bounding_box(brain)
+    share = float(np.prod([axis.stop - axis.start for axis in box]) / brain.size)
+    logger.info("storing patient %s: %d visits, %.0f %% of the grid", patient.label, len(loaded), 100 * share)
+    stored = []
+    for visit, (images, reference) in zip(patient.visits, loaded, strict=True):
+        identifier = visit_identifier(patient.label, visit.label)
+        labels = np.where(brain | reference.data, reference.data.astype(np.int8), np.int8(OUTSIDE))[box]
+        _save(folder / identifier, normalise(images)[:, *box], labels[None], patch)
+        raw = images[:, *box][:, labels > 0]
+        spacing = tuple(float(s) for s in reference.grid.spacing)
+        stored.append(Stored(identifier, labels.shape, spacing, share, tuple(_sample(values) for values in raw)))
+    return stored
+
+
+def _read_visit(visit: TrainingVisit, names: Sequence[str]) -> tuple[Array, Volume]:
+    """Images (C, X, Y, Z) float32 and the reference mask, on one grid."""
+    reference = read_mask(visit.reference)
+    volumes = [read_image(visit.images[name]) for name in names]
+    for volume in volumes:
+        require_same_grid(reference, volume)
+    return np.stack([volume.data for volume in volumes]), reference
+
+
+def bounding_box(mask: Array) -> tuple[slice, slice, slice]:
+    """The smallest box that holds all True voxels of (X, Y, Z)."""
+    corners = np.argwhere(mask)
+    low, high = corners.min(axis=0), corners.max(axis=0) + 1
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return x, y, z
+
+
+def _save(path: Path, data: Array, labels: Array, patch: Sequence[int]) -> None:
+    """Write one visit as nnU-Net does: data (C, X, Y, Z) float32, labels (1, X, Y, Z) int8, places of the lesions."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    blocks, chunks = comp_blosc2_params(data.shape, tuple(patch), data.itemsize)
+    label_blocks, label_chunks = comp_blosc2_params(labels.shape, tuple(patch), labels.itemsize)
+    places = DefaultPreprocessor._sample_foreground_locations(labels, [1])
+    nnUNetDatasetBlosc2.save_case(
+        data,
+        labels,
+        {"class_locations": places},
+        str(path),
+        chunks=chunks,
+        blocks=blocks,
+        chunks_seg=label_chunks,
+        blocks_seg=label_blocks,
+    )
+
+
+def _sample(values: Array) -> Array:
+    if not values.size:
+        return values
+    drawn: Array = np.random.default_rng(0).choice(values, SAMPLES_PER_VISIT)
+    return drawn
+
+
+def _properties(values: Array) -> Mapping[str, float]:
+    low, median, high = np.percentile(values, (0.5, 50, 99.5))
+    figures = {"mean": values.mean(), "median": median, "std": values.std(), "min": values.min(), "max": values.max()}
+    figures |= {"percentile_00_5": low, "percentile_99_5": high}
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _require_one_spacing(visits: Sequence[Stored]) -> None:
+    first = visits[0]
+    for visit in visits:
+        if not np.allclose(visit.spacing_mm, first.spacing_mm, rtol=SPACING_TOLERANCE):
+            raise GeometryError(
+                f"{visit.identifier} has voxels of {visit.spacing_mm} mm, {first.identifier} of {first.spacing_mm} mm: "
+                "preprocess all training patients to one spacing."
+            )
+
+
+def _write_dataset_json(folder: Path, patients: Sequence[TrainingPatient], names: Sequence[str]) -> None:
+    """nnU-Net's description of the raw dataset: a list of the files where they lie, nothing is copied."""
+    files = {
+        visit_identifier(patient.label, visit.label): {
+            "images": [str(visit.images[name].resolve()) for name in names],
+            "label": str(visit.reference.resolve()),
+        }
+        for patient in patients
+        for visit in patient.visits
+    }
+    content = {
+        "channel_names": {str(index): name for index, name in enumerate(names)},
+        "labels": {"background": 0, "lesion": 1},
+        "numTraining": len(files),
+        "file_ending": ".nii.gz",
+        "dataset": files,
+    }
+    write_json(folder / "raw" / NAME / "dataset.json", content)

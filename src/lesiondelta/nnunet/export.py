@@ -1,0 +1,80 @@
+"""From a training to an exported model folder: model.json and weights.safetensors, no pickle, no nnU-Net."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lesiondelta.errors import OutputError
+from lesiondelta.files import sha256, write_json
+
+FORMAT = "lesiondelta-model"
+FORMAT_VERSION = 1
+DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+
+
+def export_model(
+    folder: Path,
+    network: nn.Module,
+    description: Mapping[str, Any],
+    *,
+    half: bool = False,
+) -> Path:
+    """Write a model folder; it is whole or absent, and replaces an older one.
+
+    Parameters
+    ----------
+    folder : path
+    network : module
+    description : mapping
+        `name`, `method`, `contrasts`, `spacing_mm`, `patch`, `network`, `threshold`, `min_lesion_mm3`, `training`.
+    half : bool
+        Store float16, which halves the file.
+    """
+    weights = {name: storable(tensor, half) for name, tensor in named_weights(network).items()}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        save_file(weights, partial / WEIGHTS)
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
+        write_json(partial / DESCRIPTION, content | {"weights_sha256": sha256(partial / WEIGHTS)})
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise OutputError(f"Cannot write {folder}: {error.strerror or error}. Check the free space.") from error
+    return folder
+
+
+def named_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Every weight once: nnU-Net's networks hold theirs under up to four names, of which the first is kept."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def storable(tensor: torch.Tensor, half: bool) -> torch.Tensor:
+    """On the CPU, contiguous, of 16 bits where asked for and floating."""
+    stored = tensor.detach().cpu().contiguous()
+    return stored.half() if half and stored.is_floating_point() else stored
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load what `named_weights` gave; KeyError, or RuntimeError for other shapes, where it does not fit."""
+    names = set(named_weights(network))
+    if names != set(weights):
+        raise KeyError(f"{len(names - set(weights))} weights are missing, {len(set(weights) - names)} are unknown")
+    network.load_state_dict(weights, strict=False)
+
+
+def network_description(plan: Mapping[str, Any], configuration: str, channels: int) -> dict[str, Any]:
+    """Class and keyword arguments of the planned network as plain JSON; classes are dotted names."""
+    architecture = plan["configurations"][configuration]["architecture"]
+    kwargs = {"input_channels": channels, "num_classes": 2, **architecture["arch_kwargs"], "deep_supervision": False}
+    plain: dict[str, Any] = json.loads(json.dumps({"class": architecture["network_class_name"], "kwargs": kwargs}))
+    return plain

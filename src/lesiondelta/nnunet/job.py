@@ -1,0 +1,71 @@
+"""One training: what decides its result, and what it reports while it runs."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lesiondelta.methods import Method
+from lesiondelta.nnunet.cohort import Fold, FoldName
+from lesiondelta.nnunet.presets import Preset
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Sent after every iteration, and once more at the end of an epoch with the validation's figures.
+
+    `dice` is nnU-Net's pseudo-Dice over the validation patches.
+    """
+
+    epoch: int
+    epochs: int
+    iteration: int
+    iterations: int
+    train_loss: float
+    validation_loss: float | None = None
+    dice: float | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a training needs to know; picklable, so that it reaches the processes of several GPUs."""
+
+    data: Path
+    output: Path
+    method: Method
+    preset: Preset
+    fold: FoldName
+    members: Fold
+    seed: int
+    self_prior_share: float = 0.0
+    initial_weights: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+    gpus: int = 1
+
+    @property
+    def checkpoint(self) -> Path:
+        """Written at the end of every epoch."""
+        return self.output / "checkpoint.pth"
+
+    @property
+    def model(self) -> Path:
+        """The exported model folder."""
+        return self.output / "model"
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the weights, as plain JSON: two runs that differ in them must not be mixed."""
+        return {
+            "method": asdict(self.method),
+            "preset": asdict(self.preset) | {"patch": list(self.preset.patch) if self.preset.patch else None},
+            "fold": self.fold,
+            "train": list(self.members.train),
+            "validation": list(self.members.validation),
+            "seed": self.seed,
+            "self_prior_share": self.self_prior_share,
+        }

@@ -1,0 +1,85 @@
+"""Pairs formed when a training patch is read: a patient is drawn, then one of its visits, then that visit's prior.
+
+Imports nnunetv2: import this module inside `environment` only.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from lesiondelta.cohort import prior_index
+from lesiondelta.images import Array
+from lesiondelta.methods import PriorPolicy
+
+
+class Joined:
+    """Arrays (C, X, Y, Z) joined along the channels, of which only the part that is sliced gets decompressed."""
+
+    def __init__(self, *parts: Any) -> None:  # noqa: ANN401  (blosc2's arrays)
+        self.parts = parts
+        self.shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        self.ndim = len(self.shape)
+        self.dtype = parts[0].dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Array:
+        """Cut the same box out of every part; the channel axis, which comes first, must be taken whole."""
+        return np.concatenate([np.asarray(part[index]) for part in self.parts])
+
+
+class PairDataset(nnUNetDatasetBlosc2):
+    """Training patients; a case is a random visit of the patient, joined with its prior for longitudinal methods.
+
+    nnU-Net's loader draws its identifiers uniformly: since these are patients, patients are drawn uniformly, however
+    many visits each of them has.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        patients: Mapping[str, Sequence[str]],
+        *,
+        longitudinal: bool,
+        prior: PriorPolicy = "previous",
+        self_prior_share: float = 0.0,
+    ) -> None:
+        super().__init__(str(folder), sorted(patients))
+        self.patients = patients
+        self.longitudinal = longitudinal
+        self.prior = prior
+        self.self_prior_share = self_prior_share
+
+    def load_case(self, identifier: str) -> tuple[Joined, Any, None, dict[str, Any]]:
+        """Data (C or 2C, X, Y, Z), labels of the current visit (1, X, Y, Z), None, properties of the current visit."""
+        visits = self.patients[identifier]
+        current = int(np.random.randint(len(visits)))
+        data, labels = self._open(visits[current]), self._open(f"{visits[current]}_seg")
+        properties = load_pickle(str(Path(self.source_folder) / f"{visits[current]}.pkl"))
+        if not self.longitudinal:
+            return Joined(data), labels, None, properties
+        partner = draw_prior(current, len(visits), self.prior, self.self_prior_share)
+        return Joined(data, self._open(visits[partner])), labels, None, properties
+
+    def _open(self, name: str) -> Any:  # noqa: ANN401
+        import blosc2
+
+        path = str(Path(self.source_folder) / f"{name}.b2nd")
+        return blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
+
+
+def draw_prior(current: int, visits: int, policy: PriorPolicy, self_prior_share: float = 0.0) -> int:
+    """Index of the visit that `current` is compared with in training.
+
+    The first visit's partner is always the next visit under "previous" and "baseline"; a single visit's is itself.
+    """
+    if visits == 1 or (self_prior_share > 0 and np.random.random() < self_prior_share):
+        return current
+    if policy == "random":
+        other = int(np.random.randint(visits - 1))
+        return other + (other >= current)
+    if policy == "baseline" and current > 0:
+        return 0
+    return prior_index(current, visits)

@@ -1,0 +1,280 @@
+"""nnU-Net's trainer, reading pairs, with a checkpoint every epoch from which it ends as if never interrupted.
+
+Imports nnunetv2: import this module inside `environment` only.
+"""
+
+import logging
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch._dynamo import OptimizedModule
+
+from lesiondelta.errors import ModelError
+from lesiondelta.files import atomic
+from lesiondelta.nnunet.dataset import visits_folder
+from lesiondelta.nnunet.environment import prints_logged
+from lesiondelta.nnunet.job import Job, Progress, ProgressCallback
+from lesiondelta.nnunet.pairs import PairDataset
+from lesiondelta.nnunet.planning import CONFIGURATION
+
+logger = logging.getLogger(__name__)
+
+BATCHES_AHEAD = 3
+
+
+def create_trainer(
+    job: Job,
+    plan: dict[str, Any],
+    dataset: dict[str, Any],
+    patients: dict[str, list[str]],
+    progress: ProgressCallback | None = None,
+) -> "PairTrainer":
+    """A trainer ready to run: at epoch 0, or after the last finished epoch where there is a checkpoint."""
+    with prints_logged():
+        trainer = PairTrainer(
+            plan | {"continue_training": False}, CONFIGURATION, job.fold, dataset, torch.device(job.device)
+        )
+    trainer.configure(job, patients, progress)
+    seed_everything(job.seed)
+    trainer.initialize()
+    if job.checkpoint.is_file():
+        trainer.load_checkpoint(str(job.checkpoint))
+    return trainer
+
+
+def seed_everything(*entropy: int) -> None:
+    """Seed the three generators that loading, augmentation and initialisation draw from."""
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class PairTrainer(nnUNetTrainer):
+    """Differs from nnU-Net's in what it reads, when it saves, and how it reports; the training step is nnU-Net's."""
+
+    def configure(self, job: Job, patients: dict[str, list[str]], progress: ProgressCallback | None) -> None:
+        """Take over the job (nnU-Net inspects the constructor's arguments, which therefore stay as they are)."""
+        self.job = job
+        self.patients = patients
+        self.progress = progress
+        self.output_folder = self.output_folder_base = str(job.output)
+        self.num_epochs = job.preset.epochs
+        self.num_iterations_per_epoch = job.preset.iterations_per_epoch
+        self.num_val_iterations_per_epoch = job.preset.validation_iterations
+        self.initial_lr = job.method.recipe.learning_rate
+        self.weight_decay = job.method.recipe.weight_decay
+        self.oversample_foreground_percent = job.method.recipe.foreground_share
+        self.iteration = 0
+        self.board: Any = None
+        self.dataloader_train: Any = None
+        self.dataloader_val: Any = None
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """The recipe's optimiser with nnU-Net's polynomial decay."""
+        recipe = self.job.method.recipe
+        optimiser: torch.optim.Optimizer
+        if recipe.optimiser == "sgd":
+            optimiser = torch.optim.SGD(
+                self.network.parameters(),
+                recipe.learning_rate,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                nesterov=True,
+            )
+        else:
+            optimiser = torch.optim.AdamW(
+                self.network.parameters(),
+                recipe.learning_rate,
+                betas=(recipe.momentum, 0.999),
+                weight_decay=recipe.weight_decay,
+            )
+        return optimiser, PolyLRScheduler(optimiser, recipe.learning_rate, self.num_epochs)
+
+    # What is read
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Patients on either side of the fold."""
+        return list(self.job.members.train), list(self.job.members.validation)
+
+    def get_tr_and_val_datasets(self) -> tuple[PairDataset, PairDataset]:
+        """Pairs of the training and of the validation patients."""
+        train, validation = self.do_split()
+        return self._pairs(train), self._pairs(validation)
+
+    def _pairs(self, labels: Sequence[str]) -> PairDataset:
+        return PairDataset(
+            visits_folder(self.job.data),
+            {label: self.patients[label] for label in labels},
+            longitudinal=self.job.method.longitudinal,
+            prior=self.job.method.prior,
+            self_prior_share=self.job.self_prior_share,
+        )
+
+    def get_training_transforms(self, *args: Any, use_mask_for_norm: list[bool], **kwargs: Any) -> ComposeTransforms:  # noqa: ANN401
+        """nnU-Net's augmentation, with every channel of both visits set to 0 outside the brain afterwards."""
+        channels = len(use_mask_for_norm) * (2 if self.job.method.longitudinal else 1)
+        transforms = super().get_training_transforms(*args, use_mask_for_norm=[True] * channels, **kwargs)
+        for transform in transforms.transforms:
+            inner = transform.transform if isinstance(transform, RandomTransform) else transform
+            if isinstance(inner, GaussianBlurTransform):
+                inner.benchmark = False  # it picks the algorithm by the clock, and the two round differently
+        return transforms
+
+    # The course of a training
+
+    def on_train_start(self) -> None:
+        """Open TensorBoard once nnU-Net has prepared its loaders."""
+        super().on_train_start()
+        if self.local_rank == 0:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.job.output / "tensorboard"), purge_step=self.current_epoch)
+        self.loaders: tuple[Any, Any] = (self.dataloader_train, self.dataloader_val)
+
+    def on_epoch_start(self) -> None:
+        """Reseed from (seed, epoch), so that an epoch does not depend on those this process ran before it."""
+        super().on_epoch_start()
+        self.iteration = 0
+        seed_everything(self.job.seed, self.current_epoch, self.local_rank)
+        train, validation = self.loaders
+        if isinstance(train, SingleThreadedAugmenter):
+            order = [train] * self.num_iterations_per_epoch + [validation] * self.num_val_iterations_per_epoch
+            self.dataloader_train = self.dataloader_val = prefetch(order, BATCHES_AHEAD)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's step, reported."""
+        outputs: dict[str, Any] = super().train_step(batch)
+        self.iteration += 1
+        self._report(float(outputs["loss"]))
+        return outputs
+
+    def on_epoch_end(self) -> None:
+        """Log, save and report; nnU-Net's plots and its choice of a best checkpoint are left out."""
+        self.current_epoch += 1  # from here on it counts the finished epochs
+        last = {key: values[-1] for key, values in self.logger.get_checkpoint().items() if values}
+        self.save_checkpoint(str(self.job.checkpoint))
+        if self.board is not None:
+            for key, name in BOARD_NAMES.items():
+                self.board.add_scalar(name, last[key], self.current_epoch)
+            self.board.flush()
+        loss, validation, dice = (float(last[key]) for key in ("train_losses", "val_losses", "mean_fg_dice"))
+        logger.info(
+            "epoch %d of %d: loss %.4f, validation loss %.4f, validation Dice %.3f",
+            self.current_epoch, self.num_epochs, loss, validation, dice,
+        )  # fmt: skip
+        self._report(loss, validation, dice)
+
+    def on_train_end(self) -> None:
+        """Stop the loaders and close TensorBoard; the last epoch's checkpoint is the final one."""
+        for loader in self.loaders:
+            if hasattr(loader, "_finish"):
+                with prints_logged():
+                    loader._finish()
+        if self.board is not None:
+            self.board.close()
+
+    def _report(self, loss: float, validation: float | None = None, dice: float | None = None) -> None:
+        if self.progress is not None and self.local_rank == 0:
+            epoch = self.current_epoch - (validation is not None)
+            state = (epoch, self.num_epochs, self.iteration, self.num_iterations_per_epoch)
+            self.progress(Progress(*state, loss, validation, dice))
+
+    # Checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save atomically, and only what `torch.load(weights_only=True)` accepts: tensors, numbers, text."""
+        if self.local_rank != 0:
+            return
+        checkpoint = {
+            "network": self.plain_network().state_dict(),
+            "optimiser": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "history": plain_numbers(self.logger.get_checkpoint()),
+            "epochs_done": self.current_epoch,
+        }
+        with atomic(self.job.checkpoint.parent / filename) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Continue after the last finished epoch."""
+        checkpoint = read_checkpoint(filename_or_checkpoint, self.device)
+        self.plain_network().load_state_dict(checkpoint["network"])
+        self.optimizer.load_state_dict(checkpoint["optimiser"])
+        if self.grad_scaler is not None and checkpoint["grad_scaler"] is not None:
+            self.grad_scaler.load_state_dict(checkpoint["grad_scaler"])
+        self.logger.load_checkpoint(checkpoint["history"])
+        self.current_epoch = checkpoint["epochs_done"]
+
+    def plain_network(self) -> torch.nn.Module:
+        """The network without the wrappers of several GPUs and of torch.compile."""
+        network = self.network.module if self.is_ddp else self.network
+        plain: torch.nn.Module = network._orig_mod if isinstance(network, OptimizedModule) else network
+        return plain
+
+    # What nnU-Net prints and draws
+
+    def print_to_log_file(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Log instead of printing."""
+        logger.debug(" ".join(str(arg) for arg in args).strip())
+
+    def plot_network_architecture(self) -> None:
+        """Leave the drawing out."""
+
+    def _save_debug_information(self) -> None:
+        """Leave debug.json out: training.json has the settings."""
+
+
+BOARD_NAMES = {
+    "train_losses": "loss/train",
+    "val_losses": "loss/validation",
+    "mean_fg_dice": "dice/validation",
+    "lrs": "learning_rate",
+}
+
+
+def prefetch(loaders: Sequence[Iterator[Any]], ahead: int) -> Iterator[Any]:
+    """One batch of each loader in order, made by a single background thread, `ahead` batches at most in advance.
+
+    One thread in a fixed order: the random generators are drawn from as if nothing ran in the background. (A network
+    that draws random numbers itself, for dropout, would break that.)
+    """
+    with ThreadPoolExecutor(1, "loader") as pool:
+        waiting = deque(pool.submit(next, loader) for loader in islice(loaders, ahead))
+        for upcoming in [*loaders[ahead:], *[None] * len(waiting)]:
+            batch = waiting.popleft().result()
+            if upcoming is not None:
+                waiting.append(pool.submit(next, upcoming))
+            yield batch
+
+
+def read_checkpoint(path: str, device: torch.device) -> dict[str, Any]:
+    """Load without unpickling code; ModelError for anything that is not one of our checkpoints."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        if "epochs_done" in checkpoint:
+            return checkpoint
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise ModelError(f"{path} cannot be read ({error}): delete it to train from the start.") from error
+    raise ModelError(f"{path} is not a checkpoint of lesiondelta: delete it to train from the start.")
+
+
+def plain_numbers(content: Any) -> Any:  # noqa: ANN401
+    """NumPy scalars inside dicts and lists as Python numbers."""
+    if isinstance(content, dict):
+        return {key: plain_numbers(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [plain_numbers(value) for value in content]
+    return content.item() if isinstance(content, np.generic | np.ndarray) else content

@@ -1,0 +1,243 @@
+"""`train`: patients to an exported model folder. Called again it continues, or returns at once when complete."""
+
+import json
+import logging
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lesiondelta import __version__
+from lesiondelta.errors import InputError, ModelError, OutputError
+from lesiondelta.files import sha256, write_json
+from lesiondelta.methods import Method
+from lesiondelta.nnunet import dataset
+from lesiondelta.nnunet.cohort import FoldName, TrainingPatient, choose_fold
+from lesiondelta.nnunet.environment import environment
+from lesiondelta.nnunet.job import DeviceName, Job, ProgressCallback
+from lesiondelta.nnunet.presets import Preset
+
+logger = logging.getLogger(__name__)
+
+LOADER_PROCESSES_CUDA = 12
+DEFAULT_PATCH = (128, 128, 128)  # for compression alone, where the plan chooses the patch
+THRESHOLD = 0.5
+MIN_LESION_MM3 = 3.0
+
+
+def train(
+    patients: Sequence[TrainingPatient],
+    output: Path,
+    method: Method,
+    preset: Preset,
+    *,
+    fold: FoldName = "all",
+    folds: int = 5,
+    seed: int = 0,
+    device: DeviceName = "auto",
+    threads: int = 1,
+    gpus: int = 1,
+    initial_weights: Path | None = None,
+    self_prior_share: float = 0.0,
+    data: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Train `method` on one fold of `patients`.
+
+    Parameters
+    ----------
+    patients : sequence of TrainingPatient
+    output : path
+        Holds training.json, checkpoint.pth (every epoch), tensorboard/, model/ and, unless `data` is given, data/.
+    method, preset : Method, Preset
+        Change single options with `dataclasses.replace`.
+    fold : int or "all"
+        The fold held out; "all" trains on every patient.
+    seed : int
+        Of the folds, the first weights, sampling and augmentation. On CPU, runs of one seed and one number of threads
+        end in identical weights, however often they were interrupted.
+    device : "auto", "cpu", "cuda" or "mps"
+    gpus : int
+        CUDA devices that share the batch.
+    initial_weights : path or None
+        An exported model folder to start from.
+    self_prior_share : float
+        Share of pairs whose prior is the visit itself.
+    data : path or None
+        Where the stored patients are, or shall be: trainings of several methods and folds share it.
+    progress : callable or None
+        Called after every iteration and epoch (not with several GPUs).
+
+    Returns
+    -------
+    path of the exported model folder
+
+    Raises
+    ------
+    OutputError
+        `output` holds a training with other settings.
+    """
+    data = data or output / "data"
+    stored = dataset.build(patients, data, preset.patch or DEFAULT_PATCH)
+    members = choose_fold(list(stored["patients"]), fold, folds, seed)
+    chosen = choose_device(device)
+    job = Job(
+        data, output, method, preset, fold, members, seed, self_prior_share, initial_weights, chosen, threads, gpus
+    )
+    settings = _settings(job, stored)
+    _require_same_settings(output / "training.json", settings)
+    if not (job.model / "model.json").is_file():
+        _run(job, progress)
+    return job.model
+
+
+def choose_device(name: DeviceName) -> str:
+    """The device of that name, the best one for "auto"; InputError where it is absent."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, here in available.items() if here)
+    if not available[name]:
+        raise InputError(f"There is no {name} device here: choose {[d for d, here in available.items() if here]}.")
+    return name
+
+
+def _settings(job: Job, stored: Mapping[str, Any]) -> dict[str, Any]:
+    start = sha256(job.initial_weights / "weights.safetensors") if job.initial_weights is not None else None
+    return {**job.identity(), "patients_content": stored["content"], "initial_weights_sha256": start}
+
+
+def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a new training, refuse to continue one that had others."""
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in settings if found.get(name) != settings[name]]
+    if different:
+        raise OutputError(
+            f"{path.parent} holds a training with another {', '.join(different)}: give another folder, or delete it."
+        )
+
+
+def _run(job: Job, progress: ProgressCallback | None) -> None:
+    if job.gpus == 1:
+        run_job(job, progress)
+        return
+    from torch.cuda import device_count
+    from torch.multiprocessing.spawn import spawn
+
+    if job.device != "cuda" or job.gpus > device_count():
+        raise InputError(f"{job.gpus} GPUs are asked for, {device_count()} are here: lower the number.")
+    spawn(_run_rank, args=(job, _free_port()), nprocs=job.gpus, join=True)  # type: ignore[no-untyped-call]
+
+
+def _run_rank(rank: int, job: Job, port: int) -> None:
+    """One process of several GPUs, as nnU-Net starts them."""
+    import torch
+    from torch import distributed
+
+    torch.cuda.set_device(rank)
+    distributed.init_process_group("nccl", f"tcp://localhost:{port}", rank=rank, world_size=job.gpus)
+    try:
+        run_job(job)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def run_job(job: Job, progress: ProgressCallback | None = None) -> None:
+    """Plan, train from the last checkpoint on, export."""
+    import torch
+
+    from lesiondelta.nnunet.export import export_model
+
+    with environment(job.data):
+        from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
+
+        plan = make_plan(job.data, job.preset, job.method.network)
+    cuda = job.device == "cuda"
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    try:
+        with environment(job.data, loader_processes=LOADER_PROCESSES_CUDA if cuda else 0, compile_network=cuda):
+            trainer = _trainer(job, plan, progress)
+            if trainer.current_epoch < trainer.num_epochs:
+                trainer.run_training()
+    finally:
+        torch.set_num_threads(before)
+    if trainer.local_rank == 0:
+        stored = json.loads((job.data / "patients.json").read_text(encoding="utf-8"))
+        description = _description(job, plan, CONFIGURATION, stored["contrasts"], trainer.logger.get_checkpoint())
+        export_model(job.model, trainer.plain_network(), description)
+
+
+def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) -> Any:  # noqa: ANN401
+    from lesiondelta.nnunet.trainer import create_trainer
+
+    raw = json.loads((job.data / "raw" / dataset.NAME / "dataset.json").read_text(encoding="utf-8"))
+    stored = json.loads((job.data / "patients.json").read_text(encoding="utf-8"))
+    trainer = create_trainer(job, plan, raw, stored["patients"], progress)
+    if job.initial_weights is not None and trainer.current_epoch == 0:
+        _load_weights(trainer.plain_network(), job.initial_weights)
+    return trainer
+
+
+def _load_weights(network: Any, folder: Path) -> None:  # noqa: ANN401
+    """Start from an exported model; ModelError where it does not fit."""
+    from safetensors.torch import load_file
+
+    from lesiondelta.nnunet.export import WEIGHTS, load_weights
+
+    try:
+        load_weights(network, load_file(folder / WEIGHTS))
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"The weights of {folder} do not fit the planned network: {error}") from error
+
+
+def _description(
+    job: Job, plan: Mapping[str, Any], configuration: str, contrasts: Sequence[str], history: Mapping[str, Any]
+) -> dict[str, Any]:
+    from lesiondelta.nnunet.export import network_description
+
+    chosen = plan["configurations"][configuration]
+    return {
+        "name": f"{job.method.name}-{job.preset.name}-fold{job.fold}",
+        "method": job.method.name,
+        "contrasts": list(contrasts),
+        "spacing_mm": [float(s) for s in chosen["spacing"]],
+        "patch": [int(n) for n in chosen["patch_size"]],
+        "network": network_description(plan, configuration, len(contrasts)),
+        "threshold": THRESHOLD,
+        "min_lesion_mm3": MIN_LESION_MM3,
+        "training": {
+            **job.identity(),
+            "epochs_done": job.preset.epochs,
+            "batch": chosen["batch_size"],
+            "batch_dice": chosen["batch_dice"],
+            "last_validation_dice": float(history["mean_fg_dice"][-1]),
+            "initial_weights": job.initial_weights.name if job.initial_weights else None,
+            "device": job.device,
+            "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
+            "commit": _commit(),
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source this runs from, None for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
