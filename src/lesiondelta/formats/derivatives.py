@@ -1,0 +1,166 @@
+"""A BIDS derivative: where the results of a visit lie, and how they are written."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lesiondelta import __version__
+from lesiondelta.cohort import Visit
+from lesiondelta.errors import OutputError
+from lesiondelta.files import write_json, write_text
+from lesiondelta.images import Affine, Volume, write_itk_transform, write_volume
+
+BIDS_VERSION = "1.10.0"
+IGNORED = ("logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "lesiondelta.tsv", "settings.json", "*_xfm.*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The files of one visit under the output folder."""
+
+    out: Path
+    patient: str
+    visit: str
+
+    @property
+    def stem(self) -> str:
+        """`sub-X_ses-Y`, or `sub-X` where the dataset has no sessions."""
+        return f"sub-{self.patient}_ses-{self.visit}" if self.visit else f"sub-{self.patient}"
+
+    def anat(self, name: str) -> Path:
+        """An image or its sidecar."""
+        session = f"ses-{self.visit}" if self.visit else ""
+        return self.out / f"sub-{self.patient}" / session / "anat" / f"{self.stem}_{name}"
+
+    def transform(self, source: str, suffix: str) -> Path:
+        """A transform into the patient's space (`suffix` .txt) or its sidecar (.json)."""
+        name = f"{self.stem}_from-{source}_to-patient_mode-image_xfm{suffix}"
+        return self.out / f"sub-{self.patient}" / name
+
+    @property
+    def picture(self) -> Path:
+        """The overview picture."""
+        return self.out / f"sub-{self.patient}" / "figures" / f"{self.stem}_lesions.png"
+
+
+@dataclass(frozen=True)
+class VisitOutput:
+    """What is written for one visit; `orig` is the grid of its own FLAIR, `patient` the patient's space.
+
+    `from_patient` takes points of the patient's space to points of each image (RAS+ mm).
+    """
+
+    orig_mask: Volume
+    orig_probability: Volume
+    patient_mask: Volume
+    patient_images: Mapping[str, Volume]
+    from_patient: Mapping[str, Affine]
+    facts: Mapping[str, Any]
+
+
+def visit_files(place: Place, contrasts: Sequence[str]) -> list[Path]:
+    """Every file `write_visit` writes, and the picture."""
+    names = ["space-orig_label-L_mask", "space-orig_label-L_probseg", "space-patient_label-L_mask"]
+    names += [f"space-patient_{contrast}" for contrast in contrasts]
+    images = [place.anat(f"{name}{suffix}") for name in names for suffix in (".nii.gz", ".json")]
+    transforms = [place.transform(_source(c), suffix) for c in contrasts for suffix in (".txt", ".json")]
+    return [*images, *transforms, place.picture]
+
+
+def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | None) -> None:
+    """Write masks, probabilities, images in the patient's space and transforms, each with its sidecar."""
+    flair = bids_uri(visit.images["FLAIR"], raw)
+    sources = [bids_uri(path, raw) for path in visit.images.values()]
+    lesions = {"Type": "Lesion", "Sources": sources, **output.facts}
+    _write(place, "space-orig_label-L_mask", output.orig_mask, {**lesions, "SpatialReference": flair})
+    _write(place, "space-orig_label-L_probseg", output.orig_probability, {**lesions, "SpatialReference": flair})
+    space = f"bids::{place.anat('space-patient_FLAIR.nii.gz').relative_to(place.out).as_posix()}"
+    _write(place, "space-patient_label-L_mask", output.patient_mask, {**lesions, "SpatialReference": space})
+    for contrast, volume in output.patient_images.items():
+        own = {"Sources": [bids_uri(visit.images[contrast], raw)], "SkullStripped": True, "SpatialReference": space}
+        _write(place, f"space-patient_{contrast}", volume, own)
+    for contrast, transform in output.from_patient.items():
+        _write_transform(place, contrast, transform, bids_uri(visit.images[contrast], raw), space)
+
+
+def bids_uri(path: Path, raw: Path | None) -> str:
+    """`bids:raw:sub-X/...` inside the dataset `raw`, a file URI elsewhere."""
+    if raw and path.resolve().is_relative_to(raw.resolve()):
+        return f"bids:raw:{path.resolve().relative_to(raw.resolve()).as_posix()}"
+    return path.resolve().as_uri()
+
+
+def prepare_output(out: Path, raw: Path | None, description: Mapping[str, Any]) -> None:
+    """Make sure that the folder can be written and is ours, and describe the dataset in it.
+
+    Raises
+    ------
+    OutputError
+        It lies inside the input (other than under `derivatives`), holds something else, or cannot be written.
+    """
+    if raw:
+        _require_outside(out.resolve(), raw.resolve())
+    if out.is_dir() and any(_visible(out)) and not _ours(out):
+        raise OutputError(f"{out} holds something else: give an empty folder, or one that lesiondelta has written.")
+    write_json(out / "dataset_description.json", _description(raw))
+    write_text(out / ".bidsignore", "".join(f"{line}\n" for line in IGNORED))
+    write_json(out / "settings.json", description)
+
+
+def _require_outside(out: Path, raw: Path) -> None:
+    if raw.is_relative_to(out):
+        raise OutputError(f"The output folder {out} is or contains the input {raw}: give another one.")
+    if out.is_relative_to(raw) and out.relative_to(raw).parts[0] != "derivatives":
+        raise OutputError(
+            f"The output folder {out} lies inside the input: give one outside, or under {raw / 'derivatives'}."
+        )
+    if out == raw / "derivatives":
+        raise OutputError(f"Give the results a folder of their own, such as {out / 'lesiondelta'}.")
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _ours(out: Path) -> bool:
+    try:
+        return '"Name": "lesiondelta"' in (out / "dataset_description.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _description(raw: Path | None) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "Name": "Lesion masks of MS patients over time",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "lesiondelta", "Version": __version__}],
+    }
+    if raw:
+        content["SourceDatasets"] = [{"URL": raw.resolve().as_uri()}]
+        content["DatasetLinks"] = {"raw": raw.resolve().as_uri()}
+    return content
+
+
+def _write(place: Place, name: str, volume: Volume, sidecar: Mapping[str, Any]) -> None:
+    write_volume(place.anat(f"{name}.nii.gz"), volume)
+    write_json(place.anat(f"{name}.json"), sidecar)
+
+
+def _write_transform(place: Place, contrast: str, transform: Affine, moving: str, space: str) -> None:
+    source = _source(contrast)
+    write_itk_transform(place.transform(source, ".txt"), transform)
+    sidecar = {
+        "Type": "affine",
+        "Moving": moving,
+        "Fixed": space,
+        "Description": "ITK convention: takes points of the patient's space to points of the moving image, so that "
+        "antsApplyTransforms with it resamples the moving image into the patient's space.",
+    }
+    write_json(place.transform(source, ".json"), sidecar)
+
+
+def _source(contrast: str) -> str:
+    """`orig` is the FLAIR's own space, on which the visit's masks lie."""
+    return "orig" if contrast == "FLAIR" else contrast

@@ -1,0 +1,133 @@
+"""What became of every visit, and the completion record by which a second run knows that a patient is finished.
+
+A record lies at OUT/.lesiondelta/sub-X.json. It is written first, unfinished, with the files the run is going to write,
+so that a later run can clear what an interrupted one left; and last, finished, with the hashes of all that decides the
+result. A patient is skipped if its record is finished, every hash is the same and every file is still there. A patient
+with a failed visit is never finished: its cause may be gone.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lesiondelta.errors import OutputError
+from lesiondelta.files import write_json, write_text
+
+Status = Literal["ok", "ok-zero-lesions", "flagged", "failed"]
+RECORDS = ".lesiondelta"
+NOT_AVAILABLE = "n/a"
+
+
+@dataclass(frozen=True)
+class VisitResult:
+    """One row of the cohort table; `figures` are further columns."""
+
+    patient: str
+    visit: str
+    status: Status
+    reason: str = ""
+    figures: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A patient's record: what it was made from (`fingerprint`), what was written (relative paths), how it ended."""
+
+    patient: str
+    finished: bool
+    fingerprint: Mapping[str, Any]
+    files: tuple[str, ...]
+    results: tuple[VisitResult, ...] = ()
+
+
+def record_path(out: Path, patient: str) -> Path:
+    """OUT/.lesiondelta/sub-X.json."""
+    return out / RECORDS / f"sub-{patient}.json"
+
+
+def write_record(out: Path, record: Record) -> None:
+    """Write it atomically."""
+    write_json(record_path(out, record.patient), asdict(record))
+
+
+def read_record(out: Path, patient: str) -> Record | None:
+    """Read a patient's record; None where there is none that can be read."""
+    try:
+        content = json.loads(record_path(out, patient).read_text(encoding="utf-8"))
+        results = tuple(VisitResult(**result) for result in content.pop("results"))
+        return Record(**{**content, "files": tuple(content["files"]), "results": results})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def finished_results(out: Path, patient: str, fingerprint: Mapping[str, Any]) -> tuple[VisitResult, ...] | None:
+    """Results of a finished earlier run on the very same input, settings and models; None if there is none."""
+    record = read_record(out, patient)
+    same = record is not None and record.finished and record.fingerprint == json.loads(json.dumps(fingerprint))
+    return record.results if record and same and all((out / name).is_file() for name in record.files) else None
+
+
+def begin(out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Clear what an earlier run wrote for this patient, and record what this one is going to write."""
+    earlier = read_record(out, patient)
+    old = earlier.files if earlier else ()
+    new = {path.relative_to(out).as_posix() for path in files}
+    write_record(out, Record(patient, False, fingerprint, tuple(sorted({*old, *new}))))
+    try:
+        for name in old:
+            (out / name).unlink(missing_ok=True)
+        for leftover in (out / f"sub-{patient}").rglob(".partial-*"):
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot clear the earlier results of sub-{patient} in {out}: {error}.") from error
+
+
+def finish(
+    out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterable[Path], results: Sequence[VisitResult]
+) -> None:
+    """Record how the run ended; it is finished if no visit failed."""
+    written = tuple(sorted({path.relative_to(out).as_posix() for path in files}))
+    done = all(result.status != "failed" for result in results)
+    write_record(out, Record(patient, done, fingerprint, written, tuple(results)))
+
+
+def fail(out: Path, patient: str, results: Sequence[VisitResult]) -> None:
+    """Record that a patient failed; what was, or may have been, written stays on record to be cleared."""
+    earlier = read_record(out, patient)
+    write_record(out, Record(patient, False, {}, earlier.files if earlier else (), tuple(results)))
+
+
+def write_tables(out: Path, table: Path) -> None:
+    """Write the cohort table and every patient's own, from all records in the output folder."""
+    results = all_results(out)
+    write_table(table, results)
+    for patient in dict.fromkeys(result.patient for result in results):
+        own = [result for result in results if result.patient == patient]
+        write_table(out / f"sub-{patient}" / f"sub-{patient}_visits.tsv", own)
+
+
+def all_results(out: Path) -> list[VisitResult]:
+    """Results of every patient in an output folder, by label."""
+    labels = sorted(path.stem.removeprefix("sub-") for path in (out / RECORDS).glob("sub-*.json"))
+    return [result for label in labels if (record := read_record(out, label)) for result in record.results]
+
+
+def write_table(path: Path, results: Sequence[VisitResult]) -> None:
+    """Write a TSV with one row a visit; what a visit does not have is n/a."""
+    columns = list(dict.fromkeys(name for result in results for name in result.figures))
+    head = ["participant_id", "session_id", "status", "reason", *columns]
+    rows = [
+        [f"sub-{r.patient}", f"ses-{r.visit}" if r.visit else NOT_AVAILABLE, r.status, r.reason or NOT_AVAILABLE]
+        + [_cell(r.figures.get(name)) for name in columns]
+        for r in results
+    ]
+    write_text(path, "".join("\t".join(row) + "\n" for row in [head, *rows]))
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return NOT_AVAILABLE
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split())

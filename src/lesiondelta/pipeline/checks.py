@@ -1,0 +1,103 @@
+"""What is looked at before any long work starts: images, models, and whether a patient is finished already."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesiondelta import __version__
+from lesiondelta.cohort import Patient, Visit
+from lesiondelta.errors import CohortError, LesionDeltaError, ModelError
+from lesiondelta.files import sha256
+from lesiondelta.images import read_image, read_mask, require_same_grid
+from lesiondelta.inference import Model, bundled_model, load_model
+from lesiondelta.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def usable_visits(patient: Patient, contrasts: Sequence[str]) -> Patient:
+    """Read every image of a patient; visits with a bad one move to the patient's problems.
+
+    Raises
+    ------
+    CohortError
+        No visit is left.
+    """
+    problems, usable = dict(patient.problems), []
+    for visit in patient.visits:
+        try:
+            _check(visit, contrasts)
+            usable.append(visit)
+        except LesionDeltaError as error:
+            problems[visit.label] = str(error)
+    for label, problem in problems.items():
+        log.error("%s: %s", visit_name(label), problem)
+    if not usable:
+        raise CohortError(" ".join(dict.fromkeys(problems.values())) or f"sub-{patient.label} has no visit.")
+    return replace(patient, visits=tuple(usable), problems=problems)
+
+
+def _check(visit: Visit, contrasts: Sequence[str]) -> None:
+    images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
+    if visit.brain_mask:
+        mask = read_mask(visit.brain_mask)
+        require_same_grid(mask, images["FLAIR"])
+        if not mask.data.any():
+            raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
+
+
+def load_models(folders: Sequence[Path], spacing_mm: float) -> tuple[Model, ...]:
+    """Load exported models (none: the bundled one) and make sure that they can be averaged on one grid."""
+    models = tuple(load_model(folder) for folder in folders or [bundled_model()])
+    for model in models:
+        if tuple(model.contrasts) != tuple(models[0].contrasts):
+            raise ModelError(
+                f"{model.name} needs {model.contrasts} and {models[0].name} {models[0].contrasts}: they cannot be "
+                "averaged; give models of one kind."
+            )
+        if "FLAIR" not in model.contrasts:
+            raise ModelError(f"{model.name} does not use the FLAIR, on whose grid the masks are written.")
+        if not np.allclose(model.spacing_mm, spacing_mm):
+            raise ModelError(f"{model.name} works at {model.spacing_mm} mm, not at {spacing_mm} mm: use --spacing.")
+    return models
+
+
+def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
+    """All that decides a patient's results, as plain JSON: program, settings, models and the content of every input."""
+    visits = [
+        {"visit": visit.label, **{name: _hash(path) for name, path in _inputs(visit).items()}}
+        for visit in patient.visits
+    ]
+    return {
+        "lesiondelta": __version__,
+        "settings": deciding(settings),
+        "models": [model.sha256 for model in models],
+        "visits": visits,
+        "problems": dict(patient.problems),
+    }
+
+
+def deciding(settings: Settings) -> dict[str, Any]:
+    """The settings that change results: not the numbers of threads, and models by content instead of by folder."""
+    speed = {"preprocessing": {"threads"}, "segmentation": {"threads", "models"}}
+    return settings.model_dump(mode="json", exclude=speed)
+
+
+def visit_name(label: str) -> str:
+    """`ses-Y`, or words for the only visit of a dataset without sessions."""
+    return f"ses-{label}" if label else "the only visit"
+
+
+def _inputs(visit: Visit) -> dict[str, Path]:
+    return {**visit.images, **({"brain_mask": visit.brain_mask} if visit.brain_mask else {})}
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:  # reading the image says it in a sentence
+        return f"unreadable ({error.strerror})"

@@ -1,0 +1,133 @@
+"""The way of a cohort: every patient, several at a time, then the table."""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lesiondelta import __version__
+from lesiondelta.cohort import Cohort, Patient
+from lesiondelta.formats import records
+from lesiondelta.formats.derivatives import prepare_output
+from lesiondelta.formats.records import VisitResult
+from lesiondelta.inference import Model
+from lesiondelta.pipeline.checks import load_models
+from lesiondelta.pipeline.patient import failed_results, run_patient
+from lesiondelta.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Results = tuple[VisitResult, ...]
+TABLE = "lesiondelta.tsv"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all patients of one run share; it travels to the worker processes."""
+
+    out: Path
+    raw: Path | None
+    settings: Settings
+
+
+def run_cohort(
+    cohort: Cohort,
+    out: Path,
+    settings: Settings,
+    *,
+    raw: Path | None = None,
+    processes: int = 1,
+    stop_on_first_crash: bool = False,
+    report: Callable[[Patient, Results], None] | None = None,
+) -> list[VisitResult]:
+    """Run every patient and write the cohort table; `report` is called as each patient ends.
+
+    Raises
+    ------
+    LesionDeltaError
+        Nothing could be started, for the output folder or a model is unusable; or the table cannot be written.
+    """
+    models = load_models(settings.segmentation.models, settings.preprocessing.spacing_mm)
+    prepare_output(out, raw, _description(settings, models))
+    patients = [*(Patient(label, (), problems={"": why}) for label, why in cohort.problems.items()), *cohort.patients]
+    results: dict[str, Results] = {}
+    for patient, outcome in _run_all(patients, Job(out, raw, settings), processes):
+        results[patient.label] = outcome
+        if report:
+            report(patient, outcome)
+        if stop_on_first_crash and any_failed(outcome):
+            break
+    for patient in patients:
+        stopped = "not run: an earlier patient failed and --stop-on-first-crash was given"
+        results.setdefault(patient.label, failed_results(patient, stopped))
+    records.write_tables(out, out / TABLE)
+    return [result for patient in patients for result in results[patient.label]]
+
+
+def any_failed(results: Sequence[VisitResult]) -> bool:
+    """Whether a visit failed."""
+    return any(result.status == "failed" for result in results)
+
+
+def _run_all(patients: Sequence[Patient], job: Job, processes: int) -> Iterator[tuple[Patient, Results]]:
+    if min(processes, len(patients)) > 1:
+        yield from _run_in_pool(patients, job, processes)
+    else:
+        for patient in patients:
+            yield patient, _work(patient, job)
+
+
+def _run_in_pool(patients: Sequence[Patient], job: Job, processes: int) -> Iterator[tuple[Patient, Results]]:
+    """A process that dies (out of memory, a library's fault) breaks its pool: those it took along run again, alone."""
+    broken = []
+    pool = _pool(processes)
+    try:
+        futures = {pool.submit(_work, patient, job): patient for patient in patients}
+        for future in as_completed(futures):
+            if isinstance(future.exception(), BrokenProcessPool):
+                broken.append(futures[future])
+            else:
+                yield futures[future], future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    for patient in broken:
+        log.warning("sub-%s: its process pool broke; it runs again, alone", patient.label)
+        with _pool(1) as pool:
+            yield patient, _outcome(pool.submit(_work, patient, job), patient, job.out)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _outcome(future: Future[Results], patient: Patient, out: Path) -> Results:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        why = "its process was killed, most likely for want of memory: run fewer patients at a time (--nprocs)"
+        results = failed_results(patient, why)
+        records.fail(out, patient.label, results)
+        return results
+
+
+def _work(patient: Patient, job: Job) -> Results:
+    import torch
+
+    torch.set_num_threads(job.settings.segmentation.threads)
+    models = _models(job.settings.segmentation.models, job.settings.preprocessing.spacing_mm)
+    return run_patient(patient, job.out, job.settings, models, job.raw)
+
+
+@lru_cache(maxsize=1)
+def _models(folders: tuple[Path, ...], spacing_mm: float) -> tuple[Model, ...]:
+    return load_models(folders, spacing_mm)
+
+
+def _description(settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
+    named = [{"name": model.name, "method": model.method, "sha256": model.sha256} for model in models]
+    return {"lesiondelta": __version__, "settings": settings.model_dump(mode="json"), "models": named}

@@ -1,0 +1,202 @@
+"""The way of one patient: check, prepare, segment, judge, write."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lesiondelta.cohort import Patient, prior_index
+from lesiondelta.errors import LesionDeltaError, OutputError
+from lesiondelta.formats import records
+from lesiondelta.formats.derivatives import Place, VisitOutput, visit_files, write_visit
+from lesiondelta.formats.records import VisitResult
+from lesiondelta.images import Volume
+from lesiondelta.inference import Model
+from lesiondelta.pipeline.checks import fingerprint, usable_visits, visit_name
+from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds, on_own_grid, segment, thresholds
+from lesiondelta.preprocessing.patient import PreparedPatient, prepare_patient
+from lesiondelta.report.pictures import Panel, write_picture
+from lesiondelta.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LARGE_LESIONS_ML = 200.0
+BRAIN_ML = (700.0, 2200.0)
+
+
+def run_patient(
+    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None = None
+) -> tuple[VisitResult, ...]:
+    """Segment every visit of a patient, write the results under `out`, and say what became of each visit.
+
+    This is the border of one patient's run: whatever goes wrong is logged and becomes status `failed`.
+    """
+    try:
+        with _log_file(out, patient.label):
+            return _guarded(patient, out, settings, models, raw)
+    except LesionDeltaError as error:  # the log itself cannot be written
+        return failed_results(patient, str(error))
+
+
+def _guarded(
+    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None
+) -> tuple[VisitResult, ...]:
+    try:
+        return _run(patient, out, settings, models, raw)
+    except LesionDeltaError as error:
+        log.error("sub-%s: %s", patient.label, error)
+        reason = str(error)
+    except Exception as error:
+        log.exception("sub-%s: a fault in lesiondelta", patient.label)
+        reason = f"a fault in lesiondelta ({type(error).__name__}: {error}): see {log_path(out, patient.label)}"
+    results = failed_results(patient, reason)
+    with suppress(LesionDeltaError):
+        records.fail(out, patient.label, results)
+    return results
+
+
+def _run(
+    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None
+) -> tuple[VisitResult, ...]:
+    contrasts = models[0].contrasts
+    identity = fingerprint(patient, settings, models)
+    earlier = records.finished_results(out, patient.label, identity)
+    if earlier is not None:
+        log.info("sub-%s is finished: input, settings and model are the same", patient.label)
+        return earlier
+    places = {visit.label: Place(out, patient.label, visit.label) for visit in patient.visits}
+    records.begin(out, patient.label, identity, [f for p in places.values() for f in visit_files(p, contrasts)])
+    _log_choices(patient)
+
+    usable = usable_visits(patient, contrasts)
+    prepared = prepare_patient(usable, settings.preprocessing, contrasts)
+    segmented = segment(prepared, models, settings.segmentation)
+
+    limits = thresholds(models, settings.segmentation)
+    problems = {**usable.problems, **prepared.failures}
+    results = {label: VisitResult(patient.label, label, "failed", why) for label, why in problems.items()}
+    visits = {visit.label: visit for visit in usable.visits}
+    for index, seen in enumerate(segmented):
+        place = places[seen.prepared.label]
+        output = _output(seen, limits, models)
+        result = _judge(patient.label, segmented, index, prepared, problems, output)
+        write_visit(place, visits[place.visit], output, raw)
+        _draw(place, result, segmented, index, limits)
+        results[place.visit] = result
+    written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts)]
+    ordered = [results.pop(label) for label in _labels(patient) if label in results]
+    records.finish(out, patient.label, identity, written, ordered)
+    return tuple(ordered)
+
+
+def failed_results(patient: Patient, reason: str) -> tuple[VisitResult, ...]:
+    """One failed row for every visit; its own reason where one is known."""
+    labels = _labels(patient) or [""]
+    return tuple(VisitResult(patient.label, label, "failed", patient.problems.get(label, reason)) for label in labels)
+
+
+def log_path(out: Path, patient: str) -> Path:
+    """The log file of one patient."""
+    return out / "logs" / f"sub-{patient}.log"
+
+
+def _labels(patient: Patient) -> list[str]:
+    return [*(visit.label for visit in patient.visits), *patient.problems]
+
+
+def _output(seen: SegmentedVisit, limits: Thresholds, models: Sequence[Model]) -> VisitOutput:
+    probability, mask = on_own_grid(seen, limits.probability)
+    facts = {
+        "Threshold": limits.probability,
+        "SmallestLesion": limits.min_lesion_mm3,
+        "SmallestLesionUnits": "mm3",
+        "Models": [{"Name": model.name, "SHA256": model.sha256} for model in models],
+    }
+    visit = seen.prepared
+    return VisitOutput(mask, probability, seen.mask, visit.images, visit.from_patient, facts)
+
+
+def _judge(
+    patient: str,
+    segmented: Sequence[SegmentedVisit],
+    index: int,
+    prepared: PreparedPatient,
+    problems: Mapping[str, str],
+    output: VisitOutput,
+) -> VisitResult:
+    """The status of a visit, and the row of figures for the tables."""
+    seen, prior = segmented[index], segmented[prior_index(index, len(segmented))]
+    brain_mm3 = float(prepared.brain.data.sum() * prepared.grid.voxel_volume_mm3)
+    reasons = [
+        *seen.prepared.warnings,
+        *(f"{visit_name(label)} failed, so it could not serve as prior" for label in problems),
+        *implausible(seen, brain_mm3, output.orig_mask),
+    ]
+    status: records.Status = "flagged" if reasons else "ok" if seen.lesions else "ok-zero-lesions"
+    figures = {
+        "prior_session_id": f"ses-{prior.prepared.label}" if prior is not seen else records.NOT_AVAILABLE,
+        "lesion_volume_mm3": seen.lesion_volume_mm3,
+        "lesions": float(seen.lesions),
+        "brain_volume_mm3": brain_mm3,
+        **seen.prepared.quality,
+    }
+    return VisitResult(patient, seen.prepared.label, status, "; ".join(dict.fromkeys(reasons)), figures)
+
+
+def implausible(seen: SegmentedVisit, brain_mm3: float, own_mask: Volume) -> list[str]:
+    """What a reader should look at before believing the mask."""
+    found = []
+    low, high = BRAIN_ML
+    if not low <= brain_mm3 / 1000 <= high:
+        found.append(f"the brain mask holds {brain_mm3 / 1000:.0f} ml ({low:.0f}-{high:.0f} ml are usual)")
+    if seen.lesion_volume_mm3 / 1000 > LARGE_LESIONS_ML:
+        found.append(f"{seen.lesion_volume_mm3 / 1000:.0f} ml of lesions are more than {LARGE_LESIONS_ML:.0f} ml")
+    if seen.lesions and not own_mask.data.any():
+        found.append("no lesion of the patient's space is left on the FLAIR's own grid")
+    return found
+
+
+def _draw(
+    place: Place, result: VisitResult, segmented: Sequence[SegmentedVisit], index: int, limits: Thresholds
+) -> None:
+    prior = prior_index(index, len(segmented))
+    panels = [_panel(segmented[i]) for i in dict.fromkeys((prior, index))]
+    volume_ml = segmented[index].lesion_volume_mm3 / 1000
+    title = (
+        f"{place.stem.replace('_', '  ')}   {result.status}   {volume_ml:.2f} ml in {segmented[index].lesions} lesions"
+    )
+    write_picture(place.picture, panels, title, result.reason)
+
+
+def _panel(seen: SegmentedVisit) -> Panel:
+    return Panel(visit_name(seen.prepared.label), seen.prepared.images["FLAIR"], seen.mask)
+
+
+def _log_choices(patient: Patient) -> None:
+    order = ", ".join(visit_name(visit.label) for visit in patient.visits)
+    log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
+    for note in patient.notes:
+        log.info("sub-%s: %s", patient.label, note)
+
+
+@contextmanager
+def _log_file(out: Path, patient: str) -> Iterator[None]:
+    """Everything logged while one patient runs also goes to its file."""
+    path = log_path(out, patient)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}. Check its folder and the free space.") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("lesiondelta")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        with suppress(OSError):
+            handler.close()

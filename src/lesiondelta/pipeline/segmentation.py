@@ -1,0 +1,84 @@
+"""From a prepared patient to the lesions of every visit, in the patient's space and on the visit's own grid."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+
+from lesiondelta.images import Volume, resample
+from lesiondelta.inference import Model, lesion_mask, lesion_probabilities
+from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
+from lesiondelta.settings import SegmentationSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a voxel is lesion, and which lesions are too small to count."""
+
+    probability: float
+    min_lesion_mm3: float
+
+
+@dataclass(frozen=True)
+class SegmentedVisit:
+    """A visit with its lesion probabilities and mask, in the patient's space."""
+
+    prepared: PreparedVisit
+    probability: Volume
+    mask: Volume
+    lesions: int
+
+    @property
+    def lesion_volume_mm3(self) -> float:
+        """Volume of all lesions; taken in the patient's space, so that visits compare."""
+        return float(self.mask.data.sum() * self.mask.grid.voxel_volume_mm3)
+
+
+def segment(prepared: PreparedPatient, models: Sequence[Model], settings: SegmentationSettings) -> list[SegmentedVisit]:
+    """Segment every visit, each seen with its prior."""
+    visits = [np.stack([v.images[name].data for name in models[0].contrasts]) for v in prepared.visits]
+    log.info("sub-%s: segmenting %d visits on a grid of %s", prepared.label, len(visits), prepared.grid.shape)
+    probabilities = lesion_probabilities(
+        visits, models, overlap=settings.overlap, mirroring=settings.mirroring, device=settings.device
+    )
+    limits = thresholds(models, settings)
+    return [_segmented(v, p, prepared, limits) for v, p in zip(prepared.visits, probabilities, strict=True)]
+
+
+def _segmented(
+    visit: PreparedVisit, probability: np.ndarray, prepared: PreparedPatient, limits: Thresholds
+) -> SegmentedVisit:
+    probability = np.where(prepared.brain.data, probability, 0).astype(np.float32)
+    mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, prepared.grid.spacing)
+    lesions = int(cc3d.connected_components(mask, connectivity=26, return_N=True)[1])
+    affine = prepared.grid.affine
+    return SegmentedVisit(visit, Volume(probability, affine), Volume(mask, affine), lesions)
+
+
+def thresholds(models: Sequence[Model], settings: SegmentationSettings) -> Thresholds:
+    """The user's choice, else the first model's own."""
+    probability = models[0].threshold if settings.threshold is None else settings.threshold
+    smallest = models[0].min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
+    return Thresholds(probability, smallest)
+
+
+def on_own_grid(seen: SegmentedVisit, threshold: float) -> tuple[Volume, Volume]:
+    """Probabilities and mask on the grid of the visit's own FLAIR.
+
+    Probabilities are resampled, then thresholded, so that small lesions survive thick slices. What the size filter took
+    out in the patient's space stays out, and no second filter counts the few large voxels of a small lesion.
+    """
+    probability, threshold32 = seen.probability, np.float32(threshold)
+    dropped = (probability.data >= threshold32) & ~seen.mask.data
+    kept = probability.with_data(np.where(dropped, 0, probability.data))
+    mask = lesion_mask(_to_flair(kept, seen.prepared).data, threshold, 0.0, seen.prepared.grids["FLAIR"].spacing)
+    own = _to_flair(probability, seen.prepared)
+    return own, own.with_data(mask)
+
+
+def _to_flair(volume: Volume, visit: PreparedVisit) -> Volume:
+    return resample(volume, visit.grids["FLAIR"], np.linalg.inv(visit.from_patient["FLAIR"]), order="linear")
