@@ -1,0 +1,166 @@
+"""Exported models: `model.json` and `weights.safetensors`. No pickle, no nnU-Net, nothing is imported by name."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lesiondelta.errors import ModelError
+from lesiondelta.files import sha256
+
+DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+NETWORKS = ("SingleVisitUNet", "ConcatenationUNet", "DifferenceWeightingUNet")
+
+
+class NetworkDescription(BaseModel):
+    """Class (dotted name) and plain keyword arguments of a network of `lesiondelta.networks`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dotted_name: str = Field(alias="class")
+    kwargs: dict[str, Any]
+
+
+class Description(BaseModel):
+    """What model.json holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["lesiondelta-model"]
+    format_version: Literal[1]
+    name: str
+    method: str
+    contrasts: tuple[str, ...]
+    spacing_mm: float = Field(gt=0)
+    patch: tuple[int, int, int]
+    network: NetworkDescription
+    threshold: float = Field(gt=0, lt=1)
+    min_lesion_mm3: float = Field(ge=0)
+    weights_sha256: str
+    training: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network ready to segment, in evaluation mode on the CPU, and its description."""
+
+    network: Any
+    description: Description
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.description.name
+
+    @property
+    def method(self) -> str:
+        """The method it was trained with."""
+        return self.description.method
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The images of a visit, in the order of the network's channels."""
+        return self.description.contrasts
+
+    @property
+    def spacing_mm(self) -> float:
+        """Voxel edge it was trained on."""
+        return self.description.spacing_mm
+
+    @property
+    def threshold(self) -> float:
+        """Probability above which a voxel is lesion."""
+        return self.description.threshold
+
+    @property
+    def min_lesion_mm3(self) -> float:
+        """Lesions smaller than this are dropped."""
+        return self.description.min_lesion_mm3
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights."""
+        return self.description.weights_sha256
+
+
+def bundled_model() -> Path:
+    """The folder of the model that comes with the package; ModelError where it is absent."""
+    folder = Path(str(files("lesiondelta"))) / "models" / "bundled"
+    if not (folder / DESCRIPTION).is_file():
+        raise ModelError(f"The bundled model is not at {folder}: install lesiondelta again, or give a model folder.")
+    return folder
+
+
+def load_model(folder: Path) -> Model:
+    """Load an exported model.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, is not what its hash says, or does not describe a network of ours. Weights are read as
+        safetensors and never unpickled.
+    """
+    description = read_description(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"{weights} is missing: give the folder of an exported model.")
+    if sha256(weights) != description.weights_sha256:
+        raise ModelError(f"{weights} is not the file that {DESCRIPTION} describes (SHA-256 differs): copy it again.")
+    network = _build(description.network, folder)
+    _load_weights(network, weights)
+    return Model(network.eval(), description)
+
+
+def read_description(folder: Path) -> Description:
+    """Read model.json alone, quickly; ModelError where it is missing or foreign."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no {DESCRIPTION}. Export the model first.")
+    try:
+        return Description.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ModelError(f"{path} is not the description of a lesiondelta model ({reason}).") from error
+
+
+def _build(description: NetworkDescription, folder: Path) -> Any:  # noqa: ANN401
+    """Build the network; only our own classes, and only the torch parts that nnU-Net's plans name."""
+    from torch import nn
+
+    from lesiondelta.networks import unet
+
+    parts = {part.__name__: part for part in (nn.Conv3d, nn.InstanceNorm3d, nn.LeakyReLU)}
+    class_name = description.dotted_name.rpartition(".")[2]
+    if class_name not in NETWORKS:
+        raise ModelError(
+            f"{folder} describes the network {description.dotted_name}, which is none of ours: {NETWORKS}."
+        )
+    kwargs = dict(description.kwargs)
+    for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
+        name = str(kwargs.get(key)).rpartition(".")[2]
+        if kwargs.get(key) is not None and name not in parts:
+            raise ModelError(f"{folder} describes a network with {key}={kwargs[key]}, which is not supported.")
+        kwargs[key] = parts.get(name)
+    try:
+        return getattr(unet, class_name)(**kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ModelError(f"{folder} describes a network that cannot be built ({error}).") from error
+
+
+def _load_weights(network: Any, path: Path) -> None:  # noqa: ANN401
+    """Copy the stored tensors, float16 or float32, into the network's parameters, each exactly once."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a safetensors file ({error}).") from error
+    targets = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    if set(stored) != set(targets) or any(stored[name].shape != targets[name].shape for name in stored):
+        raise ModelError(f"{path} holds other weights than its {DESCRIPTION} describes.")
+    for name, target in targets.items():
+        target.data.copy_(stored[name])

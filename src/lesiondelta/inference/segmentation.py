@@ -1,0 +1,177 @@
+"""The sliding window over n visits: every window encodes each visit once and decodes each with its prior."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, product
+
+import cc3d
+import numpy as np
+import torch
+from torch import Tensor
+
+from lesiondelta.cohort import prior_index
+from lesiondelta.errors import InputError
+from lesiondelta.images import Array
+from lesiondelta.inference.model import Model
+from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
+
+ProgressCallback = Callable[[int, int], None]
+Box = tuple[slice, slice, slice]
+
+
+def lesion_probabilities(
+    visits: Sequence[Array],
+    models: Sequence[Model],
+    *,
+    overlap: float = 0.5,
+    mirroring: bool | None = None,
+    device: str = "auto",
+    progress: ProgressCallback | None = None,
+) -> list[Array]:
+    """Segment all visits of a patient, each with its prior.
+
+    Parameters
+    ----------
+    visits : sequence of (C, X, Y, Z) float
+        In time order, on one grid, the channels in the order of the models' contrasts, 0 outside the brain; not yet
+        normalised.
+    models : sequence of Model
+        Averaged as logits.
+    overlap : float
+        Share of a window that its neighbour covers (nnU-Net's default is 0.5).
+    mirroring : bool or None
+        Average the logits over all flips; None: on with CUDA only.
+    device : "auto", "cpu", "cuda" or "mps"
+    progress : callable or None
+        Called with (windows done, windows in all).
+
+    Returns
+    -------
+    list of (X, Y, Z) float32
+        Probability of lesion per visit, 0 outside that visit's nonzero voxels.
+    """
+    if not models or not visits or len({visit.shape for visit in visits}) > 1:
+        raise InputError("Give at least one model, and at least one visit, all on one grid.")
+    chosen = choose_device(device)
+    mirror = chosen.type == "cuda" if mirroring is None else mirroring
+    tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
+    counts = [sum(1 for _ in _occupied(tensors, model, overlap)) for model in models]
+    done = 0
+    total = [torch.zeros(tensors[0].shape[1:]) for _ in visits]
+    for model in models:
+        network = model.network.to(chosen)
+        weights = torch.zeros(_padded(tensors[0].shape[1:], model.description.patch))
+        logits = [torch.zeros_like(weights) for _ in visits]
+        gaussian = gaussian_window(model.description.patch)
+        for box in _occupied(tensors, model, overlap):
+            windows = [_cut(tensor, box, model.description.patch).to(chosen) for tensor in tensors]
+            for accumulated, window in zip(logits, window_logits(network, windows, mirror), strict=True):
+                accumulated[box] += window.cpu() * gaussian
+            weights[box] += gaussian
+            done += 1
+            if progress is not None:
+                progress(done, sum(counts))
+        inside = _centre(tensors[0].shape[1:], weights.shape)
+        for accumulated, sum_over_models in zip(logits, total, strict=True):
+            sum_over_models += (accumulated / weights.clamp_min(1e-12))[inside]
+    return [_probability(t / len(models), visit) for t, visit in zip(total, visits, strict=True)]
+
+
+@torch.inference_mode()
+def window_logits(network: torch.nn.Module, windows: Sequence[Tensor], mirroring: bool) -> list[Tensor]:
+    """Logit of lesion minus logit of background for one window of n visits.
+
+    The softmax of two classes is the sigmoid of this difference, so one number per voxel is enough.
+
+    Parameters
+    ----------
+    windows : sequence of (C, x, y, z)
+
+    Returns
+    -------
+    list of (x, y, z) float32
+    """
+    axes = [axes for n in range(4) for axes in combinations((2, 3, 4), n)] if mirroring else [()]
+    sums = [torch.zeros(window.shape[1:], device=window.device) for window in windows]
+    for flip in axes:
+        states = [network.encode(torch.flip(window[None], flip)) for window in windows]  # type: ignore[operator]
+        for index, accumulated in enumerate(sums):
+            logits = network.decode(states[index], states[prior_index(index, len(states))])  # type: ignore[operator]
+            accumulated += torch.flip(logits[:, 1:2] - logits[:, 0:1], flip)[0, 0].float()
+    return [accumulated / len(axes) for accumulated in sums]
+
+
+def lesion_mask(probability: Array, threshold: float, min_lesion_mm3: float, spacing_mm: Sequence[float]) -> Array:
+    """Where the probability exceeds the threshold, without lesions (26-connected) smaller than `min_lesion_mm3`."""
+    mask: Array = probability > threshold
+    voxels = min_lesion_mm3 / float(np.prod(spacing_mm))
+    if voxels <= 1 or not mask.any():
+        return mask
+    instances = cc3d.connected_components(mask, connectivity=26)
+    sizes = np.bincount(instances.ravel())
+    kept = sizes >= voxels - 1e-6
+    kept[0] = False
+    filtered: Array = kept[instances]
+    return filtered
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA, then MPS, then the CPU."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, present in available.items() if present)
+    if not available.get(name, False):
+        raise InputError(f"There is no {name} device here: use --device auto or cpu.")
+    return torch.device(name)
+
+
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """First voxels of the windows along one axis: evenly spread, at most (1 - overlap) * window apart (nnU-Net's)."""
+    last = max(size - window, 0)
+    steps = int(np.ceil(last / (window * (1 - overlap)))) + 1
+    return [round(last / max(steps - 1, 1) * step) for step in range(steps)]
+
+
+def gaussian_window(patch: Sequence[int]) -> Tensor:
+    """Weights of a window's voxels: a Gaussian with sigma of 1/8 of the edge around the centre, 1 at most."""
+    axes = []
+    for edge in patch:
+        distance = np.arange(edge) - edge // 2
+        axes.append(np.exp(-0.5 * (distance / (edge / 8)) ** 2))
+    weights = np.einsum("i,j,k->ijk", *axes).astype(np.float32)
+    return torch.from_numpy(weights)
+
+
+def _occupied(visits: Sequence[Tensor], model: Model, overlap: float) -> Iterator[Box]:
+    """Windows, on the padded grid, in which any visit has a nonzero voxel."""
+    patch = model.description.patch
+    shape = _padded(visits[0].shape[1:], patch)
+    for start in product(*(window_starts(n, edge, overlap) for n, edge in zip(shape, patch, strict=True))):
+        x, y, z = (slice(s, s + edge) for s, edge in zip(start, patch, strict=True))
+        if any(bool(_cut(visit, (x, y, z), patch).any()) for visit in visits):
+            yield x, y, z
+
+
+def _padded(shape: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
+    return tuple(max(n, edge) for n, edge in zip(shape, patch, strict=True))
+
+
+def _centre(shape: Sequence[int], padded: Sequence[int]) -> Box:
+    """Where the image lies on the padded grid."""
+    x, y, z = (slice((p - n) // 2, (p - n) // 2 + n) for n, p in zip(shape, padded, strict=True))
+    return x, y, z
+
+
+def _cut(visit: Tensor, box: Box, patch: Sequence[int]) -> Tensor:
+    """(C, x, y, z) of one window, zero where it reaches beyond the image."""
+    inside = _centre(visit.shape[1:], _padded(visit.shape[1:], patch))
+    source, padding = [], []
+    for axis, place, n in zip(box, inside, visit.shape[1:], strict=True):
+        start, stop = axis.start - place.start, axis.stop - place.start
+        source.append(slice(max(start, 0), min(stop, n)))
+        padding[:0] = [max(-start, 0), max(stop - n, 0)]  # torch pads the last axis first
+    return torch.nn.functional.pad(visit[:, source[0], source[1], source[2]], padding)
+
+
+def _probability(logits: Tensor, visit: Array) -> Array:
+    probability: Array = torch.sigmoid(logits).numpy()
+    return probability * nonzero_mask(visit)

@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.models import build_network, export_tiny_model
+
+from lesiondelta.errors import InputError, ModelError
+from lesiondelta.inference import lesion_mask, lesion_probabilities, load_model
+from lesiondelta.inference.segmentation import window_starts
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(export_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def brain(shape=(20, 24, 19), channels=2):
+    images = RNG.normal(5, 1, (channels, *shape)).astype(np.float32)
+    images[:, :2] = 0
+    return images
+
+
+def test_one_window_equals_the_network(model):
+    visits = [brain((16, 16, 16)) for _ in range(2)]
+    z = [torch.zeros(2, 16, 16, 16) for _ in visits]
+    for tensor, visit in zip(z, visits, strict=True):
+        for channel in range(2):
+            inside = visit[channel][2:].ravel()
+            tensor[channel, 2:] = torch.from_numpy((visit[channel][2:] - inside.mean()) / inside.std())
+    with torch.no_grad():
+        expected = build_network()(torch.cat((z[1], z[0]))[None]).softmax(1)[0, 1].numpy()
+    result = lesion_probabilities(visits, [model])[1]
+    np.testing.assert_allclose(result[2:], expected[2:], atol=1e-4)
+    assert not result[:2].any()
+
+
+def test_n_visits_cost_n_encoder_calls_a_window(model):
+    calls = {"encoder": 0, "decoder": 0}
+    hooks = [
+        getattr(model.network, part).register_forward_hook(
+            lambda *_, part=part: calls.__setitem__(part, calls[part] + 1)
+        )
+        for part in calls
+    ]
+    windows = []
+    lesion_probabilities(
+        [brain() for _ in range(3)], [model], progress=lambda done, total: windows.append((done, total))
+    )
+    for hook in hooks:
+        hook.remove()
+    assert windows[-1][0] == windows[-1][1] == len(windows)
+    assert calls == {"encoder": 3 * len(windows), "decoder": 3 * len(windows)}
+
+
+def test_each_visit_depends_on_its_prior_alone(model):
+    visits = [brain() for _ in range(4)]
+    before = lesion_probabilities(visits, [model])
+    changed = lesion_probabilities([*visits[:3], brain()], [model])
+    for index in range(3):
+        np.testing.assert_array_equal(before[index], changed[index])
+    assert not np.array_equal(before[3], changed[3])
+    first = lesion_probabilities(visits[:2], [model])[0]
+    np.testing.assert_array_equal(before[0], first)  # the first visit's prior is the second
+
+
+def test_a_single_visit_is_its_own_prior(model):
+    visit = brain()
+    np.testing.assert_array_equal(
+        lesion_probabilities([visit], [model])[0], lesion_probabilities([visit, visit], [model])[0]
+    )
+
+
+def test_models_are_averaged_as_logits(tmp_path, model):
+    other = load_model(export_tiny_model(tmp_path / "other", seed=1))
+    visits = [brain(), brain()]
+
+    def logit(p):
+        return np.log(p / (1 - p))
+
+    a, b, both = (lesion_probabilities(visits, m)[0][2:] for m in ([model], [other], [model, other]))
+    inside = (np.minimum(a, b) > 1e-4) & (np.maximum(a, b) < 1 - 1e-4)
+    np.testing.assert_allclose(logit(both[inside]), (logit(a[inside]) + logit(b[inside])) / 2, atol=1e-2)
+    assert inside.mean() > 0.2
+
+
+def test_mirroring_makes_the_result_equivariant_to_flips(model):
+    visits = [brain((16, 16, 16)) for _ in range(2)]
+    plain = lesion_probabilities(visits, [model], mirroring=True)[0]
+    flipped = lesion_probabilities([v[:, ::-1].copy() for v in visits], [model], mirroring=True)[0]
+    np.testing.assert_allclose(flipped[::-1], plain, atol=1e-4)
+    unmirrored = lesion_probabilities([v[:, ::-1].copy() for v in visits], [model], mirroring=False)[0]
+    assert np.abs(unmirrored[::-1] - plain).max() > 1e-2
+
+
+def test_images_smaller_than_the_window_and_empty_regions(model):
+    small = [brain((9, 12, 7)), brain((9, 12, 7))]
+    assert lesion_probabilities(small, [model])[0].shape == (9, 12, 7)
+    large = [np.zeros((2, 60, 20, 20), np.float32) for _ in range(2)]
+    for visit in large:
+        visit[:, :10] = RNG.normal(5, 1, (2, 10, 20, 20))
+    counted = []
+    lesion_probabilities(large, [model], progress=lambda done, total: counted.append(total))
+    assert counted[0] == 2 * 2 * 2  # two of the seven windows along X meet the brain: starts 0 and 7
+
+
+def test_window_starts_cover_the_axis():
+    assert window_starts(16, 16, 0.5) == [0]
+    assert window_starts(17, 16, 0.5) == [0, 1]
+    assert window_starts(32, 16, 0.5) == [0, 8, 16]
+    assert window_starts(40, 16, 0.5) == [0, 8, 16, 24]
+
+
+def test_the_size_filter_counts_millimetres_and_26_neighbours():
+    probability = np.zeros((8, 8, 8), np.float32)
+    probability[0, 0, 0] = probability[1, 1, 1] = probability[2, 2, 2] = 0.9  # one lesion of three voxels
+    probability[6, 6, 6] = probability[6, 6, 7] = 0.9
+    assert lesion_mask(probability, 0.5, 3, (1, 1, 1)).sum() == 3
+    assert lesion_mask(probability, 0.5, 3, (1, 1, 1.5)).sum() == 5
+    assert lesion_mask(probability, 0.5, 0, (1, 1, 1)).sum() == 5
+    assert lesion_mask(probability, 0.95, 3, (1, 1, 1)).sum() == 0
+
+
+def test_different_grids_are_refused(model):
+    with pytest.raises(InputError, match="one grid"):
+        lesion_probabilities([brain(), brain((8, 8, 8))], [model])
+
+
+def edit(folder, **changes):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.json").unlink(), "no model.json"),
+        (lambda f: (f / "weights.safetensors").unlink(), "missing"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b"not a model"), "SHA-256"),
+        (lambda f: (f / "model.json").write_text("{"), "not the description"),
+        (lambda f: edit(f, format="something else"), "not the description"),
+        (lambda f: edit(f, network={"class": "os.system", "kwargs": {}}), "none of ours"),
+        (
+            lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": {"conv_op": "os.system"}}),
+            "not supported",
+        ),
+        (lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": {"bad": 1}}), "cannot be built"),
+    ],
+)
+def test_damaged_and_foreign_models_are_refused(tmp_path, damage, message):
+    folder = export_tiny_model(tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ModelError, match=message):
+        load_model(folder)
+
+
+def test_pickles_are_refused_even_with_a_matching_hash(tmp_path):
+    from lesiondelta.files import sha256
+
+    folder = export_tiny_model(tmp_path / "model")
+    torch.save({"a": torch.zeros(1)}, folder / "weights.safetensors")
+    edit(folder, weights_sha256=sha256(folder / "weights.safetensors"))
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        load_model(folder)
