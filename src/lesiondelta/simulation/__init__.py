@@ -1,1 +1,17 @@
 """Labelled longitudinal patients."""
+
+from lesiondelta.simulation.acquisition import Acquisition
+from lesiondelta.simulation.anatomy import Anatomy, image_anatomy, mni152_anatomy
+from lesiondelta.simulation.lesions import Rates
+from lesiondelta.simulation.patient import SimulatedPatient, SimulatedVisit, simulate_patient
+
+__all__ = [
+    "Acquisition",
+    "Anatomy",
+    "Rates",
+    "SimulatedPatient",
+    "SimulatedVisit",
+    "image_anatomy",
+    "mni152_anatomy",
+    "simulate_patient",
+]

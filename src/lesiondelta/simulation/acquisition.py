@@ -1,0 +1,154 @@
+"""Scanners: pose, slices, bias field, noise, and what preprocessing makes of them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+from scipy.interpolate import make_interp_spline
+
+from lesiondelta.images import Affine, Array, Grid, Volume, corners_mm, resample
+from lesiondelta.simulation.fields import rotation, smooth_field
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How a patient is scanned.
+
+    Attributes
+    ----------
+    mode : "aligned" or "native"
+        aligned: as after preprocessing, all images on one brain-masked 1 mm grid. native: as from the scanner.
+    sharp_share : float
+        Share of visits acquired with 1 mm isotropic voxels; the others have thick slices.
+    """
+
+    mode: Literal["aligned", "native"] = "aligned"
+    sharp_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One image's geometry and quality.
+
+    Attributes
+    ----------
+    slice_mm, in_plane_mm : float
+    axes : which axis of the head runs along the scan's X, Y and Z; the last one is the slice axis
+    tilt_deg : three angles
+    noise : float
+        Standard deviation in units of white matter.
+    bias : float
+        Standard deviation of the logarithm of the bias field.
+    """
+
+    slice_mm: float
+    in_plane_mm: float
+    axes: tuple[int, int, int]
+    tilt_deg: tuple[float, float, float]
+    noise: float
+    bias: float
+
+
+def draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[str, Protocol]:
+    """The T1w's and FLAIR's protocols of one visit."""
+    sharp = rng.random() < acquisition.sharp_share
+    return {name: _draw_protocol(rng, name, sharp, acquisition.mode == "aligned") for name in ("T1w", "FLAIR")}
+
+
+def _draw_protocol(rng: np.random.Generator, name: str, sharp: bool, corrected: bool) -> Protocol:
+    noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.06))))
+    bias = rng.uniform(0.0, 0.04) if corrected else rng.uniform(0.05, 0.2)
+    tilt = tuple(rng.uniform(-12, 12, 3).tolist())
+    if sharp:
+        return Protocol(1.0, 1.0, (0, 1, 2), tilt, noise, bias)
+    thick = rng.choice([1.5, 2, 3, 4, 5], p=[0.1, 0.15, 0.5, 0.15, 0.1] if name == "FLAIR" else [0.3, 0.2, 0.4, 0.1, 0])
+    axes = ((0, 1, 2), (1, 2, 0), (0, 2, 1))[rng.choice(3, p=[0.75, 0.15, 0.1])]
+    return Protocol(float(thick), float(rng.uniform(0.8, 1.1)), axes, tilt, noise, bias)
+
+
+def scan_grid(field_of_view: Grid, protocol: Protocol, least_mm: float = 0.0) -> Grid:
+    """A tilted grid with thick slices that covers another grid; `least_mm` bounds the voxel size from below."""
+    axes = rotation(np.array(protocol.tilt_deg))[:3, :3][:, list(protocol.axes)]
+    points = corners_mm(field_of_view) @ axes
+    spacing = np.maximum([protocol.in_plane_mm, protocol.in_plane_mm, protocol.slice_mm], least_mm)
+    shape = np.ceil((points.max(axis=0) - points.min(axis=0)) / spacing).astype(int) + 1
+    affine = np.eye(4)
+    affine[:3, :3] = axes * spacing
+    middle = (points.max(axis=0) + points.min(axis=0)) / 2
+    affine[:3, 3] = axes @ (middle - spacing * (shape - 1) / 2)
+    x, y, z = shape.tolist()
+    return Grid((x, y, z), affine)
+
+
+def sample(image: Volume, grid: Grid, pose: Affine | None = None) -> Array:
+    """Average an image over the thickness of a grid's slices; `pose` takes the grid's points to the image's."""
+    fine_mm = float(np.linalg.norm(image.affine[:3, 0]))
+    parts = max(round(float(grid.spacing[2]) / fine_mm), 1)
+    affine = grid.affine.copy()
+    affine[:3, 2] /= parts
+    affine[:3, 3] -= affine[:3, 2] * (parts - 1) / 2
+    x, y, z = grid.shape
+    thin = resample(image, Grid((x, y, z * parts), affine), pose, order="linear").data
+    averaged: Array = thin.reshape(x, y, z, parts).mean(axis=3)
+    return averaged
+
+
+def degrade(rng: np.random.Generator, image: Array, protocol: Protocol, field_mm: float) -> Array:
+    """Bias field and Rician noise; `field_mm` is the voxel size, white matter is 1."""
+    bias = np.exp(protocol.bias * smooth_field(rng, image.shape, 70 / field_mm))
+    real = image * bias + protocol.noise * rng.standard_normal(image.shape, dtype=np.float32)
+    imaginary = protocol.noise * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.sqrt(real**2 + imaginary**2).astype(np.float32)
+
+
+def aligned(rng: np.random.Generator, image: Volume, protocol: Protocol, residual_mm: float) -> Array:
+    """Scan an image and resample it back to its own grid, with a small registration error.
+
+    The slices lie along an axis of the grid, so that every step is one matrix per axis: averaging over the slice,
+    then cubic interpolation back. (Tilted slices, as `native` has them, would cost ten times as much.)
+    """
+    spacing = float(np.linalg.norm(image.affine[:3, 0]))
+    shift = rng.uniform(-residual_mm, residual_mm, 3) / np.sqrt(3) / spacing
+    scan, back = image.data, []
+    for axis, n in enumerate(image.data.shape):
+        thick = max(protocol.slice_mm if axis == protocol.axes[2] else 1.0, spacing) / spacing
+        centers = np.arange(rng.uniform(0, thick) - thick if thick > 1 else 0.0, n - 1 + thick, thick)
+        back.append(_cubic(centers, np.arange(n) + shift[axis]))
+        if thick > 1:
+            scan = _along(_box_average(centers, thick, n), scan, axis)
+    scan = degrade(rng, scan, protocol, spacing)
+    for axis, matrix in enumerate(back):
+        scan = _along(matrix, scan, axis)
+    return scan
+
+
+def _along(matrix: Array, data: Array, axis: int) -> Array:
+    """Apply a matrix to one axis of an array."""
+    return np.moveaxis(np.tensordot(matrix, data, axes=(1, axis)), 0, axis)
+
+
+def _box_average(centers: Array, width: float, n: int) -> Array:
+    """Weights (slices, n) that average n voxels over slices of a width in voxels."""
+    voxels = np.arange(n)
+    low = np.maximum(centers[:, None] - width / 2, voxels - 0.5)
+    high = np.minimum(centers[:, None] + width / 2, voxels + 0.5)
+    return (np.clip(high - low, 0, None) / width).astype(np.float32)
+
+
+def _cubic(centers: Array, positions: Array) -> Array:
+    """Weights (positions, centers) of cubic spline interpolation, clamped to the range of the centers."""
+    spline = make_interp_spline(centers, np.eye(len(centers)), k=3)
+    weights: Array = spline(np.clip(positions, centers[0], centers[-1])).astype(np.float32)
+    return weights
+
+
+def imperfect_mask(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float) -> Array:
+    """The brain mask as a program would find it: a millimetre too wide or tight here and there, fluid in or out."""
+    soft = ndimage.gaussian_filter(brain.astype(np.float32), 1.5 / spacing_mm)
+    offset = rng.uniform(-0.15, 0.25) + 0.12 * smooth_field(rng, brain.shape, 15 / spacing_mm)
+    mask: Array = (soft > 0.5 + offset) & brain
+    if rng.random() < 0.4:  # masks that follow the folds, as those of many public images do
+        tissue = ndimage.gaussian_filter((csf < 0.5).astype(np.float32), 0.8) > 0.35
+        mask &= tissue | (ndimage.gaussian_filter(brain.astype(np.float32), 5 / spacing_mm) > 0.93)
+    return mask

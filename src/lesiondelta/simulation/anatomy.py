@@ -1,0 +1,230 @@
+"""Healthy brains for lesions to be drawn into: the MNI152 atlas made into many people, or a real patient."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.images import Affine, Array, Volume, require_same_grid
+from lesiondelta.simulation.fields import distance_mm, enlarge, sample_at, smooth_field
+
+TISSUES = ("CSF", "GM", "WM")
+VENTRICLE_DEPTH_MM = 14.0  # fluid this far below the surface of the brain is ventricle rather than sulcus
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """One brain without its disease, on an isotropic RAS grid.
+
+    Attributes
+    ----------
+    affine : (4, 4), voxel -> RAS+ mm
+    brain : (X, Y, Z) bool
+    tissues : (3, X, Y, Z) float32
+        Shares of CSF, grey and white matter; their sum is 1 inside the brain.
+    healthy : mapping of contrast to (X, Y, Z) float32
+        Images without lesions. For the atlas only a T1w, used for its texture; for a real patient both contrasts.
+    lesioned : mapping of contrast to (X, Y, Z) float32
+        The same with the patient's real lesions; empty for the atlas.
+    lesions : (X, Y, Z) int32 or None
+        The patient's real lesions, numbered from 1.
+    """
+
+    affine: Affine
+    brain: Array
+    tissues: Array
+    healthy: Mapping[str, Array]
+    lesioned: Mapping[str, Array] = field(default_factory=dict)
+    lesions: Array | None = None
+
+    @property
+    def spacing_mm(self) -> float:
+        """Edge of a voxel."""
+        return float(abs(self.affine[0, 0]))
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the images are those of a real patient."""
+        return bool(self.lesioned)
+
+    @cached_property
+    def to_ventricles_mm(self) -> Array:
+        """Distance to the ventricles."""
+        return distance_mm(ventricles(self.brain, self.tissues[0], self.spacing_mm), self.spacing_mm)
+
+    @cached_property
+    def to_cortex_mm(self) -> Array:
+        """Distance to the grey matter near the surface."""
+        cortex = (self.tissues[1] > 0.5) & (distance_mm(~self.brain, self.spacing_mm) < VENTRICLE_DEPTH_MM)
+        return distance_mm(cortex, self.spacing_mm)
+
+
+def ventricles(brain: Array, csf: Array, spacing_mm: float) -> Array:
+    """Fluid deep inside the brain."""
+    deep: Array = (csf > 0.5) & (distance_mm(~brain, spacing_mm) > VENTRICLE_DEPTH_MM)
+    return ndimage.binary_opening(deep)
+
+
+def mni152_anatomy(seed: int, spacing_mm: float = 1.0) -> Anatomy:
+    """A person made from the MNI152 atlas: other size and shape, other folds, wider or narrower ventricles."""
+    rng = np.random.default_rng([seed, 152])
+    affine, t1w, gm, wm, brain = _atlas(round(spacing_mm))
+    at = _deformation(rng, brain, np.clip(brain - gm - wm, 0, 1), spacing_mm)
+    warped = sample_at(np.stack([t1w, gm, wm, brain]), at)
+    inside = warped[3] > 0.5
+    tissues = _refolded(rng, warped[1], warped[2], inside, spacing_mm)
+    return Anatomy(affine, inside, tissues, {"T1w": warped[0] * inside})
+
+
+@lru_cache(maxsize=2)
+def _atlas(resolution_mm: int) -> tuple[Affine, Array, Array, Array, Array]:
+    """Affine, T1w, grey and white matter and brain of the MNI152 atlas that nilearn bundles, with a margin."""
+    from nilearn import datasets
+
+    loaders = (
+        datasets.load_mni152_template,
+        datasets.load_mni152_gm_template,
+        datasets.load_mni152_wm_template,
+        datasets.load_mni152_brain_mask,
+    )
+    images = [load(resolution=resolution_mm) for load in loaders]
+    t1w, gm, wm, brain = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
+    box = ndimage.find_objects((brain > 0).astype(np.uint8))[0]
+    margin = 8 // resolution_mm
+    affine = np.array(images[0].affine, dtype=np.float64)
+    affine[:3, 3] += affine[:3, :3] @ [axis.start - margin for axis in box]
+    maps = [np.pad(np.clip(m[box], 0, None), margin) for m in (t1w, gm, wm, brain)]
+    return affine, *(m.astype(np.float32) for m in maps)  # type: ignore[return-value]
+
+
+def _deformation(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float) -> Array:
+    """Where in the atlas every voxel takes its tissue from: (3, X, Y, Z) voxel indices."""
+    shape = brain.shape
+    step = 4
+    coarse = tuple(-(-n // step) for n in shape)
+    center = (np.array(shape) - 1) / 2
+    scale = 1 + rng.uniform(-0.02, 0.08) + rng.uniform(-0.05, 0.05, 3)  # never much larger than the atlas: its box
+    shift = (
+        np.stack(
+            [
+                sum(w * smooth_field(rng, coarse, s / step / spacing_mm) for s, w in ((80, 3.0), (30, 1.5)))
+                for _ in range(3)
+            ]
+        )
+        / spacing_mm
+    )
+    shift += _ventricle_growth(rng, brain > 0, csf, spacing_mm, coarse)
+    grid = np.indices(shape, dtype=np.float32, sparse=True)
+    return np.stack([(grid[a] - center[a]) * scale[a] + center[a] + enlarge(shift[a], shape) for a in range(3)]).astype(
+        np.float32
+    )
+
+
+def _ventricle_growth(
+    rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float, coarse: tuple[int, ...]
+) -> Array:
+    """Displacements (3, x, y, z) in voxels, that widen the ventricles by -1 to 4 mm."""
+    away = distance_mm(ventricles(brain, csf, spacing_mm), spacing_mm)
+    growth_mm = -1 + 5 * rng.beta(1.2, 2.0)
+    field = [
+        -growth_mm / spacing_mm * np.exp(-away / 12) * g / spacing_mm
+        for g in np.gradient(ndimage.gaussian_filter(away, 2))
+    ]
+    step = [n // c for n, c in zip(brain.shape, coarse, strict=True)]
+    return np.stack([enlarge(f[:: step[0], :: step[1], :: step[2]], coarse) for f in field])
+
+
+def _refolded(rng: np.random.Generator, gm: Array, wm: Array, inside: Array, spacing_mm: float) -> Array:
+    """Sharp tissue shares (3, X, Y, Z) from the atlas's blurred ones.
+
+    The atlas is the mean of 152 people: its cortex is a haze. Random fields added to the logarithms of the shares,
+    and a power that sharpens them, turn the haze into folds that differ from person to person.
+    """
+    csf = np.clip(1 - gm - wm, 0, 1)
+    away = distance_mm(ventricles(inside, csf, spacing_mm), spacing_mm)
+    moved = gm * np.clip(1.5 - away / 3, 0, 1) * rng.uniform(0.4, 1.0)  # the rim is a mixture, not grey matter
+    shares = [csf * np.exp(rng.uniform(0.0, 1.2)), gm - moved, wm + moved]
+    logits = [np.log(share + 0.02) for share in shares]
+    for k, amplitude in enumerate((0.7, 0.25, 0.25)):
+        logits[k] += amplitude * smooth_field(rng, gm.shape, max(3 / spacing_mm, 1.5))
+        logits[k] += 0.5 * amplitude * smooth_field(rng, gm.shape, 12 / spacing_mm)
+    sharp = [np.exp(rng.uniform(3, 4) * logit) for logit in logits]
+    total = sharp[0] + sharp[1] + sharp[2]
+    return np.stack([s / total * inside for s in sharp]).astype(np.float32)
+
+
+def image_anatomy(t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0) -> Anatomy:
+    """A real, stripped patient on an isotropic grid, with the lesions and without them.
+
+    The images' background is one constant; the brain is what differs from it. Lesions are filled with the white
+    matter around them and noise like the image's own.
+    """
+    require_same_grid(t1w, flair)
+    require_same_grid(flair, lesions)
+    rng = np.random.default_rng([seed, 7])
+    volumes, affine = _cropped_to_brain(t1w, flair, lesions)
+    brain = volumes[3] > 0
+    images = {"T1w": volumes[0], "FLAIR": volumes[1]}
+    lesioned = {c: np.where(brain, np.clip(image, 0, None), 0).astype(np.float32) for c, image in images.items()}
+    labels, _ = ndimage.label(volumes[2] > 0, np.ones((3, 3, 3)))
+    tissues = _tissues_of(lesioned["T1w"], brain, labels > 0)
+    healthy = {c: _filled(rng, image, tissues[2], labels > 0, brain) for c, image in lesioned.items()}
+    return Anatomy(affine, brain, tissues, healthy, lesioned, labels.astype(np.int32))
+
+
+def _cropped_to_brain(t1w: Volume, flair: Volume, lesions: Volume) -> tuple[list[Array], Affine]:
+    """T1w, FLAIR, lesions and brain as RAS arrays cut to the brain and a margin, and their affine."""
+    import nibabel as nib
+
+    brain = _foreground(flair.data) & _foreground(t1w.data)
+    images = [
+        nib.as_closest_canonical(nib.Nifti1Image(data.astype(np.float32), t1w.affine))
+        for data in (t1w.data, flair.data, lesions.data, brain)
+    ]
+    arrays = [np.asarray(image.dataobj) for image in images]
+    box = ndimage.find_objects((arrays[3] > 0).astype(np.uint8))[0]
+    affine = np.array(images[0].affine, dtype=np.float64)
+    affine[:3, 3] += affine[:3, :3] @ [axis.start - 8 for axis in box]
+    return [np.pad(a[box] * (arrays[3][box] > 0), 8) for a in arrays], affine
+
+
+def _foreground(data: Array) -> Array:
+    """The largest region that differs from the most frequent value (the background), without its frayed edge."""
+    values, counts = np.unique(data, return_counts=True)
+    background = values[counts.argmax()]
+    inside = ndimage.binary_opening(np.abs(data - background) > 0.02 * np.percentile(data, 99), iterations=1)
+    labels, count = ndimage.label(inside)
+    if not count:
+        return inside
+    largest: Array = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    return ndimage.binary_closing(largest, iterations=2)
+
+
+def _tissues_of(t1w: Array, brain: Array, lesions: Array) -> Array:
+    """Shares of CSF, grey and white matter by three Gaussians on the T1w; lesions count as white matter."""
+    values = t1w[brain & ~lesions]
+    centers = np.percentile(values, [5, 40, 80])
+    sample = values[:: max(len(values) // 50_000, 1)]
+    for _ in range(15):
+        nearest = np.abs(sample[:, None] - centers).argmin(axis=1)
+        centers = np.array([sample[nearest == k].mean() for k in range(3)])
+    width = np.diff(centers).min() / 3
+    likely = [np.exp(-0.5 * ((t1w - center) / width) ** 2) + 1e-6 for center in centers]
+    total = likely[0] + likely[1] + likely[2]
+    tissues = np.stack([p / total * brain for p in likely]).astype(np.float32)
+    tissues[:, lesions] = np.array([0, 0, 1], dtype=np.float32)[:, None]
+    return tissues
+
+
+def _filled(rng: np.random.Generator, image: Array, white: Array, lesions: Array, brain: Array) -> Array:
+    """The image with its lesions replaced by the white matter around them."""
+    hole = ndimage.binary_dilation(lesions, iterations=2)
+    around = ((white > 0.7) & ~hole).astype(np.float32)
+    mean = ndimage.gaussian_filter(image * around, 4) / (ndimage.gaussian_filter(around, 4) + 1e-4)
+    texture = image - ndimage.gaussian_filter(image, 1.0)
+    noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.5)
+    noise *= texture[around > 0].std() / noise.std()
+    blend = np.clip(ndimage.gaussian_filter(lesions.astype(np.float32), 1.0) * 2.5, 0, 1)
+    return ((image + blend * (mean + noise - image)) * brain).astype(np.float32)

@@ -1,0 +1,88 @@
+"""What an anatomy looks like on T1w and FLAIR: tissue means, texture, lesions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lesiondelta.images import Array
+from lesiondelta.simulation.anatomy import Anatomy
+from lesiondelta.simulation.fields import smooth_field
+from lesiondelta.simulation.lesions import Lesion
+
+ATLAS_T1W = (0.33, 0.65, 0.87)  # CSF, grey and white matter of the MNI152 T1w
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Mean of CSF, grey and white matter; white matter is 1. `texture` is the share taken from the atlas's T1w."""
+
+    means: tuple[float, float, float]
+    texture: float
+
+
+def draw_contrasts(rng: np.random.Generator) -> dict[str, Contrast]:
+    """One scanner's T1w and FLAIR."""
+    dark = rng.uniform(0.15, 0.45)
+    grey = dark + (1 - dark) * rng.uniform(0.45, 0.82)
+    flair = Contrast((rng.uniform(0.08, 0.45), rng.uniform(1.04, 1.3), 1.0), 0.0)
+    return {"T1w": Contrast((dark, grey, 1.0), rng.uniform(0.2, 0.7)), "FLAIR": flair}
+
+
+def jitter(rng: np.random.Generator, contrasts: Mapping[str, Contrast], amount: float = 0.03) -> dict[str, Contrast]:
+    """The same scanner on another day."""
+    return {
+        name: Contrast((*(m + rng.normal(0, amount) for m in c.means[:2]), 1.0), c.texture)  # type: ignore[arg-type]
+        for name, c in contrasts.items()
+    }
+
+
+def texture_fields(rng: np.random.Generator, anatomy: Anatomy) -> dict[str, Array]:
+    """What varies within a tissue of this person, the same at every visit: a few per cent."""
+    shape, spacing = anatomy.brain.shape, anatomy.spacing_mm
+    return {
+        name: 1
+        + rng.uniform(0.01, 0.03) * smooth_field(rng, shape, 4 / spacing)
+        + rng.uniform(0.01, 0.05) * smooth_field(rng, shape, 18 / spacing)
+        for name in ("T1w", "FLAIR")
+    }
+
+
+def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Array) -> Array:
+    """The image without lesions; white matter is about 1."""
+    if anatomy.is_real:
+        return anatomy.healthy[name] / white_mean(anatomy, name)
+    image = np.tensordot(np.array(contrast.means, dtype=np.float32), anatomy.tissues, axes=1)
+    if name in anatomy.healthy:
+        atlas = np.interp(anatomy.healthy[name], (0, *ATLAS_T1W, 1.2), (0, *contrast.means, 1.2)).astype(np.float32)
+        image += contrast.texture * (atlas - image)
+    return (image * texture * anatomy.brain).astype(np.float32)
+
+
+def white_mean(anatomy: Anatomy, name: str) -> float:
+    """Mean of a real image's white matter."""
+    return float(anatomy.healthy[name][anatomy.tissues[2] > 0.8].mean())
+
+
+def tissue_means(anatomy: Anatomy, name: str, contrast: Contrast) -> tuple[float, float]:
+    """Means of the fluid and of grey matter, where white matter is 1."""
+    if not anatomy.is_real:
+        return contrast.means[0], contrast.means[1]
+    white = white_mean(anatomy, name)
+    fluid, grey = (float(anatomy.healthy[name][anatomy.tissues[k] > 0.8].mean()) / white for k in (0, 1))
+    return fluid, grey
+
+
+def add_lesions(
+    image: Array, name: str, lesions: Sequence[Lesion], visit: int, means: tuple[float, float], texture: Array
+) -> Array:
+    """Blend the lesions present at a visit into an image, in place: brighter than any tissue on FLAIR, dark on T1w."""
+    fluid, grey = means
+    for lesion in lesions:
+        if not lesion.voxels[visit]:
+            continue
+        value = max(grey, 1) + lesion.flair * (1 - fluid) if name == "FLAIR" else 1 - lesion.t1w * (1 - fluid)
+        weight = lesion.weight(visit)
+        region = image[lesion.box]
+        region += weight * (value * (1 + 2 * (texture[lesion.box] - 1)) - region)
+    return image

@@ -1,0 +1,165 @@
+"""A labelled longitudinal patient."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.images import Array, Volume
+from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_protocols, imperfect_mask
+from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
+from lesiondelta.simulation.contrast import (
+    Contrast,
+    add_lesions,
+    draw_contrasts,
+    healthy_image,
+    jitter,
+    texture_fields,
+    tissue_means,
+    white_mean,
+)
+from lesiondelta.simulation.lesions import Lesion, Rates, changes_between, draw_lesions
+
+CONTRASTS = ("T1w", "FLAIR")
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedVisit:
+    """Images by contrast, lesion mask (bool) and instance map (int, one number per lesion over all visits).
+
+    `days` counts from the first visit.
+    """
+
+    images: Mapping[str, Volume]
+    lesions: Volume
+    instances: Volume
+    days: int
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedPatient:
+    """Visits in time order; `changes` has, per pair of consecutive visits, what every lesion did."""
+
+    label: str
+    visits: tuple[SimulatedVisit, ...]
+    changes: tuple[Mapping[int, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Disease:
+    """Simulated lesions, and at which visits each real one is there."""
+
+    lesions: tuple[Lesion, ...]
+    present: Mapping[int, tuple[bool, ...]]
+
+
+def simulate_patient(
+    seed: int,
+    visits: int = 2,
+    *,
+    anatomy: Anatomy | None = None,
+    acquisition: Acquisition | None = None,
+    lesion_masks: Sequence[Path] = (),
+    rates: Rates | None = None,
+    lesion_count: int | None = None,
+    small: bool = False,
+) -> SimulatedPatient:
+    """Simulate a patient: the same arguments give the same voxels.
+
+    Parameters
+    ----------
+    anatomy : None draws one from the MNI152 atlas, by `seed`.
+    acquisition : None is `Acquisition()`: aligned images as preprocessing leaves them.
+    lesion_masks : real masks on the MNI152 grid to take shapes from.
+    rates : of change between visits.
+    lesion_count : None draws between 1 and 60.
+    small : voxels of 2 mm instead of 1 mm, where the anatomy is drawn from the atlas.
+    """
+    rng = np.random.default_rng(seed)
+    anatomy = mni152_anatomy(seed, 2.0 if small else 1.0) if anatomy is None else anatomy
+    acquisition = acquisition or Acquisition()
+    disease = _draw_disease(rng, anatomy, visits, rates or Rates(), lesion_count)
+    maps = [_instances(anatomy, disease, visit) for visit in range(visits)]
+    scans = _scan_aligned(rng, anatomy, disease, visits, acquisition)
+    days = np.cumsum([0, *rng.integers(90, 540, visits - 1)])
+    made = []
+    for visit, instances in enumerate(maps):
+        mask = Volume(instances > 0, anatomy.affine, "lesions")
+        made.append(
+            SimulatedVisit(scans[visit], mask, Volume(instances, anatomy.affine, "instances"), int(days[visit]))
+        )
+    return SimulatedPatient(f"{seed:03d}", tuple(made), _changes(disease, visits))
+
+
+def _draw_disease(rng: np.random.Generator, anatomy: Anatomy, visits: int, rates: Rates, count: int | None) -> _Disease:
+    """Lesions and their fates; a real patient keeps the real ones and gets a few more."""
+    real = 0 if anatomy.lesions is None else int(anatomy.lesions.max())
+    if count is None:
+        count = int(rng.integers(1, 8)) if real else int(np.clip(np.exp(rng.normal(np.log(18), 0.9)), 1, 60))
+    present = {i: _presence(rng, visits, rates) for i in range(1, real + 1)}
+    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, real + 1), present)
+
+
+def _presence(rng: np.random.Generator, visits: int, rates: Rates) -> tuple[bool, ...]:
+    """At which visits a real lesion is there: mostly at all of them."""
+    fate, since = rng.random(), int(rng.integers(1, max(visits, 2)))
+    if fate < rates.new:
+        return tuple(visit >= since for visit in range(visits))
+    if fate < rates.new + rates.resolved:
+        return tuple(visit < since for visit in range(visits))
+    return (True,) * visits
+
+
+def _instances(anatomy: Anatomy, disease: _Disease, visit: int) -> Array:
+    """Label map of a visit on the anatomy's grid."""
+    labels = np.zeros(anatomy.brain.shape, np.int32)
+    if anatomy.lesions is not None:
+        kept = np.array([0, *(i if there[visit] else 0 for i, there in sorted(disease.present.items()))], np.int32)
+        labels = kept[anatomy.lesions]
+    for lesion in disease.lesions:
+        labels[lesion.box][lesion.mask(visit)] = lesion.identity
+    return labels
+
+
+def _changes(disease: _Disease, visits: int) -> tuple[Mapping[int, str], ...]:
+    """Per pair of consecutive visits, instance number -> change, without lesions absent from both."""
+    sizes = {i: tuple(int(p) for p in there) for i, there in disease.present.items()}
+    sizes |= {lesion.identity: lesion.voxels for lesion in disease.lesions}
+    pairs = [{i: changes_between(s[k], s[k + 1]) for i, s in sizes.items()} for k in range(visits - 1)]
+    return tuple({i: change for i, change in pair.items() if change != "absent"} for pair in pairs)
+
+
+def _scan_aligned(
+    rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, visits: int, acquisition: Acquisition
+) -> list[dict[str, Volume]]:
+    """Images of every visit on the anatomy's own grid, zero outside an imperfect brain mask."""
+    contrasts = draw_contrasts(rng)
+    textures = texture_fields(rng, anatomy)
+    scans = []
+    for visit in range(visits):
+        if visit and rng.random() < 0.3:
+            contrasts = draw_contrasts(rng)  # another scanner
+        today = jitter(rng, contrasts)
+        protocols = draw_protocols(rng, acquisition)
+        mask = imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
+        scan = {}
+        for name in CONTRASTS:
+            image = Volume(_ideal(anatomy, disease, visit, name, today[name], textures[name]), anatomy.affine, name)
+            data = aligned(rng, image, protocols[name], 0.35 if name == "FLAIR" else 0.7)
+            scan[name] = image.with_data((np.clip(data, 1e-3, None) * mask * 500).astype(np.float32))
+        scans.append(scan)
+    return scans
+
+
+def _ideal(anatomy: Anatomy, disease: _Disease, visit: int, name: str, contrast: Contrast, texture: Array) -> Array:
+    """The image without any imperfection of the scanner."""
+    image = healthy_image(anatomy, name, contrast, texture)
+    if anatomy.lesions is not None:
+        there = np.array([0.0, *(float(p[visit]) for _, p in sorted(disease.present.items()))], np.float32)
+        kept = ndimage.grey_dilation(there[anatomy.lesions], size=3)
+        gone = ndimage.grey_dilation(((anatomy.lesions > 0) & (there[anatomy.lesions] == 0)).astype(np.float32), size=5)
+        share = np.maximum(1 - ndimage.gaussian_filter(gone, 0.7), kept)
+        image = image + share * (anatomy.lesioned[name] / white_mean(anatomy, name) - image)
+    return add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), texture)
