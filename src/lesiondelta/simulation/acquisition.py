@@ -146,7 +146,7 @@ def _cubic(centers: Array, positions: Array) -> Array:
 def imperfect_mask(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float) -> Array:
     """The brain mask as a program would find it: a millimetre too wide or tight here and there, fluid in or out."""
     soft = ndimage.gaussian_filter(brain.astype(np.float32), 1.5 / spacing_mm)
-    offset = rng.uniform(-0.15, 0.25) + 0.12 * smooth_field(rng, brain.shape, 15 / spacing_mm)
+    offset = np.clip(rng.uniform(-0.15, 0.25) + 0.12 * smooth_field(rng, brain.shape, 15 / spacing_mm), -0.35, 0.35)
     mask: Array = (soft > 0.5 + offset) & brain
     if rng.random() < 0.4:  # masks that follow the folds, as those of many public images do
         tissue = ndimage.gaussian_filter((csf < 0.5).astype(np.float32), 0.8) > 0.35
