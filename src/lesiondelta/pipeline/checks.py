@@ -50,7 +50,7 @@ def _check(visit: Visit, contrasts: Sequence[str]) -> None:
             raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
 
 
-def load_models(folders: Sequence[Path], spacing_mm: float) -> tuple[Model, ...]:
+def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
     """Load exported models (none: the bundled one) and make sure that they can be averaged on one grid."""
     models = tuple(load_model(folder) for folder in folders or [bundled_model()])
     for model in models:
@@ -61,15 +61,17 @@ def load_models(folders: Sequence[Path], spacing_mm: float) -> tuple[Model, ...]
             )
         if "FLAIR" not in model.contrasts:
             raise ModelError(f"{model.name} does not use the FLAIR, on whose grid the masks are written.")
-        if not np.allclose(model.spacing_mm, spacing_mm):
-            raise ModelError(f"{model.name} works at {model.spacing_mm} mm, not at {spacing_mm} mm: use --spacing.")
+        if not np.allclose(model.spacing_mm, np.atleast_1d(models[0].spacing_mm)[0]):
+            raise ModelError(
+                f"{model.name} works at {model.spacing_mm} mm: cubic voxels, equal in all models, are needed."
+            )
     return models
 
 
 def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
     """All that decides a patient's results, as plain JSON: program, settings, models and the content of every input."""
     visits = [
-        {"visit": visit.label, **{name: _hash(path) for name, path in _inputs(visit).items()}}
+        {"visit": visit.label, **{name: content(path) for name, path in _inputs(visit).items()}}
         for visit in patient.visits
     ]
     return {
@@ -96,7 +98,8 @@ def _inputs(visit: Visit) -> dict[str, Path]:
     return {**visit.images, **({"brain_mask": visit.brain_mask} if visit.brain_mask else {})}
 
 
-def _hash(path: Path) -> str:
+def content(path: Path) -> str:
+    """SHA-256 of a file, or why there is none."""
     try:
         return sha256(path)
     except OSError as error:  # reading the image says it in a sentence

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lesiondelta import __version__
 from lesiondelta.cohort import Cohort, Patient
 from lesiondelta.formats import records
@@ -47,13 +49,8 @@ def run_cohort(
 ) -> list[VisitResult]:
     """Run every patient and write the cohort table; `report` is called as each patient ends.
 
-    Raises
-    ------
-    LesionDeltaError
-        Nothing could be started, for the output folder or a model is unusable; or the table cannot be written.
+    `settings` come from `check_start`. Raises OutputError if the table cannot be written.
     """
-    models = load_models(settings.segmentation.models, settings.preprocessing.spacing_mm)
-    prepare_output(out, raw, _description(settings, models))
     patients = [*(Patient(label, (), problems={"": why}) for label, why in cohort.problems.items()), *cohort.patients]
     results: dict[str, Results] = {}
     for patient, outcome in _run_all(patients, Job(out, raw, settings), processes):
@@ -67,6 +64,20 @@ def run_cohort(
         results.setdefault(patient.label, failed_results(patient, stopped))
     records.write_tables(out, out / TABLE)
     return [result for patient in patients for result in results[patient.label]]
+
+
+def check_start(settings: Settings, out: Path, raw: Path | None = None) -> Settings:
+    """See that the models can be used and the output folder is ours, before anything runs.
+
+    Returns the settings with the spacing that the models work at. Raises LesionDeltaError if nothing can be started.
+    """
+    models = load_models(settings.segmentation.models)
+    spacing_mm = float(np.atleast_1d(models[0].spacing_mm)[0])
+    settings = settings.model_copy(
+        update={"preprocessing": settings.preprocessing.model_copy(update={"spacing_mm": spacing_mm})}
+    )
+    prepare_output(out, raw, _description(settings, models))
+    return settings
 
 
 def any_failed(results: Sequence[VisitResult]) -> bool:
@@ -119,13 +130,13 @@ def _work(patient: Patient, job: Job) -> Results:
     import torch
 
     torch.set_num_threads(job.settings.segmentation.threads)
-    models = _models(job.settings.segmentation.models, job.settings.preprocessing.spacing_mm)
+    models = _models(job.settings.segmentation.models)
     return run_patient(patient, job.out, job.settings, models, job.raw)
 
 
 @lru_cache(maxsize=1)
-def _models(folders: tuple[Path, ...], spacing_mm: float) -> tuple[Model, ...]:
-    return load_models(folders, spacing_mm)
+def _models(folders: tuple[Path, ...]) -> tuple[Model, ...]:
+    return load_models(folders)
 
 
 def _description(settings: Settings, models: Sequence[Model]) -> dict[str, Any]:

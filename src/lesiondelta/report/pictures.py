@@ -79,7 +79,8 @@ def _box(panels: Sequence[Panel]) -> tuple[slice, slice]:
 
 
 def _aspect(box: tuple[slice, slice]) -> float:
-    return (box[1].stop - box[1].start) / (box[0].stop - box[0].start)
+    x, y = (float(side.stop - side.start) for side in box)
+    return y / x
 
 
 def _window(image: Array) -> tuple[float, float]:

@@ -1,0 +1,5 @@
+"""`python -m lesiondelta`."""
+
+from lesiondelta.cli import main
+
+main()

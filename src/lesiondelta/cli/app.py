@@ -1,0 +1,75 @@
+"""The application: its commands, and what an error looks like."""
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesiondelta import __version__
+from lesiondelta.cli import data, demo, doctor, evaluate, run, train
+from lesiondelta.cli.console import errors, print_error
+from lesiondelta.errors import LesionDeltaError
+
+EXIT_FAILURE = 1
+EXIT_FAULT = 70
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="lesiondelta",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lesiondelta {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Segment multiple sclerosis lesions in brain MRI of several visits, and see what changed.
+
+    Start with [bold]lesiondelta demo[/]; every command explains itself with [bold]--help[/].
+    """
+
+
+demo.register(app)
+run.register(app)
+data.register(app)
+train.register(app)
+evaluate.register(app)
+doctor.register(app)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; errors become one sentence and an exit code."""
+    try:
+        app(None if args is None else list(args))
+    except LesionDeltaError as error:
+        print_error(error)
+        sys.exit(EXIT_FAILURE)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. Finished patients are kept; the same command continues.")
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception:
+        errors.print(f"[bold red]A fault in lesiondelta[/], not yours. Please report it with {_save_traceback()}")
+        sys.exit(EXIT_FAULT)
+
+
+def _save_traceback() -> Path:
+    with tempfile.NamedTemporaryFile("w", prefix="lesiondelta-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(f"lesiondelta {__version__}: {' '.join(sys.argv)}\n\n{traceback.format_exc()}")
+    return Path(file.name)

@@ -1,0 +1,133 @@
+"""What commands share: the console, progress, and options that take several values."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from lesiondelta.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
+
+out = Console()
+errors = Console(stderr=True)
+
+
+class SpacedValues(TyperCommand):
+    """A command whose list options take values as fMRIPrep's do: `--participant-label 01 02`.
+
+    `exactly` has options that need a number of values each time: `--visit T1 FLAIR`.
+    """
+
+    exactly: ClassVar[Mapping[str, int]] = {}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  (typer's own click)
+        """Repeat the option before each of its values, as the parser expects them."""
+        lists = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        return super().parse_args(ctx, spread(args, lists, self.exactly))
+
+
+class VisitValues(SpacedValues):
+    """`--visit` takes a T1w and a FLAIR."""
+
+    exactly: ClassVar[Mapping[str, int]] = {"--visit": 2}
+
+
+def spread(args: Sequence[str], lists: set[str], exactly: Mapping[str, int]) -> list[str]:
+    """Turn `--option a b` into `--option a --option b` for the options in `lists`."""
+    spread_args: list[str] = []
+    rest = list(args)
+    while rest:
+        name = rest.pop(0)
+        if name not in lists:
+            spread_args.append(name)
+            continue
+        values = []
+        while rest and not rest[0].startswith("-"):
+            values.append(rest.pop(0))
+        if len(values) != exactly.get(name, len(values)) or not values:
+            raise typer.BadParameter(f"{name} needs {exactly.get(name, 'one or more')} values, not {len(values)}.")
+        spread_args += [item for value in values for item in (name, value)]
+    return spread_args
+
+
+class Advance(Protocol):
+    """Move a progress bar on by `step`, with other words beside it."""
+
+    def __call__(self, description: str | None = None, step: int = 1) -> None: ...  # noqa: D102
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Advance]:
+    """A progress bar on the terminal, nothing when output goes to a file."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(description: str | None = None, step: int = 1) -> None:
+            bar.update(task, advance=step, description=description)
+
+        yield advance
+
+
+@contextmanager
+def log_lines(to: Callable[[str], None]) -> Iterator[None]:
+    """Show what is being done (the package's log) through the function `to`."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            to(record.getMessage())
+
+    handler = Lines(logging.INFO)
+    logger = logging.getLogger("lesiondelta")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def print_error(error: Exception) -> None:
+    """One sentence on the standard error."""
+    errors.print(f"[bold red]Error:[/] {plain(str(error))}", soft_wrap=True, highlight=False)
+
+
+def plain(text: str) -> str:
+    """Take away the meaning that square brackets have for the console."""
+    return text.replace("[", r"\[")
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parsed(model: type[M], content: Mapping[str, Any]) -> M:
+    """Settings from options; InputError in a sentence where a value is impossible."""
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (not {e['input']!r})" for e in error.errors())
+        raise InputError(f"Impossible setting: {said}.") from error

@@ -1,0 +1,34 @@
+"""`simulate`: a labelled longitudinal cohort from nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesiondelta.cli import console
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder for the BIDS dataset.", show_default=False)],
+    patients: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 8,
+    visits: Annotated[int, typer.Option(min=1, help="Visits of each.")] = 3,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same cohort.")] = 0,
+) -> None:
+    """Simulate patients with lesions that appear, grow, shrink and vanish, with reference masks.
+
+    [dim]Example[/]
+
+      lesiondelta simulate COHORT --patients 8 --visits 3 --seed 0
+
+    The dataset can be given to `run`, `train` and `evaluate`; the references are in COHORT/derivatives/reference.
+    """
+    from lesiondelta.simulation import write_cohort
+
+    with console.progress("simulating", None):
+        write_cohort(out, patients, visits, seed)
+    console.out.print(f"{patients} patients with {visits} visits are in {out}", soft_wrap=True, markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(simulate)

@@ -1,0 +1,37 @@
+"""`demo`: a simulated patient from images to scores."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesiondelta.cli import console, evaluate, run
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("lesiondelta-demo"),
+    seed: Annotated[int, typer.Option(help="Another seed, another patient.")] = 1,
+) -> None:
+    """Simulate a patient with two visits, segment it with the bundled model on CPU, and score the masks.
+
+    The patient moves between visits and images, so that registration has something to do. Takes a few minutes.
+    """
+    from lesiondelta.evaluation.tables import evaluate as score_folders
+    from lesiondelta.formats.bids import read_cohort
+    from lesiondelta.simulation import write_cohort
+
+    bids, results, scores = out / "bids", out / "results", out / "scores"
+    if not (bids / "participants.tsv").is_file():
+        with console.progress("simulating a patient", None):
+            write_cohort(bids, 1, 2, seed)
+    run.run_and_print(read_cohort(bids), results, run.default_settings(), bids)
+    summary = score_folders(bids / "derivatives" / "reference", results, scores)
+    console.out.print("\nAgainst the known lesions:", highlight=False)
+    evaluate.print_summary(summary, scores)
+    pictures = sorted((results / "sub-001" / "figures").glob("*.png"))
+    console.out.print("\n".join(["Pictures:", *map(str, pictures)]), soft_wrap=True, markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(demo)

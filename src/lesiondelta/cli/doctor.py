@@ -1,0 +1,111 @@
+"""`doctor`: what is here, and what that means."""
+
+import platform
+import shutil
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesiondelta import __version__
+from lesiondelta.cli import console
+
+PACKAGES = ("torch", "nnunetv2", "itk-elastix", "SimpleITK", "nibabel", "nilearn", "numpy")
+PROGRAMS = {
+    "flirt": "FSL, for --registration flirt",
+    "niimath": "for --registration niimath",
+    "hd-bet": "for --brain-extraction hd-bet",
+    "mri_synthstrip": "FreeSurfer's SynthStrip, for --brain-extraction synthstrip",
+    "run_samseg_long": "FreeSurfer's SAMSEG",
+}
+GIB = 2**30
+
+
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Where results would be written, for its free space.")] = Path(),
+) -> None:
+    """Show what this computer offers: GPU, external programs, versions, the bundled model, free space."""
+    from rich.table import Table
+
+    table = Table("", "what", "found", box=None)
+    healthy = True
+    for name, find, needed in _checks(folder):
+        found, good = find()
+        mark = "[green]ok[/]" if good else "[bold red]missing[/]" if needed else "[dim]-[/]"
+        table.add_row(mark, name, console.plain(found))
+        healthy &= good or not needed
+    console.out.print(table, highlight=False)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _checks(folder: Path) -> list[tuple[str, Callable[[], tuple[str, bool]], bool]]:
+    checks: list[tuple[str, Callable[[], tuple[str, bool]], bool]] = [
+        ("lesiondelta", lambda: (f"{__version__}, Python {platform.python_version()}", True), True),
+        ("cores", lambda: (f"{console.cores()}", True), True),
+        ("memory", _memory, True),
+        (f"free space in {folder.resolve()}", lambda: _space(folder), True),
+        ("bundled model", _bundled, True),
+        ("GPU", _gpu, False),
+    ]
+    checks += [(name, lambda name=name: _package(name), True) for name in PACKAGES]  # type: ignore[misc]
+    checks += [(name, lambda name=name: _program(name), False) for name in PROGRAMS]  # type: ignore[misc]
+    return checks
+
+
+def _memory() -> tuple[str, bool]:
+    import os
+
+    if not hasattr(os, "sysconf"):
+        return "unknown", True
+    total_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return f"{total_gib:.1f} GiB", total_gib >= 4
+
+
+def _space(folder: Path) -> tuple[str, bool]:
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    free_gib = shutil.disk_usage(existing).free / GIB
+    return f"{free_gib:.1f} GiB (a patient takes about 0.1 GiB)", free_gib >= 1
+
+
+def _bundled() -> tuple[str, bool]:
+    from lesiondelta.errors import LesionDeltaError
+    from lesiondelta.inference import bundled_model, load_model
+
+    try:
+        model = load_model(bundled_model())
+    except LesionDeltaError as error:
+        return str(error), False
+    return f"{model.name} ({model.method}), sha256 {model.sha256[:12]}", True
+
+
+def _gpu() -> tuple[str, bool]:
+    import torch
+
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())), True
+    if torch.backends.mps.is_available():
+        return "Apple GPU (--device mps)", True
+    return "none: the network runs on the CPU", False
+
+
+def _package(name: str) -> tuple[str, bool]:
+    try:
+        return version(name), True
+    except PackageNotFoundError:
+        return "not installed", False
+
+
+def _program(name: str) -> tuple[str, bool]:
+    path = shutil.which(name)
+    if path is None and name == "niimath" and find_spec("niimath"):
+        path = f"Python package {version('niimath')}"
+    return path or f"not installed ({PROGRAMS[name]})", path is not None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(doctor)

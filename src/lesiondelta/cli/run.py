@@ -1,0 +1,313 @@
+"""`run` for a BIDS dataset and `segment` for loose files."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lesiondelta import __version__
+from lesiondelta.cli import console
+from lesiondelta.errors import LesionDeltaError
+
+if TYPE_CHECKING:
+    from lesiondelta.cohort import Cohort, Patient
+    from lesiondelta.formats.records import VisitResult
+    from lesiondelta.settings import Settings
+
+EXIT_FAILED_PATIENT = 1
+EXIT_NOTHING_BUILT = 70
+
+SELECTION, METHOD, COMPUTING = "Which images", "How they are processed", "Computing"
+
+
+class Level(StrEnum):
+    """Analysis levels of a BIDS app."""
+
+    participant = "participant"
+
+
+class Registration(StrEnum):
+    """Registration engines."""
+
+    elastix = "elastix"
+    niimath = "niimath"
+    flirt = "flirt"
+    none = "none"
+
+
+class BrainExtraction(StrEnum):
+    """How the brain is found where no mask is given."""
+
+    atlas = "atlas"
+    hd_bet = "hd-bet"
+    synthstrip = "synthstrip"
+
+
+class SkullStrip(StrEnum):
+    """Whether the brain is extracted."""
+
+    auto = "auto"
+    force = "force"
+    skip = "skip"
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model", help="Exported model folders, averaged; the bundled one by default.", rich_help_panel=METHOD
+    ),
+]
+RegistrationOption = Annotated[
+    Registration, typer.Option(help="Engine; `none` where all images share one space.", rich_help_panel=METHOD)
+]
+BrainOption = Annotated[BrainExtraction, typer.Option(help="Where no brain mask is given.", rich_help_panel=METHOD)]
+StripOption = Annotated[
+    SkullStrip, typer.Option(help="auto: skipped where the images are stripped already.", rich_help_panel=METHOD)
+]
+GateOption = Annotated[
+    bool,
+    typer.Option("--gate/--no-gate", help="Refuse misaligned images and visits of two people.", rich_help_panel=METHOD),
+]
+BiasOption = Annotated[bool, typer.Option("--bias-correction/--no-bias-correction", help="N4.", rich_help_panel=METHOD)]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="Lesion probability; the model's own by default.", rich_help_panel=METHOD)
+]
+SmallestOption = Annotated[
+    float | None,
+    typer.Option("--min-lesion-volume", help="In mm3; the model's own by default.", rich_help_panel=METHOD),
+]
+MirrorOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--mirroring/--no-mirroring", help="Average mirrored views; by default on CUDA.", rich_help_panel=METHOD
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where the network runs.", rich_help_panel=COMPUTING)]
+Processes = Annotated[int, typer.Option("--nprocs", min=1, help="Patients at a time.", rich_help_panel=COMPUTING)]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--omp-nthreads", min=1, help="Threads of one patient; all cores / nprocs.", rich_help_panel=COMPUTING
+    ),
+]
+Stop = Annotated[
+    bool, typer.Option("--stop-on-first-crash", help="End with the first failure.", rich_help_panel=COMPUTING)
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lesiondelta {__version__}")
+        raise typer.Exit
+
+
+def run(
+    bids: Annotated[Path, typer.Argument(help="Root of the BIDS dataset.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Output folder, such as BIDS/derivatives/lesiondelta.")],
+    level: Annotated[Level, typer.Argument(help="Analysis level.")],
+    participant_label: Annotated[
+        list[str] | None, typer.Option(help="Participants, with or without sub-.", rich_help_panel=SELECTION)
+    ] = None,
+    session_label: Annotated[
+        list[str] | None, typer.Option(help="Sessions, with or without ses-.", rich_help_panel=SELECTION)
+    ] = None,
+    bids_filter_file: Annotated[
+        Path | None, typer.Option(help='JSON such as {"t1w": {"acquisition": "mprage"}}.', rich_help_panel=SELECTION)
+    ] = None,
+    brain_mask_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with sub-X/ses-Y/anat/*_desc-brain_mask.nii.gz.", rich_help_panel=SELECTION),
+    ] = None,
+    skip_bids_validation: Annotated[
+        bool, typer.Option("--skip-bids-validation", help="Take a folder without dataset_description.json.")
+    ] = False,
+    model: Models = None,
+    registration: RegistrationOption = Registration.elastix,
+    brain_extraction: BrainOption = BrainExtraction.atlas,
+    skull_strip: StripOption = SkullStrip.auto,
+    gate: GateOption = True,
+    bias_correction: BiasOption = True,
+    threshold: ThresholdOption = None,
+    min_lesion_volume: SmallestOption = None,
+    mirroring: MirrorOption = None,
+    device: DeviceOption = Device.auto,
+    nprocs: Processes = 1,
+    omp_nthreads: Threads = None,
+    stop_on_first_crash: Stop = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Segment every visit of every patient of a BIDS dataset.
+
+    [dim]Examples[/]
+
+      lesiondelta run BIDS OUT participant
+
+      lesiondelta run BIDS OUT participant --participant-label 01 02 --nprocs 2
+
+    Exit code: 0 if every patient succeeded, 1 if one failed, 70 if nothing could be started. Finished patients are
+    skipped when the command is given again; a changed input, setting or model is not.
+    """
+    with _nothing_built():
+        from lesiondelta.formats.bids import CONTRASTS, read_cohort, read_filters
+
+        settings = _settings(
+            model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
+            mirroring, device, omp_nthreads or console.cores() // nprocs,
+        )  # fmt: skip
+        filters = read_filters(bids_filter_file) if bids_filter_file else None
+        cohort = read_cohort(
+            bids, participant_label, session_label, CONTRASTS, filters, brain_mask_dir, not skip_bids_validation
+        )
+    if run_and_print(cohort, out, settings, bids, nprocs, stop_on_first_crash):
+        raise typer.Exit(EXIT_FAILED_PATIENT)
+
+
+def segment(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
+    visit: Annotated[list[Path], typer.Option(help="T1w and FLAIR of a visit; once a visit, in time order.")],
+    patient: Annotated[str, typer.Option(help="Label in the names of the results.")] = "patient",
+    model: Models = None,
+    registration: RegistrationOption = Registration.elastix,
+    brain_extraction: BrainOption = BrainExtraction.atlas,
+    skull_strip: StripOption = SkullStrip.auto,
+    gate: GateOption = True,
+    bias_correction: BiasOption = True,
+    threshold: ThresholdOption = None,
+    min_lesion_volume: SmallestOption = None,
+    mirroring: MirrorOption = None,
+    device: DeviceOption = Device.auto,
+    omp_nthreads: Threads = None,
+) -> None:
+    """Segment the visits of one patient, given as loose files.
+
+    [dim]Example[/]
+
+      lesiondelta segment --visit t1_2019.nii.gz flair_2019.nii.gz --visit t1_2021.nii.gz flair_2021.nii.gz -o OUT
+    """
+    with _nothing_built():
+        from lesiondelta.cohort import Cohort
+        from lesiondelta.formats.loose import loose_patient
+
+        settings = _settings(
+            model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
+            mirroring, device, omp_nthreads or console.cores(),
+        )  # fmt: skip
+        pairs = list(zip(visit[::2], visit[1::2], strict=True))
+        cohort = Cohort((loose_patient(pairs, patient),))
+    if run_and_print(cohort, out, settings):
+        raise typer.Exit(EXIT_FAILED_PATIENT)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command(cls=console.SpacedValues)(run)
+    app.command(cls=console.VisitValues)(segment)
+
+
+def _settings(
+    model: Sequence[Path] | None,
+    registration: Registration,
+    brain_extraction: BrainExtraction,
+    skull_strip: SkullStrip,
+    gate: bool,
+    bias_correction: bool,
+    threshold: float | None,
+    min_lesion_mm3: float | None,
+    mirroring: bool | None,
+    device: Device,
+    threads: int,
+) -> "Settings":
+    from lesiondelta.settings import Settings
+
+    preprocessing = {
+        "registration": registration.value,
+        "brain_extraction": brain_extraction.value,
+        "skull_strip": skull_strip.value,
+        "gate": gate,
+        "bias_correction": bias_correction,
+        "threads": max(1, threads),
+    }
+    segmentation = {
+        "models": tuple(model or ()),
+        "threshold": threshold,
+        "min_lesion_mm3": min_lesion_mm3,
+        "mirroring": mirroring,
+        "device": device.value,
+        "threads": max(1, threads),
+    }
+    return console.parsed(Settings, {"preprocessing": preprocessing, "segmentation": segmentation})
+
+
+def default_settings() -> "Settings":
+    """The settings of `run` without any option, on the CPU."""
+    from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+
+    threads = console.cores()
+    return Settings(
+        preprocessing=PreprocessingSettings(threads=threads),
+        segmentation=SegmentationSettings(threads=threads, device="cpu"),
+    )
+
+
+def run_and_print(
+    cohort: "Cohort", out: Path, settings: "Settings", raw: Path | None = None, nprocs: int = 1, stop: bool = False
+) -> bool:
+    """Run, print what became of every visit, and say whether any failed; exits if nothing can be started."""
+    from lesiondelta.pipeline import run_cohort
+    from lesiondelta.pipeline.cohort import any_failed, check_start
+
+    with _nothing_built():
+        settings = check_start(settings, out, raw)
+    with console.progress("starting", len(cohort.patients)) as advance:
+
+        def report(patient: "Patient", results: "Sequence[VisitResult]") -> None:
+            advance(f"sub-{patient.label} is done")
+
+        with console.log_lines(lambda line: advance(line, step=0)):
+            results = run_cohort(
+                cohort, out, settings, raw=raw, processes=nprocs, stop_on_first_crash=stop, report=report
+            )
+    _print_results(results, out)
+    return any_failed(results)
+
+
+@contextmanager
+def _nothing_built() -> Iterator[None]:
+    try:
+        yield
+    except LesionDeltaError as error:
+        console.print_error(error)
+        raise typer.Exit(EXIT_NOTHING_BUILT) from error
+
+
+COLOURS = {"ok": "green", "ok-zero-lesions": "green", "flagged": "yellow", "failed": "bold red"}
+
+
+def _print_results(results: "Sequence[VisitResult]", out: Path) -> None:
+    from rich.table import Table
+
+    table = Table("patient", "visit", "status", "lesions", "volume (ml)", "why", box=None)
+    for result in results:
+        lesions, volume = result.figures.get("lesions"), result.figures.get("lesion_volume_mm3")
+        table.add_row(
+            result.patient,
+            result.visit or "-",
+            f"[{COLOURS[result.status]}]{result.status}[/]",
+            "-" if lesions is None else f"{lesions:.0f}",
+            "-" if volume is None else f"{float(volume) / 1000:.2f}",
+            console.plain(result.reason),
+        )
+    console.out.print(table)
+    console.out.print(f"Masks, pictures (sub-*/figures) and lesiondelta.tsv are in {out}", soft_wrap=True, markup=False)

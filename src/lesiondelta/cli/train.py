@@ -1,0 +1,123 @@
+"""`train`: a labelled cohort becomes a model."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lesiondelta.cli import console
+from lesiondelta.cli.run import (
+    BiasOption,
+    BrainExtraction,
+    BrainOption,
+    Device,
+    DeviceOption,
+    GateOption,
+    Processes,
+    Registration,
+    RegistrationOption,
+    SkullStrip,
+    StripOption,
+    Threads,
+)
+from lesiondelta.errors import InputError
+
+if TYPE_CHECKING:
+    from lesiondelta.nnunet.cohort import FoldName
+    from lesiondelta.nnunet.job import Progress, ProgressCallback
+
+
+def train(
+    cohort: Annotated[Path, typer.Argument(help="BIDS dataset with derivatives/reference.", show_default=False)],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
+    method: Annotated[str, typer.Option(help="nnunet, longitudinal_concat or difference_weighting.")] = (
+        "difference_weighting"
+    ),
+    preset: Annotated[str, typer.Option(help="paper, small or smoke.")] = "paper",
+    fold: Annotated[str, typer.Option(help="The fold held out (0 to folds - 1), or `all` to train on everyone.")] = "0",
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of folds, first weights, sampling and augmentation.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
+    initial_model: Annotated[Path | None, typer.Option(help="Exported model to start from.")] = None,
+    self_prior_share: Annotated[float, typer.Option(min=0, max=1, help="Visits seen as their own prior.")] = 0.0,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Prepared patients, shared by trainings on one cohort; OUT/work by default.")
+    ] = None,
+    participant_label: Annotated[list[str] | None, typer.Option(help="Participants to train on.")] = None,
+    registration: RegistrationOption = Registration.elastix,
+    brain_extraction: BrainOption = BrainExtraction.atlas,
+    skull_strip: StripOption = SkullStrip.auto,
+    gate: GateOption = True,
+    bias_correction: BiasOption = True,
+    device: DeviceOption = Device.auto,
+    gpus: Annotated[int, typer.Option(min=1, help="CUDA devices that share the batch.")] = 1,
+    nprocs: Processes = 1,
+    omp_nthreads: Threads = None,
+) -> None:
+    """Train a method on a labelled longitudinal cohort. The same command continues an interrupted training.
+
+    [dim]Example[/]
+
+      lesiondelta simulate COHORT --patients 12 --visits 3 --seed 0
+
+      lesiondelta train COHORT --method difference_weighting --preset small -o OUT
+
+    The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`.
+    """
+    from lesiondelta import methods
+    from lesiondelta.formats.bids import read_cohort
+    from lesiondelta.nnunet import presets
+    from lesiondelta.nnunet.training import choose_device
+    from lesiondelta.nnunet.training import train as train_method
+    from lesiondelta.pipeline.training import prepare_training
+    from lesiondelta.settings import PreprocessingSettings
+
+    chosen, size = methods.load(method), presets.load(preset)
+    size = replace(size, epochs=epochs) if epochs else size
+    number = _fold(fold)
+    choose_device(device.value)
+    options = {
+        "registration": registration.value, "brain_extraction": brain_extraction.value,
+        "skull_strip": skull_strip.value, "gate": gate, "bias_correction": bias_correction,
+        "threads": max(1, (omp_nthreads or console.cores()) // nprocs),
+    }  # fmt: skip
+    settings = console.parsed(PreprocessingSettings, options)
+    labelled = read_cohort(cohort, participant_label)
+    work = work_dir or out / "work"
+    with console.progress("preparing patients", len(labelled.patients)) as advance:
+        patients = prepare_training(
+            labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
+        )
+    with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
+        model = train_method(
+            patients, out, chosen, size, fold=number, folds=folds, seed=seed, device=device.value,
+            threads=omp_nthreads or console.cores(), gpus=gpus, initial_weights=initial_model,
+            self_prior_share=self_prior_share, data=work / "stored", progress=_shown(advance),
+        )  # fmt: skip
+    console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(cls=console.SpacedValues)(train)
+
+
+def _fold(text: str) -> "FoldName":
+    if text != "all" and not text.isdigit():
+        raise InputError(f"--fold {text} is neither a number nor `all`.")
+    return "all" if text == "all" else int(text)
+
+
+def _shown(advance: console.Advance) -> "ProgressCallback":
+    reached = 0
+
+    def show(progress: "Progress") -> None:
+        nonlocal reached
+        now = progress.epoch * progress.iterations + progress.iteration
+        dice = "" if progress.dice is None else f", validation Dice {progress.dice:.3f}"
+        epoch = f"epoch {progress.epoch + 1} of {progress.epochs}"
+        advance(f"{epoch}, loss {progress.train_loss:.3f}{dice}", step=max(0, now - reached))
+        reached = max(now, reached)
+
+    return show
