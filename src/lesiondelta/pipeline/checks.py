@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lesiondelta import __version__
 from lesiondelta.cohort import Patient, Visit
 from lesiondelta.errors import CohortError, LesionDeltaError, ModelError
@@ -61,9 +59,10 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
             )
         if "FLAIR" not in model.contrasts:
             raise ModelError(f"{model.name} does not use the FLAIR, on whose grid the masks are written.")
-        if not np.allclose(model.spacing_mm, np.atleast_1d(models[0].spacing_mm)[0]):
+        if model.spacing_mm != models[0].spacing_mm:
             raise ModelError(
-                f"{model.name} works at {model.spacing_mm} mm: cubic voxels, equal in all models, are needed."
+                f"{model.name} works at {model.spacing_mm} mm and {models[0].name} at {models[0].spacing_mm} mm: they "
+                "cannot be averaged; give models of one spacing."
             )
     return models
 

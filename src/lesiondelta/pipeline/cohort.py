@@ -10,8 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lesiondelta import __version__
 from lesiondelta.cohort import Cohort, Patient
 from lesiondelta.formats import records
@@ -72,10 +70,8 @@ def check_start(settings: Settings, out: Path, raw: Path | None = None) -> Setti
     Returns the settings with the spacing that the models work at. Raises LesionDeltaError if nothing can be started.
     """
     models = load_models(settings.segmentation.models)
-    spacing_mm = float(np.atleast_1d(models[0].spacing_mm)[0])
-    settings = settings.model_copy(
-        update={"preprocessing": settings.preprocessing.model_copy(update={"spacing_mm": spacing_mm})}
-    )
+    preprocessing = settings.preprocessing.model_copy(update={"spacing_mm": models[0].spacing_mm})
+    settings = settings.model_copy(update={"preprocessing": preprocessing})
     prepare_output(out, raw, _description(settings, models))
     return settings
 

@@ -133,7 +133,7 @@ def _judge(
         *implausible(seen, brain_mm3, output.orig_mask),
     ]
     status: records.Status = "flagged" if reasons else "ok" if seen.lesions else "ok-zero-lesions"
-    figures = {
+    figures: dict[str, float | str] = {
         "prior_session_id": f"ses-{prior.prepared.label}" if prior is not seen else records.NOT_AVAILABLE,
         "lesion_volume_mm3": seen.lesion_volume_mm3,
         "lesions": float(seen.lesions),

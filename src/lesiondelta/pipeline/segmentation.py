@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
-from lesiondelta.images import Volume, resample
+from lesiondelta.images import Affine, Array, Volume, resample
 from lesiondelta.inference import Model, lesion_mask, lesion_probabilities
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import SegmentationSettings
@@ -50,10 +50,10 @@ def segment(prepared: PreparedPatient, models: Sequence[Model], settings: Segmen
 
 
 def _segmented(
-    visit: PreparedVisit, probability: np.ndarray, prepared: PreparedPatient, limits: Thresholds
+    visit: PreparedVisit, probability: Array, prepared: PreparedPatient, limits: Thresholds
 ) -> SegmentedVisit:
     probability = np.where(prepared.brain.data, probability, 0).astype(np.float32)
-    mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, prepared.grid.spacing)
+    mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, prepared.grid.spacing.tolist())
     lesions = int(cc3d.connected_components(mask, connectivity=26, return_N=True)[1])
     affine = prepared.grid.affine
     return SegmentedVisit(visit, Volume(probability, affine), Volume(mask, affine), lesions)
@@ -72,13 +72,16 @@ def on_own_grid(seen: SegmentedVisit, threshold: float) -> tuple[Volume, Volume]
     Probabilities are resampled, then thresholded, so that small lesions survive thick slices. What the size filter took
     out in the patient's space stays out, and no second filter counts the few large voxels of a small lesion.
     """
-    probability, threshold32 = seen.probability, np.float32(threshold)
-    dropped = (probability.data >= threshold32) & ~seen.mask.data
+    probability = seen.probability
+    dropped = (probability.data > threshold) & ~seen.mask.data
     kept = probability.with_data(np.where(dropped, 0, probability.data))
-    mask = lesion_mask(_to_flair(kept, seen.prepared).data, threshold, 0.0, seen.prepared.grids["FLAIR"].spacing)
+    mask = lesion_mask(
+        _to_flair(kept, seen.prepared).data, threshold, 0.0, seen.prepared.grids["FLAIR"].spacing.tolist()
+    )
     own = _to_flair(probability, seen.prepared)
     return own, own.with_data(mask)
 
 
 def _to_flair(volume: Volume, visit: PreparedVisit) -> Volume:
-    return resample(volume, visit.grids["FLAIR"], np.linalg.inv(visit.from_patient["FLAIR"]), order="linear")
+    to_patient: Affine = np.linalg.inv(visit.from_patient["FLAIR"]).astype(np.float64)
+    return resample(volume, visit.grids["FLAIR"], to_patient, order="linear")
