@@ -1,0 +1,206 @@
+"""Rigid, affine and B-spline registration by itk-elastix: mutual information, pyramids in mm, one fixed seed.
+
+Elastix's images have rectangular axes, so sheared ones are resampled first. A start is folded into the moving image's
+affine, so every transform below is found from the identity and composed in plain matrices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.errors import GeometryError, RegistrationError
+from lesiondelta.images import (
+    RAS_TO_LPS,
+    Affine,
+    Array,
+    Volume,
+    corners_mm,
+    isotropic_grid,
+    resample,
+    to_itk,
+)
+
+SMOOTHING_MM = (6.0, 3.0, 1.5, 0.75)
+"""Gaussian sigma of the pyramid's levels."""
+SAMPLES = 4096
+ITERATIONS = 250
+SEED = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """A cubic B-spline: `coefficients` (3, X, Y, Z) in RAS+ mm on a lattice with affine `lattice`."""
+
+    coefficients: Array
+    lattice: Affine
+
+    def at(self, points_mm: Array) -> Array:
+        """Displacement in RAS+ mm at points (N, 3)."""
+        index = np.linalg.inv(self.lattice)
+        where = (points_mm @ index[:3, :3].T + index[:3, 3]).T
+        values = [ndimage.map_coordinates(c, where, order=3, prefilter=False) for c in self.coefficients]
+        return np.stack(values, axis=1)
+
+
+def elastix(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    degrees: Literal[6, 12],
+    threads: int = 1,
+    fixed_mask: Volume | None = None,
+    start: Affine | None = None,
+) -> Affine:
+    """Rigid (6), or rigid and then affine (12), from `start` or from the centres of gravity.
+
+    Returns
+    -------
+    (4, 4) fixed point -> moving point, RAS+ mm
+    """
+    transform = between_centres(fixed, moving) if start is None else start
+    for kind in ("EulerTransform", "AffineTransform")[: 1 if degrees == 6 else 2]:
+        moved = Volume(moving.data, np.linalg.inv(transform) @ moving.affine, moving.name)
+        transform = transform @ _matrix(_run(fixed, moved, _settings(kind), threads, fixed_mask))
+    return transform
+
+
+def deform(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    lattice_mm: float,
+    threads: int = 1,
+    fixed_mask: Volume | None = None,
+    smoothing_mm: Sequence[float] = (4.0, 2.0),
+) -> Displacement:
+    """B-spline between two images that are aligned already: fixed point + displacement -> moving point."""
+    settings = _settings("BSplineTransform", smoothing_mm) | {
+        "FinalGridSpacingInPhysicalUnits": [f"{lattice_mm}"],
+        "GridSpacingSchedule": [f"{2.0 ** (len(smoothing_mm) - 1 - level)}" for level in range(len(smoothing_mm))],
+    }
+    return _displacement(_run(fixed, moving, settings, threads, fixed_mask))
+
+
+def between_centres(fixed: Volume, moving: Volume) -> Affine:
+    """The shift that lays one centre of gravity on the other."""
+    transform = np.eye(4)
+    transform[:3, 3] = _centre_mm(moving) - _centre_mm(fixed)
+    return transform
+
+
+def _centre_mm(volume: Volume) -> Array:
+    bright = np.clip(volume.data - np.percentile(volume.data, 10), 0, np.percentile(volume.data, 99))
+    centre: Array = volume.affine[:3, :3] @ ndimage.center_of_mass(bright) + volume.affine[:3, 3]
+    return centre
+
+
+def _settings(kind: str, smoothing_mm: Sequence[float] = SMOOTHING_MM) -> dict[str, Sequence[str]]:
+    levels = len(smoothing_mm)
+    schedule = [f"{sigma}" for sigma in smoothing_mm for _ in range(3)]
+    return {
+        "Transform": [kind],
+        "Registration": ["MultiResolutionRegistration"],
+        "Metric": ["AdvancedMattesMutualInformation"],
+        "NumberOfHistogramBins": ["32"],
+        "Optimizer": ["AdaptiveStochasticGradientDescent"],
+        "AutomaticParameterEstimation": ["true"],
+        "AutomaticScalesEstimation": ["true"],
+        "AutomaticTransformInitialization": ["false"],
+        "MaximumNumberOfIterations": [f"{ITERATIONS}"],
+        "NumberOfResolutions": [f"{levels}"],
+        "FixedImagePyramid": ["FixedGenericImagePyramid"],
+        "MovingImagePyramid": ["MovingGenericImagePyramid"],
+        "FixedImagePyramidSmoothingSchedule": schedule,
+        "MovingImagePyramidSmoothingSchedule": schedule,
+        "FixedImagePyramidRescaleSchedule": ["1"] * len(schedule),
+        "MovingImagePyramidRescaleSchedule": ["1"] * len(schedule),
+        "ImageSampler": ["RandomCoordinate"],
+        "NumberOfSpatialSamples": [f"{SAMPLES}"],
+        "NewSamplesEveryIteration": ["true"],
+        "MaximumNumberOfSamplingAttempts": ["8"],
+        "RandomSeed": [f"{SEED}"],
+        "Interpolator": ["LinearInterpolator"],
+        "ResampleInterpolator": ["FinalBSplineInterpolator"],
+        "Resampler": ["DefaultResampler"],
+        "WriteResultImage": ["false"],
+        "ErodeMask": ["false"],
+    }
+
+
+def _run(
+    fixed: Volume,
+    moving: Volume,
+    settings: dict[str, Sequence[str]],
+    threads: int,
+    fixed_mask: Volume | None,
+) -> Any:  # noqa: ANN401  (ITK has no types)
+    import itk
+
+    parameters = itk.ParameterObject.New()
+    parameters.AddParameterMap(settings)
+    fixed_image = to_itk(_rectangular(fixed))
+    extra = {} if fixed_mask is None else {"fixed_mask": to_itk(_rectangular(fixed_mask))}
+    try:
+        _, result = itk.elastix_registration_method(
+            fixed_image,
+            to_itk(_rectangular(moving)),
+            parameter_object=parameters,
+            number_of_threads=threads,
+            log_to_console=False,
+            **extra,
+        )
+    except RuntimeError as error:
+        raise RegistrationError(
+            f"{moving.name} could not be registered to {fixed.name} ({_reason(error)}): look at both images."
+        ) from error
+    return result.GetParameterMap(0)
+
+
+def _rectangular(volume: Volume) -> Volume:
+    """The volume itself, or where its axes are sheared a copy on cubic voxels."""
+    directions = volume.affine[:3, :3] / volume.grid.spacing
+    if np.abs(directions.T @ directions - np.eye(3)).max() < 1e-4:
+        return volume
+    grid = isotropic_grid(corners_mm(volume.grid), float(volume.grid.spacing.min()))
+    return resample(volume, grid, order="nearest" if volume.data.dtype == np.bool_ else "linear")
+
+
+def _reason(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def _matrix(result: Any) -> Affine:  # noqa: ANN401
+    values = np.array(result["TransformParameters"], dtype=np.float64)
+    centre = np.array(result["CenterOfRotationPoint"], dtype=np.float64)
+    lps = np.eye(4)
+    lps[:3, :3] = euler_matrix(*values[:3]) if len(values) == 6 else values[:9].reshape(3, 3)
+    lps[:3, 3] = values[-3:] + centre - lps[:3, :3] @ centre
+    return RAS_TO_LPS @ lps @ RAS_TO_LPS
+
+
+def euler_matrix(x: float, y: float, z: float) -> Array:
+    """ITK's Euler angles in radians: Rz Rx Ry, (3, 3)."""
+    cos, sin = np.cos([x, y, z]), np.sin([x, y, z])
+    around_x = np.array([[1, 0, 0], [0, cos[0], -sin[0]], [0, sin[0], cos[0]]])
+    around_y = np.array([[cos[1], 0, sin[1]], [0, 1, 0], [-sin[1], 0, cos[1]]])
+    around_z = np.array([[cos[2], -sin[2], 0], [sin[2], cos[2], 0], [0, 0, 1]])
+    matrix: Array = around_z @ around_x @ around_y
+    return matrix
+
+
+def _displacement(result: Any) -> Displacement:  # noqa: ANN401
+    shape = [int(n) for n in result["GridSize"]]
+    direction = np.array(result["GridDirection"], dtype=np.float64).reshape(3, 3).T  # elastix writes columns first
+    lattice = np.eye(4)
+    lattice[:3, :3] = direction * np.array(result["GridSpacing"], dtype=np.float64)
+    lattice[:3, 3] = np.array(result["GridOrigin"], dtype=np.float64)
+    values = np.array(result["TransformParameters"], dtype=np.float64).reshape(3, *shape[::-1])
+    coefficients = values.transpose(0, 3, 2, 1) * np.diag(RAS_TO_LPS)[:3, None, None, None]
+    return Displacement(coefficients, RAS_TO_LPS @ lattice)
+
+
+__all__ = ["Displacement", "GeometryError", "between_centres", "deform", "elastix", "euler_matrix"]

@@ -1,0 +1,202 @@
+"""One patient's visits, from their files into one space: register, check, find the brain, resample once, correct bias.
+
+The patient's space has the axes of the world (RAS+) where the baseline visit's FLAIR lies, in cubic voxels.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from lesiondelta.cohort import Patient, Visit
+from lesiondelta.errors import CohortError, LesionDeltaError
+from lesiondelta.images import (
+    Affine,
+    Grid,
+    Volume,
+    corners_mm,
+    isotropic_grid,
+    read_image,
+    read_mask,
+    require_same_grid,
+    resample,
+)
+from lesiondelta.preprocessing import brain
+from lesiondelta.preprocessing.intensity import correct_bias
+from lesiondelta.preprocessing.registration import ENGINES
+from lesiondelta.settings import PreprocessingSettings
+
+log = logging.getLogger(__name__)
+
+MARGIN_MM = 3.0
+"""Around the brain, in the patient's grid."""
+REACH_MM = 20.0
+"""How far the brain may reach beyond the baseline's field of view."""
+NEAR_MM = 10.0
+"""Around the brain, where the registration of visits looks."""
+
+
+@dataclass(frozen=True)
+class PreparedVisit:
+    """A visit in the patient's space.
+
+    Attributes
+    ----------
+    images : contrast -> float32 on the patient's grid, bias-corrected, 0 outside the brain
+    from_patient : contrast -> (4, 4), point of the patient's space -> that image's own point, RAS+ mm
+    grids : contrast -> the image's own grid
+    quality : registration figures, such as "T1w_residual_mm"
+    """
+
+    label: str
+    images: Mapping[str, Volume]
+    from_patient: Mapping[str, Affine]
+    grids: Mapping[str, Grid]
+    quality: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedPatient:
+    """A patient's visits on one grid; `failures` tells why the others are not among them."""
+
+    label: str
+    grid: Grid
+    brain: Volume
+    visits: tuple[PreparedVisit, ...]
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A visit as read; `transforms` take points of the patient's space (at first: of its reference) to each image."""
+
+    label: str
+    images: Mapping[str, Volume]
+    transforms: Mapping[str, Affine]
+    own_brain: Volume | None
+    quality: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+V = TypeVar("V", Visit, _Loaded)
+R = TypeVar("R")
+
+
+def prepare_patient(
+    patient: Patient, settings: PreprocessingSettings, contrasts: Sequence[str] = ("T1w", "FLAIR")
+) -> PreparedPatient:
+    """Bring every visit that can be trusted into the patient's space; the others are named in `failures`.
+
+    Raises
+    ------
+    LesionDeltaError
+        No visit at all could be prepared.
+    """
+    reference = "FLAIR" if "FLAIR" in contrasts else contrasts[0]
+    failures: dict[str, str] = {}
+    loaded = _each(patient.visits, lambda visit: _load(visit, contrasts, reference, settings), failures)
+    while loaded:
+        anatomy = _each(loaded[:1], lambda visit: _find_brain(visit, reference, settings), failures)
+        if anatomy:
+            break
+        loaded = loaded[1:]
+    else:
+        raise CohortError(f"Patient {patient.label}: no visit can be used. " + " ".join(failures.values()))
+    baseline, mask = loaded[0], anatomy[0]
+    later = _each(loaded[1:], lambda visit: _place(visit, baseline, mask, reference, settings), failures)
+    visits = [baseline, *later]
+    mask = _common_brain(visits, mask, reference, settings.spacing_mm)
+    prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
+    if not prepared:
+        raise CohortError(f"Patient {patient.label}: no visit can be used. " + " ".join(failures.values()))
+    order = [visit.label for visit in patient.visits]
+    prepared.sort(key=lambda visit: order.index(visit.label))
+    return PreparedPatient(patient.label, mask.grid, mask, tuple(prepared), failures)
+
+
+def _each(items: Sequence[V], step: Callable[[V], R], failures: dict[str, str]) -> list[R]:
+    """Results of a step over visits; a visit that fails is noted and left out."""
+    results = []
+    for item in items:
+        try:
+            results.append(step(item))
+        except LesionDeltaError as error:
+            failures[item.label] = str(error)
+            log.warning("visit %s: %s", item.label or "(only one)", error)
+    return results
+
+
+def _load(visit: Visit, contrasts: Sequence[str], reference: str, settings: PreprocessingSettings) -> _Loaded:
+    """Read a visit and register its other contrasts to its reference."""
+    missing = [contrast for contrast in contrasts if contrast not in visit.images]
+    if missing:
+        raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
+    images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
+    own_brain = _own_brain(visit, images[reference], settings)
+    transforms = {reference: np.eye(4)}
+    for contrast in contrasts:
+        if contrast != reference:
+            engine = ENGINES[settings.registration]
+            transforms[contrast] = engine(images[reference], images[contrast], degrees=6, threads=settings.threads)
+    return _Loaded(visit.label, images, transforms, own_brain, {})
+
+
+def _own_brain(visit: Visit, image: Volume, settings: PreprocessingSettings) -> Volume | None:
+    """The mask the visit brings: the user's, or that of images stripped already."""
+    if visit.brain_mask is not None:
+        mask = read_mask(visit.brain_mask)
+        require_same_grid(mask, image)
+        return mask
+    return None if settings.skull_strip == "force" else brain.own_mask(image, certain=settings.skull_strip == "skip")
+
+
+def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> Volume:
+    """The brain in the space of the visit's reference, on cubic voxels that reach beyond its field of view."""
+    grid = isotropic_grid(corners_mm(visit.images[reference].grid), settings.spacing_mm, REACH_MM)
+    if visit.own_brain is not None:
+        return _as_mask(resample(visit.own_brain, grid, order="linear"))
+    contrast = "T1w" if "T1w" in visit.images else reference
+    head = resample(visit.images[contrast], grid, visit.transforms[contrast], order="linear")
+    return brain.extract(head, settings.brain_extraction, settings.threads)
+
+
+def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, settings: PreprocessingSettings) -> _Loaded:
+    """Register a visit to the baseline and compose its transforms."""
+    near = mask.with_data(brain.dilate(mask, NEAR_MM))
+    fixed, moving = baseline.images[reference], visit.images[reference]
+    engine = ENGINES[settings.registration]
+    transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=near)
+    transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
+    return replace(visit, transforms=transforms)
+
+
+def _common_brain(visits: Sequence[_Loaded], mask: Volume, reference: str, spacing_mm: float) -> Volume:
+    """Union of the visits' brains where any of them was imaged, cropped to its box."""
+    found, seen = mask.data, np.zeros(mask.data.shape, bool)
+    for visit in visits:
+        place = visit.transforms[reference]
+        if visit.own_brain is not None:
+            found = found | _as_mask(resample(visit.own_brain, mask.grid, place, order="linear")).data
+        imaged = visit.images[reference].with_data(np.ones(visit.images[reference].data.shape, bool))
+        seen |= resample(imaged, mask.grid, place, order="nearest").data
+    inside = mask.with_data(found & seen)
+    grid = isotropic_grid(brain.points_mm(inside), spacing_mm, MARGIN_MM)
+    return replace(resample(inside, grid, order="nearest"), name="brain")
+
+
+def _resample(visit: _Loaded, mask: Volume, settings: PreprocessingSettings) -> PreparedVisit:
+    """Each image once through its composed transform; then masked and corrected."""
+    images = {}
+    for contrast, image in visit.images.items():
+        moved = resample(image, mask.grid, visit.transforms[contrast])
+        moved = replace(moved, data=np.where(mask.data, moved.data, 0).astype(np.float32))
+        images[contrast] = correct_bias(moved, mask) if settings.bias_correction else moved
+    grids = {contrast: image.grid for contrast, image in visit.images.items()}
+    return PreparedVisit(visit.label, images, visit.transforms, grids, visit.quality, visit.warnings)
+
+
+def _as_mask(share: Volume) -> Volume:
+    return share.with_data(share.data > 0.5)

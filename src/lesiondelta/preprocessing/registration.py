@@ -1,0 +1,38 @@
+"""The registration engines behind one signature, and which of them the settings name."""
+
+from typing import Literal, Protocol
+
+import numpy as np
+
+from lesiondelta.images import Affine, Volume
+from lesiondelta.preprocessing.elastix import elastix
+
+
+class Engine(Protocol):
+    """Find the transform between two images: rigid (6) or affine (12)."""
+
+    def __call__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        degrees: Literal[6, 12],
+        threads: int = 1,
+        fixed_mask: Volume | None = None,
+    ) -> Affine:
+        """Return (4, 4): fixed point -> moving point, RAS+ mm."""
+
+
+def identity(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    degrees: Literal[6, 12],
+    threads: int = 1,
+    fixed_mask: Volume | None = None,
+) -> Affine:
+    """For images that share one space already."""
+    return np.eye(4)
+
+
+ENGINES: dict[str, Engine] = {"elastix": elastix, "none": identity}
