@@ -7,8 +7,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
-from lesiondelta.images import Affine, Array, Grid, Volume, corners_mm, resample
-from lesiondelta.simulation.fields import rotation, smooth_field
+from lesiondelta.images import Array, Volume
+from lesiondelta.simulation.fields import smooth_field
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,13 @@ class Acquisition:
         aligned: as after preprocessing, all images on one brain-masked 1 mm grid. native: as from the scanner.
     sharp_share : float
         Share of visits acquired with 1 mm isotropic voxels; the others have thick slices.
+    whole_head : bool
+        native only: with skull and scalp, or stripped. Real patients are stripped in any case.
     """
 
     mode: Literal["aligned", "native"] = "aligned"
     sharp_share: float = 0.25
+    whole_head: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,34 +67,7 @@ def _draw_protocol(rng: np.random.Generator, name: str, sharp: bool, corrected: 
         return Protocol(1.0, 1.0, (0, 1, 2), tilt, noise, bias)
     thick = rng.choice([1.5, 2, 3, 4, 5], p=[0.1, 0.15, 0.5, 0.15, 0.1] if name == "FLAIR" else [0.3, 0.2, 0.4, 0.1, 0])
     axes = ((0, 1, 2), (1, 2, 0), (0, 2, 1))[rng.choice(3, p=[0.75, 0.15, 0.1])]
-    return Protocol(float(thick), float(rng.uniform(0.8, 1.1)), axes, tilt, noise, bias)
-
-
-def scan_grid(field_of_view: Grid, protocol: Protocol, least_mm: float = 0.0) -> Grid:
-    """A tilted grid with thick slices that covers another grid; `least_mm` bounds the voxel size from below."""
-    axes = rotation(np.array(protocol.tilt_deg))[:3, :3][:, list(protocol.axes)]
-    points = corners_mm(field_of_view) @ axes
-    spacing = np.maximum([protocol.in_plane_mm, protocol.in_plane_mm, protocol.slice_mm], least_mm)
-    shape = np.ceil((points.max(axis=0) - points.min(axis=0)) / spacing).astype(int) + 1
-    affine = np.eye(4)
-    affine[:3, :3] = axes * spacing
-    middle = (points.max(axis=0) + points.min(axis=0)) / 2
-    affine[:3, 3] = axes @ (middle - spacing * (shape - 1) / 2)
-    x, y, z = shape.tolist()
-    return Grid((x, y, z), affine)
-
-
-def sample(image: Volume, grid: Grid, pose: Affine | None = None) -> Array:
-    """Average an image over the thickness of a grid's slices; `pose` takes the grid's points to the image's."""
-    fine_mm = float(np.linalg.norm(image.affine[:3, 0]))
-    parts = max(round(float(grid.spacing[2]) / fine_mm), 1)
-    affine = grid.affine.copy()
-    affine[:3, 2] /= parts
-    affine[:3, 3] -= affine[:3, 2] * (parts - 1) / 2
-    x, y, z = grid.shape
-    thin = resample(image, Grid((x, y, z * parts), affine), pose, order="linear").data
-    averaged: Array = thin.reshape(x, y, z, parts).mean(axis=3)
-    return averaged
+    return Protocol(float(thick), float(rng.uniform(0.7, 1.05)), axes, tilt, noise, bias)
 
 
 def degrade(rng: np.random.Generator, image: Array, protocol: Protocol, field_mm: float) -> Array:
@@ -99,7 +75,8 @@ def degrade(rng: np.random.Generator, image: Array, protocol: Protocol, field_mm
     bias = np.exp(protocol.bias * smooth_field(rng, image.shape, 70 / field_mm))
     real = image * bias + protocol.noise * rng.standard_normal(image.shape, dtype=np.float32)
     imaginary = protocol.noise * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.sqrt(real**2 + imaginary**2).astype(np.float32)
+    magnitude: Array = np.sqrt(real**2 + imaginary**2)
+    return magnitude.astype(np.float32)
 
 
 def aligned(rng: np.random.Generator, image: Volume, protocol: Protocol, residual_mm: float) -> Array:
@@ -133,7 +110,8 @@ def _box_average(centers: Array, width: float, n: int) -> Array:
     voxels = np.arange(n)
     low = np.maximum(centers[:, None] - width / 2, voxels - 0.5)
     high = np.minimum(centers[:, None] + width / 2, voxels + 0.5)
-    return (np.clip(high - low, 0, None) / width).astype(np.float32)
+    weights: Array = np.clip(high - low, 0, None) / width
+    return weights.astype(np.float32)
 
 
 def _cubic(centers: Array, positions: Array) -> Array:

@@ -64,7 +64,8 @@ class Anatomy:
 def ventricles(brain: Array, csf: Array, spacing_mm: float) -> Array:
     """Fluid deep inside the brain."""
     deep: Array = (csf > 0.5) & (distance_mm(~brain, spacing_mm) > VENTRICLE_DEPTH_MM)
-    return ndimage.binary_opening(deep)
+    opened: Array = ndimage.binary_opening(deep)
+    return opened
 
 
 def mni152_anatomy(seed: int, spacing_mm: float = 1.0) -> Anatomy:
@@ -196,10 +197,9 @@ def _foreground(data: Array) -> Array:
     background = values[counts.argmax()]
     inside = ndimage.binary_opening(np.abs(data - background) > 0.02 * np.percentile(data, 99), iterations=1)
     labels, count = ndimage.label(inside)
-    if not count:
-        return inside
-    largest: Array = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-    return ndimage.binary_closing(largest, iterations=2)
+    largest = labels == (1 + np.bincount(labels.ravel())[1:].argmax() if count else -1)
+    closed: Array = ndimage.binary_closing(largest, iterations=2)
+    return closed
 
 
 def _tissues_of(t1w: Array, brain: Array, lesions: Array) -> Array:
@@ -227,4 +227,5 @@ def _filled(rng: np.random.Generator, image: Array, white: Array, lesions: Array
     noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.5)
     noise *= texture[around > 0].std() / noise.std()
     blend = np.clip(ndimage.gaussian_filter(lesions.astype(np.float32), 1.0) * 2.5, 0, 1)
-    return ((image + blend * (mean + noise - image)) * brain).astype(np.float32)
+    filled: Array = (image + blend * (mean + noise - image)) * brain
+    return filled.astype(np.float32)

@@ -102,7 +102,7 @@ def draw_lesions(
         largest = 8000 if anatomy.to_ventricles_mm[tuple(center)] < 8 else 400
         sizes_mm3 = _sizes_mm3(rng, visits, rates, quiet, largest)
         voxels = tuple(round(size / anatomy.spacing_mm**3) for size in sizes_mm3)
-        shape = shapes[rng.integers(len(shapes))] if len(shapes) else None
+        shape = shapes[int(rng.integers(len(shapes)))] if len(shapes) else None
         drawn = _draw(rng, anatomy, center, voxels, free, noise, shape)
         if drawn is not None:
             box, score, voxels = drawn
@@ -211,7 +211,8 @@ def _procedural(
     to_ventricles = anatomy.to_ventricles_mm[box]
     if to_ventricles[tuple(c - s.start for s, c in zip(box, center, strict=True))] < 6 and rng.random() < 0.7:
         away = np.sqrt((0.6 * away) ** 2 + (1.3 * to_ventricles) ** 2)
-    return (radius_mm - away).astype(np.float32)
+    depth: Array = radius_mm - away
+    return depth.astype(np.float32)
 
 
 def _grown(

@@ -1,13 +1,13 @@
 """A labelled longitudinal patient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.images import Array, Volume
+from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_protocols, imperfect_mask
 from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
 from lesiondelta.simulation.contrast import (
@@ -20,7 +20,9 @@ from lesiondelta.simulation.contrast import (
     tissue_means,
     white_mean,
 )
+from lesiondelta.simulation.head import draw_head, head_values, no_head, with_head
 from lesiondelta.simulation.lesions import Lesion, Rates, changes_between, draw_lesions
+from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
 
 CONTRASTS = ("T1w", "FLAIR")
 
@@ -29,13 +31,15 @@ CONTRASTS = ("T1w", "FLAIR")
 class SimulatedVisit:
     """Images by contrast, lesion mask (bool) and instance map (int, one number per lesion over all visits).
 
-    `days` counts from the first visit.
+    `days` counts from the first visit. `to_patient` holds, by contrast, the (4, 4) matrix from the image's points to
+    the patient's anatomy in RAS+ mm: the pose that a registration should find.
     """
 
     images: Mapping[str, Volume]
     lesions: Volume
     instances: Volume
     days: int
+    to_patient: Mapping[str, Affine]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +85,10 @@ def simulate_patient(
     anatomy = mni152_anatomy(seed, 2.0 if small else 1.0) if anatomy is None else anatomy
     acquisition = acquisition or Acquisition()
     disease = _draw_disease(rng, anatomy, visits, rates or Rates(), lesion_count)
-    maps = [_instances(anatomy, disease, visit) for visit in range(visits)]
-    scans = _scan_aligned(rng, anatomy, disease, visits, acquisition)
-    days = np.cumsum([0, *rng.integers(90, 540, visits - 1)])
-    made = []
-    for visit, instances in enumerate(maps):
-        mask = Volume(instances > 0, anatomy.affine, "lesions")
-        made.append(
-            SimulatedVisit(scans[visit], mask, Volume(instances, anatomy.affine, "instances"), int(days[visit]))
-        )
-    return SimulatedPatient(f"{seed:03d}", tuple(made), _changes(disease, visits))
+    days = np.cumsum([0, *rng.integers(90, 540, visits - 1)]).tolist()
+    scanned = _aligned_visits if acquisition.mode == "aligned" else _native_visits
+    made = tuple(scanned(rng, anatomy, disease, days, acquisition))
+    return SimulatedPatient(f"{seed:03d}", made, _changes(disease, visits))
 
 
 def _draw_disease(rng: np.random.Generator, anatomy: Anatomy, visits: int, rates: Rates, count: int | None) -> _Disease:
@@ -131,26 +129,58 @@ def _changes(disease: _Disease, visits: int) -> tuple[Mapping[int, str], ...]:
     return tuple({i: change for i, change in pair.items() if change != "absent"} for pair in pairs)
 
 
-def _scan_aligned(
-    rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, visits: int, acquisition: Acquisition
-) -> list[dict[str, Volume]]:
-    """Images of every visit on the anatomy's own grid, zero outside an imperfect brain mask."""
-    contrasts = draw_contrasts(rng)
+def _aligned_visits(
+    rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
+) -> Iterator[SimulatedVisit]:
+    """Every visit on the anatomy's own grid, zero outside an imperfect brain mask."""
     textures = texture_fields(rng, anatomy)
-    scans = []
-    for visit in range(visits):
-        if visit and rng.random() < 0.3:
-            contrasts = draw_contrasts(rng)  # another scanner
-        today = jitter(rng, contrasts)
+    for visit, contrasts in enumerate(_scanners(rng, len(days))):
         protocols = draw_protocols(rng, acquisition)
         mask = imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
-        scan = {}
+        images = {}
         for name in CONTRASTS:
-            image = Volume(_ideal(anatomy, disease, visit, name, today[name], textures[name]), anatomy.affine, name)
-            data = aligned(rng, image, protocols[name], 0.35 if name == "FLAIR" else 0.7)
-            scan[name] = image.with_data((np.clip(data, 1e-3, None) * mask * 500).astype(np.float32))
-        scans.append(scan)
-    return scans
+            ideal = Volume(_ideal(anatomy, disease, visit, name, contrasts[name], textures[name]), anatomy.affine, name)
+            data = aligned(rng, ideal, protocols[name], 0.35 if name == "FLAIR" else 0.7)
+            images[name] = ideal.with_data((np.clip(data, 1e-3, None) * mask * 500).astype(np.float32))
+        instances = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
+        yield _visit(images, instances, days[visit], {name: np.eye(4) for name in CONTRASTS})
+
+
+def _native_visits(
+    rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
+) -> Iterator[SimulatedVisit]:
+    """Every image on its own grid; the reference lies on the FLAIR's."""
+    textures = texture_fields(rng, anatomy)
+    head = draw_head(rng, anatomy) if acquisition.whole_head and not anatomy.is_real else no_head(anatomy)
+    values = head_values(rng)
+    brain = Volume(anatomy.brain, anatomy.affine).grid
+    for visit, contrasts in enumerate(_scanners(rng, len(days))):
+        protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
+        images = {}
+        for name in CONTRASTS:
+            ideal = _ideal(anatomy, disease, visit, name, contrasts[name], textures[name])
+            whole = Volume(with_head(ideal, head, anatomy.brain, values, name), head.affine, name)
+            grid = scan_grid(rng, brain, poses[name], protocols[name], least_mm=0.7 * anatomy.spacing_mm)
+            images[name] = scan(rng, whole, grid, poses[name], protocols[name])
+        fine = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
+        on_flair = reference_on(fine, images["FLAIR"].grid, poses["FLAIR"])
+        yield _visit(images, images["FLAIR"].with_data(on_flair), days[visit], poses)
+
+
+def _visit(
+    images: Mapping[str, Volume], instances: Volume, days: int, to_patient: Mapping[str, Affine]
+) -> SimulatedVisit:
+    mask = Volume(instances.data > 0, instances.affine, "lesions")
+    return SimulatedVisit(images, mask, Volume(instances.data, instances.affine, "instances"), days, to_patient)
+
+
+def _scanners(rng: np.random.Generator, visits: int) -> Iterator[dict[str, Contrast]]:
+    """Contrasts of every visit: mostly the same scanner, on another day."""
+    scanner = draw_contrasts(rng)
+    for visit in range(visits):
+        if visit and rng.random() < 0.3:
+            scanner = draw_contrasts(rng)
+        yield jitter(rng, scanner)
 
 
 def _ideal(anatomy: Anatomy, disease: _Disease, visit: int, name: str, contrast: Contrast, texture: Array) -> Array:

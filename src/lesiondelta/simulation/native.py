@@ -1,0 +1,114 @@
+"""Visits as they come from the scanner: every image on its own grid, in another pose each time."""
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.images import Affine, Array, Grid, Volume, corners_mm
+from lesiondelta.simulation.acquisition import Protocol, degrade
+from lesiondelta.simulation.fields import random_rigid, rotation, sample_at
+
+POSE_DEG, POSE_MM = 8.0, 12.0  # of the head between visits
+MOTION_DEG, MOTION_MM = 0.8, 1.0  # of the head between the images of one visit
+STORED = ((1, 1, 1), (-1, -1, 1), (-1, 1, 1), (1, -1, -1))  # signs of the stored axes
+
+
+def draw_poses(rng: np.random.Generator, brain: Grid) -> dict[str, Affine]:
+    """For every image of a visit, the matrix from the scanner's points to the anatomy's."""
+    center = corners_mm(brain).mean(axis=0)
+    pose = random_rigid(rng, center, POSE_DEG, POSE_MM)
+    return {name: pose @ random_rigid(rng, center, MOTION_DEG, MOTION_MM) for name in ("T1w", "FLAIR")}
+
+
+def scan_grid(rng: np.random.Generator, brain: Grid, to_patient: Affine, protocol: Protocol, least_mm: float) -> Grid:
+    """The grid of a scan that covers the brain, with air around it in plane; its slices follow the tilt."""
+    inverse = np.linalg.inv(to_patient)
+    corners = corners_mm(brain) @ inverse[:3, :3].T + inverse[:3, 3]
+    axes = rotation(np.array(protocol.tilt_deg))[:3, :3][:, list(protocol.axes)] * STORED[rng.integers(len(STORED))]
+    points = corners @ axes
+    extent = points.max(axis=0) - points.min(axis=0)
+    extent[:2] = max(extent[0], extent[1]) + rng.uniform(5, 30)
+    extent[2] += rng.uniform(-12, 4)
+    spacing = np.maximum([protocol.in_plane_mm, protocol.in_plane_mm, protocol.slice_mm], least_mm)
+    shape = np.ceil(extent / spacing).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = axes * spacing
+    affine[:3, 3] = axes @ ((points.max(axis=0) + points.min(axis=0)) / 2 - spacing * (shape - 1) / 2)
+    x, y, z = shape.tolist()
+    return Grid((x, y, z), affine)
+
+
+def slice_average(image: Volume, grid: Grid, to_image: Affine) -> Array:
+    """Average an image over the slices of a grid; `to_image` takes the grid's points to the image's."""
+    fine_mm = float(np.linalg.norm(image.affine[:3, 0]))
+    parts = max(round(float(grid.spacing[2]) / fine_mm), 1)
+    pull = np.linalg.inv(image.affine) @ to_image @ grid.affine
+    x, y, z = (np.arange(n, dtype=np.float32).reshape(s) for n, s in zip(grid.shape, _SPREAD, strict=True))
+    total = np.zeros(grid.shape, np.float32)
+    for offset in (np.arange(parts) + 0.5) / parts - 0.5:
+        at = [m[0] * x + m[1] * y + m[2] * (z + offset) + m[3] for m in pull[:3].astype(np.float32)]
+        total += sample_at(image.data[None], np.stack(np.broadcast_arrays(*at)))[0]
+    return total / np.float32(parts)
+
+
+_SPREAD = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
+
+
+def scan(rng: np.random.Generator, image: Volume, grid: Grid, to_patient: Affine, protocol: Protocol) -> Volume:
+    """Acquire one image; values are whole numbers as scanners store them."""
+    averaged = slice_average(image, grid, to_patient)
+    stored = np.rint(degrade(rng, averaged, protocol, float(grid.spacing[0])) * rng.uniform(200, 900))
+    return Volume(np.clip(stored, 0, 32767).astype(np.int16), grid.affine, image.name)
+
+
+def reference_on(instances: Volume, grid: Grid, to_patient: Affine) -> Array:
+    """Instance map on a scan's grid.
+
+    Every lesion takes the voxels that it fills most, as many as its volume needs and at least one: a plain threshold
+    on thick slices would lose the small lesions and shrink the others.
+    """
+    labels = np.zeros(grid.shape, np.int32)
+    best = np.zeros(grid.shape, np.float32)
+    for identity, box in enumerate(ndimage.find_objects(instances.data), start=1):
+        if box is None:
+            continue
+        part = _part(instances, box)
+        window, offset = _window(part.grid, grid, to_patient)
+        if window is None:
+            continue
+        share = slice_average(part.with_data((part.data == identity).astype(np.float32)), window, to_patient)
+        volume = np.count_nonzero(part.data == identity) * instances.grid.voxel_volume_mm3
+        here = tuple(slice(o, o + n) for o, n in zip(offset, window.shape, strict=True))
+        taken = _fullest(share, max(round(volume / grid.voxel_volume_mm3), 1)) & (share > best[here])
+        labels[here][taken] = identity
+        best[here][taken] = share[taken]
+    return labels
+
+
+def _part(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    """A box of a volume with two voxels around it (zeros beyond the border)."""
+    data = np.pad(volume.data[box], 2)
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [axis.start - 2 for axis in box]
+    return Volume(data, affine, volume.name)
+
+
+def _window(part: Grid, grid: Grid, to_patient: Affine) -> tuple[Grid | None, list[int]]:
+    """The part of a scan's grid that may hold a box of the anatomy, and its first voxel."""
+    to_voxel = np.linalg.inv(to_patient @ grid.affine)
+    corners = corners_mm(part) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, None)
+    high = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, grid.shape)
+    if (high <= low).any():
+        return None, []
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ low
+    x, y, z = (high - low).tolist()
+    return Grid((x, y, z), affine), low.tolist()
+
+
+def _fullest(share: Array, n: int) -> Array:
+    """The `n` voxels of the highest shares above 0."""
+    order = np.argsort(-share, axis=None, kind="stable")[:n]
+    taken = np.zeros(share.size, bool)
+    taken[order] = share.ravel()[order] > 0
+    return taken.reshape(share.shape)
