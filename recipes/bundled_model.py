@@ -1,0 +1,177 @@
+"""Train the model that comes with lesiondelta, score it, and write it into the package with its card.
+
+    python recipes/bundled_model.py WORK [--data DIR] [--device auto|cpu|cuda] [--threads N]
+
+WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
+
+1. `atlas`    simulated patients made from the MNI152 atlas alone, from the weights in the package where there are any;
+2. `without-07`, `without-19`   from `atlas`: a few atlas patients and one of the two open labelled patients (CC-BY),
+              scored on the other one (leave-one-out);
+3. `final`    from `atlas`: the same with both. This is what ships, in half precision.
+
+Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data) only the first stage is made.
+"""
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lesiondelta import methods
+from lesiondelta.files import write_json
+from lesiondelta.images import Volume, read_image, read_mask, write_volume
+from lesiondelta.methods import Recipe
+from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
+from lesiondelta.nnunet.job import Progress
+from lesiondelta.nnunet.presets import Preset
+from lesiondelta.nnunet.training import train
+from lesiondelta.simulation import Acquisition, Anatomy, image_anatomy, simulate_patient
+
+REPOSITORY = Path(__file__).parents[1]
+BUNDLED = REPOSITORY / "src" / "lesiondelta" / "models" / "bundled"
+
+SEED = 0
+SELF_PRIOR_SHARE = 0.2  # so that a patient with one visit is served too
+OPEN_PATIENTS = ("07", "19")
+ATLAS_PATIENTS, ATLAS_SEED = 24, 1000
+VARIANTS, VARIANT_SEED = 5, 5000  # of each open patient: other scanners, some lesions gone, some added
+RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
+PRESET = Preset("bundled", 28, 25, 1, patch=(64, 64, 64), batch=2, base_features=8, max_features=128)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: its patients (atlas patients, and which open ones), budget, and the stage it starts from."""
+
+    name: str
+    atlas: int
+    open_patients: tuple[str, ...]
+    epochs: int
+    learning_rate: float
+    start: str | None = None
+
+
+STAGES = (
+    Stage("atlas", ATLAS_PATIENTS, (), 28, 1e-3),
+    Stage("without-07", 6, ("19",), 7, 5e-4, "atlas"),
+    Stage("without-19", 6, ("07",), 7, 5e-4, "atlas"),
+    Stage("final", 6, OPEN_PATIENTS, 7, 5e-4, "atlas"),
+)
+
+
+def main() -> None:
+    """Run the stages that are not done."""
+    arguments = _arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    with_data = (arguments.data / "ljubljana-cross-sectional").is_dir()
+    for stage in STAGES if with_data else STAGES[:1]:
+        patients = [atlas_patient(arguments.work, ATLAS_SEED + k, arguments.data) for k in range(stage.atlas)]
+        for label in stage.open_patients:
+            patients += [open_variant(arguments.work, label, k, arguments.data) for k in range(VARIANTS)]
+        run_stage(stage, patients, arguments)
+
+
+def run_stage(stage: Stage, patients: Sequence[TrainingPatient], arguments: argparse.Namespace) -> Path:
+    """Train one stage, or return at once if it is done."""
+    start = arguments.work / stage.start / "model" if stage.start else arguments.initial
+    method = replace(methods.load("difference_weighting"), recipe=replace(RECIPE, learning_rate=stage.learning_rate))
+    begun = time.process_time()
+    model = train(
+        patients,
+        arguments.work / stage.name,
+        method,
+        replace(PRESET, epochs=stage.epochs),
+        seed=SEED,
+        device=arguments.device,
+        threads=arguments.threads,
+        initial_weights=start,
+        self_prior_share=SELF_PRIOR_SHARE,
+        progress=report,
+    )
+    record = arguments.work / stage.name / "cpu_seconds.json"
+    spent = json.loads(record.read_text())["seconds"] if record.is_file() else 0.0
+    write_json(record, {"seconds": spent + time.process_time() - begun})
+    return model
+
+
+def report(progress: Progress) -> None:
+    """One line per iteration."""
+    dice = f" Dice {progress.dice:.3f}" if progress.dice is not None else ""
+    print(f"{time.strftime('%H:%M:%S')} epoch {progress.epoch} iteration {progress.iteration} loss {progress.train_loss:.4f}{dice}", flush=True)
+
+
+def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
+    """A patient made from the atlas; shapes of real lesions where there are any, never those of the open patients."""
+    masks = [
+        mask
+        for mask in sorted((data / "ljubljana-lesion-masks").glob("*_mask.nii.gz"))
+        if not any(f"sub-{label}_" in mask.name for label in OPEN_PATIENTS)
+    ]
+    return stored(work, f"atlas{seed}", seed, lesion_masks=masks)
+
+
+def open_variant(work: Path, label: str, variant: int, data: Path) -> TrainingPatient:
+    """A real labelled patient, given a second visit."""
+    return stored(work, f"open{label}v{variant}", VARIANT_SEED + variant, (data, label), Acquisition(sharp_share=0.4))
+
+
+def stored(
+    work: Path,
+    label: str,
+    seed: int,
+    anatomy: tuple[Path, str] | None = None,
+    acquisition: Acquisition | None = None,
+    lesion_masks: Sequence[Path] = (),
+) -> TrainingPatient:
+    """Simulate a patient once, and keep the files."""
+    folder = work / "patients" / label
+    if not (folder / "done").is_file():
+        print(f"simulating {label}", flush=True)
+        made = simulate_patient(
+            seed,
+            anatomy=open_anatomy(*anatomy, seed) if anatomy else None,
+            acquisition=acquisition,
+            lesion_masks=lesion_masks,
+        )
+        for number, visit in enumerate(made.visits):
+            for name, image in {**visit.images, "lesions": visit.lesions}.items():
+                write_volume(folder / f"{number}_{name}.nii.gz", image)
+        (folder / "done").touch()
+    return TrainingPatient(label, tuple(_visit(folder, number) for number in range(2)))
+
+
+def _visit(folder: Path, number: int) -> TrainingVisit:
+    images = {name: folder / f"{number}_{name}.nii.gz" for name in ("T1w", "FLAIR")}
+    return TrainingVisit(f"{number + 1:02d}", images, folder / f"{number}_lesions.nii.gz")
+
+
+def open_anatomy(data: Path, label: str, seed: int) -> Anatomy:
+    """The anatomy of an open labelled patient."""
+    t1w, flair, lesions = open_patient(data, label)
+    return image_anatomy(t1w, flair, lesions, seed)
+
+
+def open_patient(data: Path, label: str) -> tuple[Volume, Volume, Volume]:
+    """T1w, FLAIR and reference mask of an open labelled patient."""
+    stem = data / "ljubljana-cross-sectional" / f"sub-{label}" / "anat" / f"sub-{label}_space-MNI152"
+    t1w, flair = (read_image(Path(f"{stem}_{name}.nii.gz")) for name in ("T1w", "FLAIR"))
+    return t1w, flair, read_mask(Path(f"{stem}_label-lesion_mask.nii.gz"))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("LESIONDELTA_DATA", REPOSITORY.parent / "shared" / "data")
+    parser.add_argument("work", type=Path, help="folder for patients, checkpoints and logs")
+    parser.add_argument("--data", type=Path, default=Path(default), help="the open MS images")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--initial", type=Path, help="exported model that the first stage starts from")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
