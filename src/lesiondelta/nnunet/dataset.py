@@ -176,10 +176,10 @@ def _properties(values: Array) -> Mapping[str, float]:
 def _require_one_spacing(visits: Sequence[Stored]) -> None:
     first = visits[0]
     for visit in visits:
-        if not np.allclose(visit.spacing_mm, first.spacing_mm, rtol=SPACING_TOLERANCE):
+        if not np.allclose(visit.spacing_mm, first.spacing_mm[0], rtol=SPACING_TOLERANCE):
             raise GeometryError(
                 f"{visit.identifier} has voxels of {visit.spacing_mm} mm, {first.identifier} of {first.spacing_mm} mm: "
-                "preprocess all training patients to one spacing."
+                "preprocess all training patients to cubic voxels of one size."
             )
 
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from lesiondelta.errors import OutputError
 from lesiondelta.files import sha256, write_json
+from lesiondelta.inference.model import DESCRIPTION, WEIGHTS
 
 FORMAT = "lesiondelta-model"
 FORMAT_VERSION = 1
-DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
 
 def export_model(
@@ -62,14 +62,6 @@ def storable(tensor: torch.Tensor, half: bool) -> torch.Tensor:
     """On the CPU, contiguous, of 16 bits where asked for and floating."""
     stored = tensor.detach().cpu().contiguous()
     return stored.half() if half and stored.is_floating_point() else stored
-
-
-def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Load what `named_weights` gave; KeyError, or RuntimeError for other shapes, where it does not fit."""
-    names = set(named_weights(network))
-    if names != set(weights):
-        raise KeyError(f"{len(names - set(weights))} weights are missing, {len(set(weights) - names)} are unknown")
-    network.load_state_dict(weights, strict=False)
 
 
 def network_description(plan: Mapping[str, Any], configuration: str, channels: int) -> dict[str, Any]:

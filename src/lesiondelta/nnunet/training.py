@@ -195,13 +195,11 @@ def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) 
 
 def _load_weights(network: Any, folder: Path) -> None:  # noqa: ANN401
     """Start from an exported model; ModelError where it does not fit."""
-    from safetensors.torch import load_file
-
-    from lesiondelta.nnunet.export import WEIGHTS, load_weights
+    from lesiondelta.inference import load_model
 
     try:
-        load_weights(network, load_file(folder / WEIGHTS))
-    except (KeyError, RuntimeError) as error:
+        network.load_state_dict(load_model(folder).network.state_dict())
+    except RuntimeError as error:
         raise ModelError(f"The weights of {folder} do not fit the planned network: {error}") from error
 
 
@@ -215,7 +213,7 @@ def _description(
         "name": f"{job.method.name}-{job.preset.name}-fold{job.fold}",
         "method": job.method.name,
         "contrasts": list(contrasts),
-        "spacing_mm": [float(s) for s in chosen["spacing"]],
+        "spacing_mm": float(chosen["spacing"][0]),
         "patch": [int(n) for n in chosen["patch_size"]],
         "network": network_description(plan, configuration, len(contrasts)),
         "threshold": THRESHOLD,
