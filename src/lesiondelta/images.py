@@ -247,8 +247,9 @@ def _read(path: Path, dtype: type) -> Volume:
         image = nib.load(path)
         data: Array = np.asarray(image.dataobj, dtype=dtype)
     except Exception as error:  # nibabel raises a dozen kinds for damaged files
+        said = " ".join(str(error).split())
         raise ImageError(
-            f"{path} cannot be read ({error}): it is damaged or not NIfTI; copy or export it again."
+            f"{path} cannot be read ({said}): it is damaged or not NIfTI; copy or export it again."
         ) from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]

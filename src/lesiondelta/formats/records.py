@@ -119,7 +119,7 @@ def write_table(path: Path, results: Sequence[VisitResult]) -> None:
     columns = list(dict.fromkeys(name for result in results for name in result.figures))
     head = ["participant_id", "session_id", "status", "reason", *columns]
     rows = [
-        [f"sub-{r.patient}", f"ses-{r.visit}" if r.visit else NOT_AVAILABLE, r.status, r.reason or NOT_AVAILABLE]
+        [f"sub-{r.patient}", f"ses-{r.visit}" if r.visit else NOT_AVAILABLE, r.status, _cell(r.reason or None)]
         + [_cell(r.figures.get(name)) for name in columns]
         for r in results
     ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SLICES = 6
-BACKGROUND = "#0b0d10"
+BACKGROUND = "#000000"
 INK = "#e8eaed"
 FAINT = "#8a9099"
 CURRENT = "#ff5a4f"
