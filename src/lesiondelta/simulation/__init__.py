@@ -3,7 +3,7 @@
 from lesiondelta.simulation.acquisition import Acquisition
 from lesiondelta.simulation.anatomy import Anatomy, image_anatomy, mni152_anatomy
 from lesiondelta.simulation.cohort import write_cohort
-from lesiondelta.simulation.lesions import Rates
+from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.patient import SimulatedPatient, SimulatedVisit, simulate_patient
 
 __all__ = [

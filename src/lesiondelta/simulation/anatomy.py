@@ -146,7 +146,7 @@ def _refolded(rng: np.random.Generator, gm: Array, wm: Array, inside: Array, spa
     csf = np.clip(1 - gm - wm, 0, 1)
     away = distance_mm(ventricles(inside, csf, spacing_mm), spacing_mm)
     moved = gm * np.clip(1.5 - away / 3, 0, 1) * rng.uniform(0.4, 1.0)  # the rim is a mixture, not grey matter
-    shares = [csf * np.exp(rng.uniform(0.0, 1.2)), gm - moved, wm + moved]
+    shares = [csf * np.exp(rng.uniform(0.0, 1.2)), gm - moved, (wm + moved) * np.exp(rng.uniform(0.2, 0.7))]
     logits = [np.log(share + 0.02) for share in shares]
     for k, amplitude in enumerate((0.7, 0.25, 0.25)):
         logits[k] += amplitude * smooth_field(rng, gm.shape, max(3 / spacing_mm, 1.5))

@@ -11,7 +11,7 @@ from lesiondelta.errors import OutputError
 from lesiondelta.files import write_json, write_text
 from lesiondelta.images import write_volume
 from lesiondelta.simulation.acquisition import Acquisition
-from lesiondelta.simulation.lesions import Rates
+from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.patient import SimulatedPatient, SimulatedVisit, simulate_patient
 
 LOGGER = logging.getLogger(__name__)

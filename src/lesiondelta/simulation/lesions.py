@@ -8,24 +8,12 @@ from scipy import ndimage
 
 from lesiondelta.images import Array
 from lesiondelta.simulation.anatomy import Anatomy
+from lesiondelta.simulation.evolution import Rates, draw_sizes
 from lesiondelta.simulation.fields import smooth_field
+from lesiondelta.simulation.shapes import Shape
 
 NOWHERE = np.float32(-1e3)
-CHANGES = ("new", "enlarging", "shrinking", "resolved", "stable")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Probability per lesion and pair of visits that it appears, grows, shrinks or vanishes; the rest stays as it is.
-
-    `quiet` is the share of patients in whom nothing changes at all.
-    """
-
-    new: float = 0.10
-    enlarging: float = 0.10
-    shrinking: float = 0.06
-    resolved: float = 0.05
-    quiet: float = 0.2
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +38,7 @@ class Lesion:
     """
 
     identity: int
-    box: tuple[slice, slice, slice]
+    box: Box
     score: Array
     voxels: tuple[int, ...]
     flair: float
@@ -79,6 +67,15 @@ class Lesion:
         return np.where(self.score > NOWHERE / 2, np.maximum(core, rim), 0).astype(np.float32)
 
 
+@dataclass(frozen=True, eq=False)
+class _Proposal:
+    """Where a lesion might go, how large it is, and what real one it looks like, if any."""
+
+    center: Array
+    volume_mm3: float
+    shape: Shape | None = None
+
+
 def draw_lesions(
     rng: np.random.Generator,
     anatomy: Anatomy,
@@ -86,38 +83,25 @@ def draw_lesions(
     rates: Rates,
     count: int,
     first_identity: int = 1,
-    shapes: Sequence[Array] = (),
+    shapes: Sequence[Shape] = (),
 ) -> tuple[Lesion, ...]:
-    """Place `count` lesions that do not touch each other, nor the real ones of the anatomy, at any visit."""
+    """Place up to `count` lesions that do not touch each other, nor the real ones of the anatomy, at any visit.
+
+    The `shapes` of real lesions come first, near the places they were found at.
+    """
     free = _allowed(anatomy)
     noise = _roughness(rng, anatomy)
-    places = _places(rng, anatomy, free, 4 * count)
-    quiet = rng.random() < rates.quiet
+    rates = Rates(0, 0, 0, 0) if rng.random() < rates.quiet else rates
     lesions: list[Lesion] = []
-    for center in places:
-        if len(lesions) == count:
-            break
-        if not free[tuple(center)]:
-            continue
-        largest = 8000 if anatomy.to_ventricles_mm[tuple(center)] < 8 else 400
-        sizes_mm3 = _sizes_mm3(rng, visits, rates, quiet, largest)
-        voxels = tuple(round(size / anatomy.spacing_mm**3) for size in sizes_mm3)
-        shape = shapes[int(rng.integers(len(shapes)))] if len(shapes) else None
-        drawn = _draw(rng, anatomy, center, voxels, free, noise, shape)
-        if drawn is not None:
-            box, score, voxels = drawn
-            lesions.append(_finish(rng, first_identity + len(lesions), box, score, voxels, anatomy.spacing_mm))
-            _occupy(free, lesions[-1])
+    for proposal in _proposals(rng, anatomy, free, count, shapes):
+        if len(lesions) < count and free[tuple(proposal.center)]:
+            voxels = max(round(proposal.volume_mm3 / anatomy.spacing_mm**3), 2)
+            sizes = draw_sizes(rng, voxels, visits, rates, anatomy.spacing_mm)
+            drawn = _draw(rng, anatomy, proposal, sizes, free, noise)
+            if drawn is not None:
+                lesions.append(_finish(rng, first_identity + len(lesions), *drawn, anatomy.spacing_mm))
+                _occupy(free, lesions[-1])
     return tuple(lesions)
-
-
-def changes_between(before: int, after: int) -> str:
-    """Name of the change from one size to another; both 0 is no change and no lesion."""
-    if before == after:
-        return "stable" if before else "absent"
-    if not before or not after:
-        return "resolved" if before else "new"
-    return "enlarging" if after > before else "shrinking"
 
 
 def _allowed(anatomy: Anatomy) -> Array:
@@ -135,89 +119,99 @@ def _roughness(rng: np.random.Generator, anatomy: Anatomy) -> Array:
     return 0.6 * fine + 0.8 * smooth_field(rng, shape, 6 / anatomy.spacing_mm)
 
 
-def _places(rng: np.random.Generator, anatomy: Anatomy, free: Array, count: int) -> Array:
-    """Centres (count, 3): half near the ventricles, a quarter under the cortex, the rest anywhere in white matter."""
-    white = free & (anatomy.tissues[2] > 0.6)
-    candidates = np.argwhere(white)
+def _proposals(
+    rng: np.random.Generator, anatomy: Anatomy, free: Array, count: int, shapes: Sequence[Shape]
+) -> list[_Proposal]:
+    """Real shapes at the white matter nearest to their own place, then procedural ones."""
+    candidates = np.argwhere(free & (anatomy.tissues[2] > 0.6))
     candidates = candidates[rng.choice(len(candidates), min(len(candidates), 40_000), replace=False)]
+    real = []
+    for shape in shapes:
+        voxel = (shape.center_mm - anatomy.affine[:3, 3]) / anatomy.spacing_mm
+        nearest = candidates[((candidates - voxel) ** 2).sum(axis=1).argmin()]
+        real.append(_Proposal(nearest, shape.volume_mm3 * float(np.exp(rng.normal(0, 0.2))), shape))
+    return real + [
+        _Proposal(center, _volume_mm3(rng, anatomy, center)) for center in _places(rng, anatomy, candidates, 4 * count)
+    ]
+
+
+def _places(rng: np.random.Generator, anatomy: Anatomy, candidates: Array, count: int) -> Array:
+    """Centres (count, 3): half near the ventricles, a quarter under the cortex, the rest anywhere in white matter."""
     at = tuple(candidates.T)
     near_ventricle = np.exp(-((anatomy.to_ventricles_mm[at] / 5) ** 2))
     near_cortex = np.exp(-((anatomy.to_cortex_mm[at] / 2.5) ** 2)) * (anatomy.to_ventricles_mm[at] > 10)
     anywhere = np.exp(-anatomy.to_ventricles_mm[at] / 30)
     parts = [(p / max(p.sum(), 1e-9)) for p in (near_ventricle, near_cortex, anywhere)]
     chance = np.maximum(0.5 * parts[0] + 0.25 * parts[1] + 0.25 * parts[2], 1e-12)
-    chosen = rng.choice(len(candidates), count, p=chance / chance.sum())
-    return candidates[chosen]
+    chosen: Array = candidates[rng.choice(len(candidates), count, p=chance / chance.sum())]
+    return chosen
 
 
-def _sizes_mm3(rng: np.random.Generator, visits: int, rates: Rates, quiet: bool, largest_mm3: float) -> list[float]:
-    """Volume at every visit: log-normal (median 40 mm3), then the fate of each pair."""
-    size = float(np.clip(np.exp(rng.normal(np.log(40), 1.35)), 6, largest_mm3))
-    sizes = [size]
-    fate = np.array([rates.enlarging, rates.shrinking, rates.resolved])
-    appears = rng.random(visits - 1) < rates.new
-    for pair in range(visits - 1):
-        draw, factor = rng.random(), rng.uniform()
-        if quiet or not sizes[-1]:
-            sizes.append(sizes[-1])
-        elif appears[pair] and pair == int(np.argmax(appears)):
-            sizes = [0.0] * (pair + 1) + [size]
-        else:
-            outcome = int(np.searchsorted(np.cumsum(fate), draw, side="right"))
-            sizes.append(sizes[-1] * (1.5 + 1.5 * factor, 0.3 + 0.35 * factor, 0.0, 1.0)[outcome])
-    return sizes
+def _volume_mm3(rng: np.random.Generator, anatomy: Anatomy, center: Array) -> float:
+    """Log-normal with a median of 40 mm3; only near the ventricles do lesions grow beyond 400 mm3."""
+    largest = 8000 if anatomy.to_ventricles_mm[tuple(center)] < 8 else 400
+    return float(np.clip(np.exp(rng.normal(np.log(40), 1.35)), 4, largest))
 
 
 def _draw(
     rng: np.random.Generator,
     anatomy: Anatomy,
-    center: Array,
-    voxels: tuple[int, ...],
+    proposal: _Proposal,
+    sizes: tuple[int, ...],
     free: Array,
     noise: Array,
-    shape: Array | None,
-) -> tuple[tuple[slice, slice, slice], Array, tuple[int, ...]] | None:
-    """Box, score and sizes of one lesion around a centre; None where there is no room."""
-    spacing = anatomy.spacing_mm
-    radius_mm = max(np.cbrt(max(voxels) * 3 / (4 * np.pi)) * spacing, spacing)
-    if shape is not None:
-        radius_mm = max(radius_mm, np.cbrt(shape.sum() * 3 / (4 * np.pi)))
-    half = int(np.ceil((2.2 * radius_mm + 4) / spacing))
-    low, high = np.maximum(center - half, 0), np.minimum(center + half + 1, free.shape)
-    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    box = (x, y, z)
-    score = _procedural(rng, anatomy, center, box, radius_mm)
-    score += 0.35 * radius_mm * noise[box]
-    score -= 2.0 * radius_mm * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
+) -> tuple[Box, Array, tuple[int, ...]] | None:
+    """Box, score and sizes of one lesion; None where there is no room."""
+    radius_mm = float(np.cbrt(max(sizes) * 3 / (4 * np.pi))) * anatomy.spacing_mm
+    if proposal.shape is None:
+        half = np.full(3, np.ceil((2.2 * radius_mm + 4) / anatomy.spacing_mm), int)
+        box = _box(proposal.center, half, free.shape)
+        score = _procedural(rng, anatomy, proposal.center, box, radius_mm) + 0.35 * radius_mm * noise[box]
+        score -= 2.0 * radius_mm * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
+    else:
+        depth = _at_spacing(proposal.shape.depth_mm, anatomy.spacing_mm)
+        box = _box(proposal.center, np.array(depth.shape) // 2, free.shape)
+        score = _cut(depth, proposal.center, box) + 0.4 * noise[box]
+        score -= 1.5 * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
     score = np.where(free[box], score, NOWHERE).astype(np.float32)
-    return _grown(box, score, tuple(center - low), voxels)
+    seed = tuple(int(c) - axis.start for c, axis in zip(proposal.center, box, strict=True))
+    return _grown(box, score, seed, sizes)
 
 
-def _procedural(
-    rng: np.random.Generator, anatomy: Anatomy, center: Array, box: tuple[slice, slice, slice], radius_mm: float
-) -> Array:
+def _box(center: Array, half: Array, shape: tuple[int, ...]) -> Box:
+    x, y, z = (slice(max(int(c - h), 0), min(int(c + h + 1), n)) for c, h, n in zip(center, half, shape, strict=True))
+    return x, y, z
+
+
+def _at_spacing(depth: Array, spacing_mm: float) -> Array:
+    """A 1 mm shape on the anatomy's voxels, with an odd number of them along every axis."""
+    resized = depth if spacing_mm == 1 else ndimage.zoom(depth, 1 / spacing_mm, order=1)
+    return np.pad(resized, [(0, 1 - n % 2) for n in resized.shape], mode="edge")
+
+
+def _cut(depth: Array, center: Array, box: Box) -> Array:
+    """The part of a shape centred at `center` that lies in a box."""
+    start = [int(c) - n // 2 for c, n in zip(center, depth.shape, strict=True)]
+    return depth[tuple(slice(b.start - s, b.stop - s) for b, s in zip(box, start, strict=True))]
+
+
+def _procedural(rng: np.random.Generator, anatomy: Anatomy, center: Array, box: Box, radius_mm: float) -> Array:
     """A tilted ellipsoid; beside the ventricles it spreads along them."""
     axes = np.exp(rng.normal(0, 0.3, 3))
     axes /= np.cbrt(axes.prod())
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    offsets = (
-        np.stack(
-            np.meshgrid(*[np.arange(s.start, s.stop) - c for s, c in zip(box, center, strict=True)], indexing="ij"),
-            axis=-1,
-        )
-        * anatomy.spacing_mm
-    )
-    away = np.linalg.norm((offsets @ turn) / axes, axis=-1)
+    lattice = np.meshgrid(*[np.arange(s.start, s.stop) - c for s, c in zip(box, center, strict=True)], indexing="ij")
+    away = np.linalg.norm((np.stack(lattice, axis=-1) * anatomy.spacing_mm @ turn) / axes, axis=-1)
     to_ventricles = anatomy.to_ventricles_mm[box]
-    if to_ventricles[tuple(c - s.start for s, c in zip(box, center, strict=True))] < 6 and rng.random() < 0.7:
+    if anatomy.to_ventricles_mm[tuple(center)] < 6 and rng.random() < 0.7:
         away = np.sqrt((0.6 * away) ** 2 + (1.3 * to_ventricles) ** 2)
     depth: Array = radius_mm - away
     return depth.astype(np.float32)
 
 
 def _grown(
-    box: tuple[slice, slice, slice], score: Array, seed: tuple[int, ...], voxels: tuple[int, ...]
-) -> tuple[tuple[slice, slice, slice], Array, tuple[int, ...]] | None:
+    box: Box, score: Array, seed: tuple[int, ...], voxels: tuple[int, ...]
+) -> tuple[Box, Array, tuple[int, ...]] | None:
     """Keep one connected piece that holds the largest size; None where it does not fit."""
     largest = max(voxels)
     if np.count_nonzero(score > NOWHERE / 2) < 2 * largest + 8:
@@ -227,19 +221,27 @@ def _grown(
     if not count:
         return None
     piece = labels == (labels[seed] or 1 + np.bincount(labels.ravel())[1:].argmax())
-    lost = np.count_nonzero(piece) / largest
-    if lost < 0.3:
+    kept = np.count_nonzero(piece) / largest
+    if kept < 0.3:
         return None
     score = np.where((labels > 0) & ~piece, NOWHERE, score).astype(np.float32)
     score[(score <= threshold) & ~ndimage.binary_dilation(piece, iterations=3)] = NOWHERE
-    sizes = [0 if not n else max(2, round(n * lost)) for n in voxels]
-    return box, score, tuple(sizes)
+    return box, score, _rescaled(voxels, kept)
+
+
+def _rescaled(voxels: tuple[int, ...], share: float) -> tuple[int, ...]:
+    """Sizes times a share, where what differed still differs."""
+    steps = sorted(set(voxels) - {0})
+    scaled = [max(round(n * share), 2) for n in steps]
+    for i in range(1, len(scaled)):
+        scaled[i] = max(scaled[i], scaled[i - 1] + 1)
+    return tuple(dict(zip([0, *steps], [0, *scaled], strict=True))[n] for n in voxels)
 
 
 def _finish(
     rng: np.random.Generator,
     identity: int,
-    box: tuple[slice, slice, slice],
+    box: Box,
     score: Array,
     voxels: tuple[int, ...],
     spacing_mm: float,

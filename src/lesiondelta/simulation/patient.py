@@ -20,9 +20,11 @@ from lesiondelta.simulation.contrast import (
     tissue_means,
     white_mean,
 )
+from lesiondelta.simulation.evolution import Rates, changes_between
 from lesiondelta.simulation.head import draw_head, head_values, no_head, with_head
-from lesiondelta.simulation.lesions import Lesion, Rates, changes_between, draw_lesions
+from lesiondelta.simulation.lesions import Lesion, draw_lesions
 from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
+from lesiondelta.simulation.shapes import draw_shapes
 
 CONTRASTS = ("T1w", "FLAIR")
 
@@ -84,20 +86,31 @@ def simulate_patient(
     rng = np.random.default_rng(seed)
     anatomy = mni152_anatomy(seed, 2.0 if small else 1.0) if anatomy is None else anatomy
     acquisition = acquisition or Acquisition()
-    disease = _draw_disease(rng, anatomy, visits, rates or Rates(), lesion_count)
+    disease = _draw_disease(rng, anatomy, visits, rates or Rates(), lesion_count, lesion_masks)
     days = np.cumsum([0, *rng.integers(90, 540, visits - 1)]).tolist()
     scanned = _aligned_visits if acquisition.mode == "aligned" else _native_visits
     made = tuple(scanned(rng, anatomy, disease, days, acquisition))
     return SimulatedPatient(f"{seed:03d}", made, _changes(disease, visits))
 
 
-def _draw_disease(rng: np.random.Generator, anatomy: Anatomy, visits: int, rates: Rates, count: int | None) -> _Disease:
-    """Lesions and their fates; a real patient keeps the real ones and gets a few more."""
+def _draw_disease(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    visits: int,
+    rates: Rates,
+    count: int | None,
+    lesion_masks: Sequence[Path],
+) -> _Disease:
+    """Lesions and their fates; a real patient keeps the real ones and gets a few more.
+
+    Where there are masks to take shapes from, four fifths of the lesions look like real ones.
+    """
     real = 0 if anatomy.lesions is None else int(anatomy.lesions.max())
     if count is None:
         count = int(rng.integers(1, 8)) if real else int(np.clip(np.exp(rng.normal(np.log(18), 0.9)), 1, 60))
     present = {i: _presence(rng, visits, rates) for i in range(1, real + 1)}
-    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, real + 1), present)
+    shapes = draw_shapes(rng, lesion_masks, round(0.8 * count))
+    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, real + 1, shapes), present)
 
 
 def _presence(rng: np.random.Generator, visits: int, rates: Rates) -> tuple[bool, ...]:
