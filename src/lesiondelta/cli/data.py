@@ -24,8 +24,8 @@ def simulate(
     """
     from lesiondelta.simulation import write_cohort
 
-    with console.progress("simulating", None):
-        write_cohort(out, patients, visits, seed)
+    with console.progress("simulating", patients) as advance:
+        write_cohort(out, patients, visits, seed, progress=lambda done, of: advance(f"{done} of {of} patients"))
     console.out.print(f"{patients} patients with {visits} visits are in {out}", soft_wrap=True, markup=False)
 
 

@@ -21,9 +21,8 @@ def demo(
     from lesiondelta.simulation import write_cohort
 
     bids, results, scores = out / "bids", out / "results", out / "scores"
-    if not (bids / "participants.tsv").is_file():
-        with console.progress("simulating a patient", None):
-            write_cohort(bids, 1, 2, seed)
+    with console.progress("simulating a patient", None):
+        write_cohort(bids, 1, 2, seed)
     run.run_and_print(read_cohort(bids), results, run.default_settings(), bids)
     summary = score_folders(bids / "derivatives" / "reference", results, scores)
     console.out.print("\nAgainst the known lesions:", highlight=False)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +12,11 @@ from lesiondelta.images import Array, Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SLICES = 6
+WIDTH_IN = 12.6
+LONGEST_NOTE = 190
 BACKGROUND = "#000000"
 INK = "#e8eaed"
 FAINT = "#8a9099"
@@ -37,18 +40,33 @@ def write_picture(path: Path, panels: Sequence[Panel], title: str, note: str = "
 
     slices = choose_slices([panel.mask.data for panel in panels], panels[-1].flair.data, SLICES)
     box = _box(panels)
-    height_in = 2.0 * _aspect(box) * len(panels) + 1.0
-    figure = Figure(figsize=(2.0 * SLICES + 0.6, height_in), facecolor=BACKGROUND, dpi=150)
-    axes = figure.subplots(len(panels), SLICES, squeeze=False)
-    top, bottom = 1 - 0.6 / height_in, 0.35 / height_in
-    figure.subplots_adjust(left=0.03, right=0.995, top=top, bottom=bottom, wspace=0.02, hspace=0.02)
-    for row, panel in enumerate(panels):
-        colour = CURRENT if row == len(panels) - 1 else PRIOR
-        window = _window(panel.flair.data)
-        for column, z in enumerate(slices):
-            _draw_slice(axes[row, column], panel, z, box, window, colour)
-        _name_row(axes[row, 0], panel.name, "current" if row == len(panels) - 1 else "prior", colour)
-    _write_words(figure, panels[-1], slices, axes[-1], title, note, height_in)
+    rows = [_row(_shown(panel.flair.data), slices, box) for panel in panels]
+    height, width = rows[0].shape
+    words_in = 1.0
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * len(rows) * height / width + words_in), facecolor=BACKGROUND, dpi=150)
+    height_in = figure.get_figheight()
+    axes = figure.add_axes((0.02, 0.3 / height_in, 0.975, 1 - words_in / height_in))
+    axes.set_axis_off()
+    axes.imshow(np.concatenate(rows), cmap="gray", vmin=0, vmax=1, interpolation="bicubic", aspect="auto")
+    for number, panel in enumerate(panels):
+        current = number == len(panels) - 1
+        colour = CURRENT if current else PRIOR
+        _outline(axes, _row(panel.mask.data, slices, box), number * height, colour)
+        name = f"{'current' if current else 'prior'}  {panel.name}"
+        axes.text(
+            -0.006 * width,
+            (number + 0.5) * height,
+            name,
+            color=colour,
+            fontsize=9,
+            rotation=90,
+            ha="right",
+            va="center",
+        )
+    for number, z in enumerate(slices):
+        x = (number + 0.5) * width / SLICES
+        axes.text(x, len(rows) * height, _height(panels[-1].flair, z), color=FAINT, fontsize=8, ha="center", va="top")
+    _write_words(figure, title, note)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", facecolor=BACKGROUND)
 
@@ -78,56 +96,34 @@ def _box(panels: Sequence[Panel]) -> tuple[slice, slice]:
     return ranges[0], ranges[1]
 
 
-def _aspect(box: tuple[slice, slice]) -> float:
-    x, y = (float(side.stop - side.start) for side in box)
-    return y / x
+def _row(volume: Array, slices: Sequence[int], box: tuple[slice, slice]) -> Array:
+    """Slices side by side, rows from anterior to posterior, the patient's right on the left (the grid is RAS)."""
+    planes: Array = np.concatenate([volume[box][::-1, ::-1, z].T for z in slices], axis=1)
+    return planes
 
 
-def _window(image: Array) -> tuple[float, float]:
-    """Grey values: black at 0, white where lesions are still told apart from the brain."""
+def _shown(image: Array) -> Array:
+    """Grey values from 0 to 1: black at 0, white where lesions are still told apart from the brain."""
     inside = image[image > 0]
-    return (0.0, float(np.quantile(inside, 0.998))) if inside.size else (0.0, 1.0)
+    return np.clip(image / np.quantile(inside, 0.998), 0, 1) if inside.size else image
 
 
-def _draw_slice(
-    axes: "Axes", panel: Panel, z: int, box: tuple[slice, slice], window: tuple[float, float], colour: str
-) -> None:
-    x, y, _ = np.abs(panel.flair.grid.spacing)
-    axes.imshow(
-        _radiological(panel.flair.data[box][..., z]), cmap="gray", vmin=window[0], vmax=window[1], origin="lower",
-        interpolation="bicubic", aspect=y / x,
-    )  # fmt: skip
-    mask = _radiological(panel.mask.data[box][..., z])
+def _outline(axes: "Axes", mask: Array, top: int, colour: str) -> None:
     if mask.any():
-        axes.contour(np.pad(mask, 0), levels=[0.5], colors=[colour], linewidths=0.9)
-    axes.set_facecolor(BACKGROUND)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+        x, y = np.arange(mask.shape[1]), np.arange(mask.shape[0]) + top
+        axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=0.9)
 
 
-def _radiological(plane: Array) -> Array:
-    """(X, Y) of a RAS grid -> rows and columns with the patient's right on the left."""
-    return plane[::-1].T
+def _height(volume: Volume, z: int) -> str:
+    return f"z = {volume.affine[2, 2] * z + volume.affine[2, 3]:.0f} mm"
 
 
-def _name_row(axes: "Axes", name: str, role: str, colour: str) -> None:
-    axes.set_ylabel(f"{role}  {name}", color=colour, fontsize=9)
-
-
-def _write_words(
-    figure: Any,  # noqa: ANN401
-    panel: Panel,
-    slices: Sequence[int],
-    axes: Sequence["Axes"],
-    title: str,
-    note: str,
-    height_in: float,
-) -> None:
+def _write_words(figure: "Figure", title: str, note: str) -> None:
+    height_in = figure.get_figheight()
     figure.text(0.012, 1 - 0.22 / height_in, title, color=INK, fontsize=12, fontweight="bold", va="center")
-    figure.text(0.012, 1 - 0.46 / height_in, note, color=FAINT, fontsize=8, va="center", wrap=True)
+    figure.text(0.012, 1 - 0.48 / height_in, _short(note), color=FAINT, fontsize=8, va="center")
     figure.text(0.995, 1 - 0.22 / height_in, CONVENTION, color=FAINT, fontsize=8, va="center", ha="right")
-    for z, axis in zip(slices, axes, strict=True):
-        height_mm = panel.flair.affine[2, 2] * z + panel.flair.affine[2, 3]
-        axis.set_xlabel(f"z = {height_mm:.0f} mm", color=FAINT, fontsize=8)
+
+
+def _short(note: str) -> str:
+    return note if len(note) <= LONGEST_NOTE else note[: LONGEST_NOTE - 1] + "\u2026"

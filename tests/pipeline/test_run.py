@@ -1,0 +1,231 @@
+"""`run` on tiny patients: outputs, skipping, redoing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tests.models import export_tiny_model
+from tests.tiny import image_path, rows, write_patient
+
+from lesiondelta.cohort import Patient
+from lesiondelta.formats import records
+from lesiondelta.formats.bids import read_cohort
+from lesiondelta.formats.derivatives import Place
+from lesiondelta.images import read_image, read_itk_transform, read_mask, require_same_grid, resample
+from lesiondelta.pipeline import run_cohort
+from lesiondelta.pipeline.cohort import check_start
+from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+
+EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return [export_tiny_model(folder / str(seed), seed=seed) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, models):
+    """A finished run over one patient with three visits and one with a single visit."""
+    root = tmp_path_factory.mktemp("done")
+    write_patient(root / "bids", "01", ("1", "2", "10"))
+    write_patient(root / "bids", "02", ("1",))
+    run(root, models[:1])
+    return root
+
+
+def run(root: Path, models, processes: int = 1, **segmentation):
+    chosen = SegmentationSettings(models=tuple(models), device="cpu", **{"threshold": 0.2, **segmentation})
+    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), root / "out", root / "bids")
+    return run_cohort(read_cohort(root / "bids"), root / "out", settings, raw=root / "bids", processes=processes)
+
+
+def stamps(out: Path) -> dict[str, int]:
+    """Modification times of all images."""
+    return {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+
+
+@pytest.mark.parametrize("session", ["1", "2", "10"])
+def test_masks_lie_on_each_visits_own_flair_grid(done, session):
+    flair = read_image(image_path(done / "bids", "01", session, "FLAIR"))
+    for name in ("space-orig_label-L_mask", "space-orig_label-L_probseg"):
+        result = nib.load(image_path(done / "out", "01", session, name))
+        assert result.shape == flair.data.shape
+        np.testing.assert_allclose(result.affine, flair.affine, atol=1e-4)
+    require_same_grid(read_mask(image_path(done / "out", "01", session, "space-orig_label-L_mask")), flair)
+
+
+def test_the_mask_is_the_thresholded_probability(done):
+    mask, probability = (
+        nib.load(image_path(done / "out", "01", "1", f"space-orig_label-L_{name}")).get_fdata()
+        for name in ("mask", "probseg")
+    )
+    assert mask.any()
+    assert probability[mask > 0].min() > 0.2
+    assert probability.max() <= 1
+
+
+def test_the_table_has_a_row_a_visit_with_volumes_of_the_patient_space(done):
+    table = rows(done / "out")
+    assert list(table) == [("sub-01", f"ses-{s}") for s in ("1", "2", "10")] + [("sub-02", "ses-1")]
+    assert [row["prior_session_id"] for row in table.values()] == ["ses-2", "ses-1", "ses-2", "n/a"]
+    for (patient, session), row in table.items():
+        place = Place(done / "out", patient.removeprefix("sub-"), session.removeprefix("ses-"))
+        mask = read_mask(place.anat("space-patient_label-L_mask.nii.gz"))
+        assert float(row["lesion_volume_mm3"]) == pytest.approx(mask.data.sum())
+        assert "ml are usual" in row["reason"]  # a head of 24 mm is none
+        assert row["status"] == "flagged"
+    own = (done / "out/sub-01/sub-01_visits.tsv").read_text().splitlines()
+    assert len(own) == 4
+
+
+def test_sidecars_and_description_say_where_things_come_from(done):
+    sidecar = json.loads((done / "out/sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-L_mask.json").read_text())
+    assert sidecar["Type"] == "Lesion"
+    assert sidecar["SpatialReference"] == "bids:raw:sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz"
+    assert sidecar["SpatialReference"] in sidecar["Sources"]
+    description = json.loads((done / "out/dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "lesiondelta"
+    assert description["DatasetLinks"]["raw"] == (done / "bids").resolve().as_uri()
+    assert json.loads((done / "out/settings.json").read_text())["settings"]["segmentation"]["threshold"] == 0.2
+
+
+def test_the_saved_transform_brings_the_flair_into_the_patients_space(done):
+    place = Place(done / "out", "01", "2")
+    moved = read_image(place.anat("space-patient_FLAIR.nii.gz"))
+    flair = read_image(image_path(done / "bids", "01", "2", "FLAIR"))
+    transform = read_itk_transform(place.transform("orig", ".txt"))
+    again = resample(flair, moved.grid, transform).data
+    np.testing.assert_allclose(again[moved.data > 0], moved.data[moved.data > 0], rtol=1e-4)
+
+
+def test_every_visit_has_a_picture_and_every_patient_a_log(done):
+    for session in ("1", "2", "10"):
+        assert (done / f"out/sub-01/figures/sub-01_ses-{session}_lesions.png").read_bytes().startswith(b"\x89PNG")
+    assert "in the order ses-1, ses-2, ses-10, by session label" in (done / "out/logs/sub-01.log").read_text()
+
+
+def test_a_finished_patient_is_skipped_a_changed_one_is_redone(tmp_path, models):
+    write_patient(tmp_path / "bids", "01", ("1", "2"))
+    write_patient(tmp_path / "bids", "02")
+    first = run(tmp_path, models[:1])
+    before = stamps(tmp_path / "out")
+    assert run(tmp_path, models[:1]) == first
+    assert stamps(tmp_path / "out") == before
+
+    shutil.rmtree(tmp_path / "bids/sub-01/ses-2")
+    run(tmp_path, models[:1])
+    after = stamps(tmp_path / "out")
+    assert not [name for name in after if "ses-2" in name], "results of a visit that is gone are cleared"
+    assert {n for n in after if after[n] == before[n]} == {n for n in before if n.startswith("sub-02")}
+
+
+@pytest.mark.parametrize("change", ["setting", "model", "missing output"])
+def test_another_setting_or_model_or_a_lost_file_is_redone(tmp_path, models, change):
+    write_patient(tmp_path / "bids", "01")
+    run(tmp_path, models[:1])
+    before = stamps(tmp_path / "out")
+    if change == "setting":
+        run(tmp_path, models[:1], threshold=0.3)
+    elif change == "model":
+        run(tmp_path, models)
+    else:
+        (tmp_path / "out" / next(iter(before))).unlink()
+        run(tmp_path, models[:1])
+    after = stamps(tmp_path / "out")
+    assert after.keys() == before.keys()
+    assert all(after[name] > before[name] for name in before)
+
+
+def test_the_number_of_threads_and_the_models_folder_change_nothing(tmp_path, models):
+    write_patient(tmp_path / "bids", "01")
+    run(tmp_path, models[:1], threads=1)
+    before = stamps(tmp_path / "out")
+    models[0].rename(tmp_path / "moved")
+    try:
+        run(tmp_path, [tmp_path / "moved"], threads=2)
+    finally:
+        (tmp_path / "moved").rename(models[0])
+    assert stamps(tmp_path / "out") == before
+
+
+def test_a_user_s_own_file_survives_and_a_half_written_one_does_not(tmp_path, models):
+    write_patient(tmp_path / "bids", "01")
+    run(tmp_path, models[:1])
+    kept = tmp_path / "out/sub-01/ses-1/anat/sub-01_ses-1_corrected.nii.gz"
+    kept.write_text("hand work")
+    leftover = tmp_path / "out/sub-01/ses-1/anat/.partial-x-sub-01_ses-1_mask.nii.gz"
+    leftover.write_text("half")
+    run(tmp_path, models[:1], threshold=0.3)
+    assert kept.read_text() == "hand work"
+    assert not leftover.exists()
+
+
+def test_an_interrupted_patient_is_done_again(tmp_path, models):
+    """A record that is not finished, as a kill leaves it, with files of which some exist."""
+    write_patient(tmp_path / "bids", "01", ("1", "2"))
+    run(tmp_path, models[:1])
+    record = records.read_record(tmp_path / "out", "01")
+    whole = {name: (tmp_path / "out" / name).read_bytes() for name in record.files}
+    records.write_record(tmp_path / "out", records.Record("01", False, record.fingerprint, record.files))
+    (tmp_path / "out" / record.files[0]).unlink()
+    run(tmp_path, models[:1])
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in record.files if name.endswith(".nii.gz")} == {
+        name: content for name, content in whole.items() if name.endswith(".nii.gz")
+    }
+    assert records.read_record(tmp_path / "out", "01").finished
+
+
+def test_a_subset_keeps_the_others_in_the_cohort_table(tmp_path, models):
+    for label in ("01", "02"):
+        write_patient(tmp_path / "bids", label)
+    run(tmp_path, models[:1])
+    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.2)
+    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
+    run_cohort(read_cohort(tmp_path / "bids", ["02"]), tmp_path / "out", settings, raw=tmp_path / "bids")
+    assert [key[0] for key in rows(tmp_path / "out")] == ["sub-01", "sub-02"]
+
+
+def test_a_failed_patient_is_tried_again(tmp_path, models):
+    write_patient(tmp_path / "bids", "01")
+    path = image_path(tmp_path / "bids", "01", "1", "T1w")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    assert run(tmp_path, models[:1])[0].status == "failed"
+    path.write_bytes(whole)
+    assert run(tmp_path, models[:1])[0].status == "flagged"
+
+
+def test_a_dataset_without_sessions(tmp_path, models):
+    source = write_patient(tmp_path / "bids", "01") / "ses-1/anat"
+    target = tmp_path / "bids/sub-01/anat"
+    source.rename(target)
+    for path in list(target.iterdir()):
+        path.rename(target / path.name.replace("_ses-1", ""))
+    source.parent.rmdir()
+    assert [(r.visit, r.status) for r in run(tmp_path, models[:1])] == [("", "flagged")]
+    assert (tmp_path / "out/sub-01/anat/sub-01_space-orig_label-L_mask.nii.gz").is_file()
+    assert ("sub-01", "n/a") in rows(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_as_one(tmp_path, done, models):
+    (tmp_path / "bids").symlink_to(done / "bids")
+    results = run(tmp_path, models[:1], processes=2)
+    assert sorted(results, key=lambda r: (r.patient, r.visit)) == sorted(
+        run(done, models[:1]), key=lambda r: (r.patient, r.visit)
+    )
+    for name in stamps(done / "out"):
+        assert (tmp_path / "out" / name).read_bytes() == (done / "out" / name).read_bytes()
+
+
+def test_patients_are_picklable_for_worker_processes():
+    import pickle
+
+    patient = Patient("1", (), problems={"2": "why"})
+    assert pickle.loads(pickle.dumps(patient)) == patient
