@@ -5,15 +5,13 @@ Imports nnunetv2: import this module inside `environment` only.
 
 import logging
 import random
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
@@ -30,8 +28,6 @@ from lesiondelta.nnunet.pairs import PairDataset
 from lesiondelta.nnunet.planning import CONFIGURATION
 
 logger = logging.getLogger(__name__)
-
-BATCHES_AHEAD = 3
 
 
 def create_trainer(
@@ -79,8 +75,6 @@ class PairTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = job.method.recipe.foreground_share
         self.iteration = 0
         self.board: Any = None
-        self.dataloader_train: Any = None
-        self.dataloader_val: Any = None
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """The recipe's optimiser with nnU-Net's polynomial decay."""
@@ -142,17 +136,12 @@ class PairTrainer(nnUNetTrainer):
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(self.job.output / "tensorboard"), purge_step=self.current_epoch)
-        self.loaders: tuple[Any, Any] = (self.dataloader_train, self.dataloader_val)
 
     def on_epoch_start(self) -> None:
         """Reseed from (seed, epoch), so that an epoch does not depend on those this process ran before it."""
         super().on_epoch_start()
         self.iteration = 0
         seed_everything(self.job.seed, self.current_epoch, self.local_rank)
-        train, validation = self.loaders
-        if isinstance(train, SingleThreadedAugmenter):
-            order = [train] * self.num_iterations_per_epoch + [validation] * self.num_val_iterations_per_epoch
-            self.dataloader_train = self.dataloader_val = prefetch(order, BATCHES_AHEAD)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, reported."""
@@ -161,6 +150,12 @@ class PairTrainer(nnUNetTrainer):
         self._report(float(outputs["loss"]))
         return outputs
 
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's pseudo-Dice, which is NaN where the patches have no lesion and none is found."""
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+            super().on_validation_epoch_end(val_outputs)
+
     def on_epoch_end(self) -> None:
         """Log, save and report; nnU-Net's plots and its choice of a best checkpoint are left out."""
         self.current_epoch += 1  # from here on it counts the finished epochs
@@ -168,7 +163,8 @@ class PairTrainer(nnUNetTrainer):
         self.save_checkpoint(str(self.job.checkpoint))
         if self.board is not None:
             for key, name in BOARD_NAMES.items():
-                self.board.add_scalar(name, last[key], self.current_epoch)
+                if np.isfinite(last[key]):
+                    self.board.add_scalar(name, last[key], self.current_epoch)
             self.board.flush()
         loss, validation, dice = (float(last[key]) for key in ("train_losses", "val_losses", "mean_fg_dice"))
         logger.info(
@@ -179,7 +175,7 @@ class PairTrainer(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         """Stop the loaders and close TensorBoard; the last epoch's checkpoint is the final one."""
-        for loader in self.loaders:
+        for loader in (self.dataloader_train, self.dataloader_val):
             if hasattr(loader, "_finish"):
                 with prints_logged():
                     loader._finish()
@@ -205,7 +201,7 @@ class PairTrainer(nnUNetTrainer):
             "history": plain_numbers(self.logger.get_checkpoint()),
             "epochs_done": self.current_epoch,
         }
-        with atomic(self.job.checkpoint.parent / filename) as temporary:
+        with atomic(Path(filename)) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
@@ -243,21 +239,6 @@ BOARD_NAMES = {
     "mean_fg_dice": "dice/validation",
     "lrs": "learning_rate",
 }
-
-
-def prefetch(loaders: Sequence[Iterator[Any]], ahead: int) -> Iterator[Any]:
-    """One batch of each loader in order, made by a single background thread, `ahead` batches at most in advance.
-
-    One thread in a fixed order: the random generators are drawn from as if nothing ran in the background. (A network
-    that draws random numbers itself, for dropout, would break that.)
-    """
-    with ThreadPoolExecutor(1, "loader") as pool:
-        waiting = deque(pool.submit(next, loader) for loader in islice(loaders, ahead))
-        for upcoming in [*loaders[ahead:], *[None] * len(waiting)]:
-            batch = waiting.popleft().result()
-            if upcoming is not None:
-                waiting.append(pool.submit(next, upcoming))
-            yield batch
 
 
 def read_checkpoint(path: str, device: torch.device) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -20,7 +22,7 @@ from lesiondelta.nnunet.presets import Preset
 
 logger = logging.getLogger(__name__)
 
-LOADER_PROCESSES_CUDA = 12
+LOADER_PROCESSES = 12  # with a GPU; on the CPU patches are read in between, which takes 3 % of the time
 DEFAULT_PATCH = (128, 128, 128)  # for compression alone, where the plan chooses the patch
 THRESHOLD = 0.5
 MIN_LESION_MM3 = 3.0
@@ -88,6 +90,7 @@ def train(
     settings = _settings(job, stored)
     _require_same_settings(output / "training.json", settings)
     if not (job.model / "model.json").is_file():
+        _remove_partial(output)
         _run(job, progress)
     return job.model
 
@@ -120,6 +123,15 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
         raise OutputError(
             f"{path.parent} holds a training with another {', '.join(different)}: give another folder, or delete it."
         )
+
+
+def _remove_partial(folder: Path) -> None:
+    """Delete what a killed run was writing."""
+    for path in folder.glob(".partial-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _run(job: Job, progress: ProgressCallback | None) -> None:
@@ -166,11 +178,12 @@ def run_job(job: Job, progress: ProgressCallback | None = None) -> None:
         from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
 
         plan = make_plan(job.data, job.preset, job.method.network)
-    cuda = job.device == "cuda"
+    processes = 0 if job.device == "cpu" else LOADER_PROCESSES
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
+    torch.backends.cudnn.benchmark = job.device == "cuda"
     try:
-        with environment(job.data, loader_processes=LOADER_PROCESSES_CUDA if cuda else 0, compile_network=cuda):
+        with environment(job.data, loader_processes=processes, compile_network=job.device == "cuda"):
             trainer = _trainer(job, plan, progress)
             if trainer.current_epoch < trainer.num_epochs:
                 trainer.run_training()
@@ -209,6 +222,7 @@ def _description(
     from lesiondelta.nnunet.export import network_description
 
     chosen = plan["configurations"][configuration]
+    dice = float(history["mean_fg_dice"][-1])
     return {
         "name": f"{job.method.name}-{job.preset.name}-fold{job.fold}",
         "method": job.method.name,
@@ -223,7 +237,7 @@ def _description(
             "epochs_done": job.preset.epochs,
             "batch": chosen["batch_size"],
             "batch_dice": chosen["batch_dice"],
-            "last_validation_dice": float(history["mean_fg_dice"][-1]),
+            "last_validation_dice": dice if math.isfinite(dice) else None,
             "initial_weights": job.initial_weights.name if job.initial_weights else None,
             "device": job.device,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
