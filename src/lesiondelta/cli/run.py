@@ -102,6 +102,10 @@ Threads = Annotated[
         "--omp-nthreads", min=1, help="Threads of one patient; all cores / nprocs.", rich_help_panel=COMPUTING
     ),
 ]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(help="Keep prepared images here, for another model or threshold.", rich_help_panel=COMPUTING),
+]
 Stop = Annotated[
     bool, typer.Option("--stop-on-first-crash", help="End with the first failure.", rich_help_panel=COMPUTING)
 ]
@@ -145,6 +149,7 @@ def run(
     device: DeviceOption = Device.auto,
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
+    work_dir: WorkDir = None,
     stop_on_first_crash: Stop = False,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
@@ -170,7 +175,7 @@ def run(
         cohort = read_cohort(
             bids, participant_label, session_label, CONTRASTS, filters, brain_mask_dir, not skip_bids_validation
         )
-    if run_and_print(cohort, out, settings, bids, nprocs, stop_on_first_crash):
+    if run_and_print(cohort, out, settings, bids, work_dir, nprocs, stop_on_first_crash):
         raise typer.Exit(EXIT_FAILED_PATIENT)
 
 
@@ -189,6 +194,7 @@ def segment(
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     omp_nthreads: Threads = None,
+    work_dir: WorkDir = None,
 ) -> None:
     """Segment the visits of one patient, given as loose files.
 
@@ -206,7 +212,7 @@ def segment(
         )  # fmt: skip
         pairs = list(zip(visit[::2], visit[1::2], strict=True))
         cohort = Cohort((loose_patient(pairs, patient),))
-    if run_and_print(cohort, out, settings):
+    if run_and_print(cohort, out, settings, work=work_dir):
         raise typer.Exit(EXIT_FAILED_PATIENT)
 
 
@@ -262,7 +268,13 @@ def default_settings() -> "Settings":
 
 
 def run_and_print(
-    cohort: "Cohort", out: Path, settings: "Settings", raw: Path | None = None, nprocs: int = 1, stop: bool = False
+    cohort: "Cohort",
+    out: Path,
+    settings: "Settings",
+    raw: Path | None = None,
+    work: Path | None = None,
+    nprocs: int = 1,
+    stop: bool = False,
 ) -> bool:
     """Run, print what became of every visit, and say whether any failed; exits if nothing can be started."""
     from lesiondelta.pipeline import run_cohort
@@ -277,7 +289,14 @@ def run_and_print(
 
         with console.log_lines(lambda line: advance(line, step=0)):
             results = run_cohort(
-                cohort, out, settings, raw=raw, processes=nprocs, stop_on_first_crash=stop, report=report
+                cohort,
+                out,
+                settings,
+                raw=raw,
+                work=work,
+                processes=nprocs,
+                stop_on_first_crash=stop,
+                report=report,
             )
     _print_results(results, out)
     return any_failed(results)

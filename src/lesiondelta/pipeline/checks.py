@@ -69,17 +69,21 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
 
 def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
     """All that decides a patient's results, as plain JSON: program, settings, models and the content of every input."""
-    visits = [
-        {"visit": visit.label, **{name: content(path) for name, path in _inputs(visit).items()}}
-        for visit in patient.visits
-    ]
     return {
         "lesiondelta": __version__,
         "settings": deciding(settings),
         "models": [model.sha256 for model in models],
-        "visits": visits,
+        "visits": visit_contents(patient),
         "problems": dict(patient.problems),
     }
+
+
+def visit_contents(patient: Patient) -> list[dict[str, str]]:
+    """The content of every image and brain mask, visit by visit in order."""
+    return [
+        {"visit": visit.label, **{name: content(path) for name, path in _inputs(visit).items()}}
+        for visit in patient.visits
+    ]
 
 
 def deciding(settings: Settings) -> dict[str, Any]:

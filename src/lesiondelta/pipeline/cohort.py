@@ -33,6 +33,7 @@ class Job:
     out: Path
     raw: Path | None
     settings: Settings
+    work: Path | None = None
 
 
 def run_cohort(
@@ -41,6 +42,7 @@ def run_cohort(
     settings: Settings,
     *,
     raw: Path | None = None,
+    work: Path | None = None,
     processes: int = 1,
     stop_on_first_crash: bool = False,
     report: Callable[[Patient, Results], None] | None = None,
@@ -51,7 +53,7 @@ def run_cohort(
     """
     patients = [*(Patient(label, (), problems={"": why}) for label, why in cohort.problems.items()), *cohort.patients]
     results: dict[str, Results] = {}
-    for patient, outcome in _run_all(patients, Job(out, raw, settings), processes):
+    for patient, outcome in _run_all(patients, Job(out, raw, settings, work), processes):
         results[patient.label] = outcome
         if report:
             report(patient, outcome)
@@ -127,7 +129,7 @@ def _work(patient: Patient, job: Job) -> Results:
 
     torch.set_num_threads(job.settings.segmentation.threads)
     models = _models(job.settings.segmentation.models)
-    return run_patient(patient, job.out, job.settings, models, job.raw)
+    return run_patient(patient, job.out, job.settings, models, job.raw, job.work)
 
 
 @lru_cache(maxsize=1)

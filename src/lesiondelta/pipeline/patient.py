@@ -14,7 +14,8 @@ from lesiondelta.images import Volume
 from lesiondelta.inference import Model
 from lesiondelta.pipeline.checks import fingerprint, usable_visits, visit_name
 from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds, on_own_grid, segment, thresholds
-from lesiondelta.preprocessing.patient import PreparedPatient, prepare_patient
+from lesiondelta.pipeline.store import prepared_patient
+from lesiondelta.preprocessing.patient import PreparedPatient
 from lesiondelta.report.pictures import Panel, write_picture
 from lesiondelta.settings import Settings
 
@@ -25,24 +26,30 @@ BRAIN_ML = (700.0, 2200.0)
 
 
 def run_patient(
-    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None = None
+    patient: Patient,
+    out: Path,
+    settings: Settings,
+    models: Sequence[Model],
+    raw: Path | None = None,
+    work: Path | None = None,
 ) -> tuple[VisitResult, ...]:
     """Segment every visit of a patient, write the results under `out`, and say what became of each visit.
 
-    This is the border of one patient's run: whatever goes wrong is logged and becomes status `failed`.
+    `raw` is the dataset the images belong to, `work` keeps prepared images for another run. This is the border of one
+    patient's run: whatever goes wrong is logged and becomes status `failed`.
     """
     try:
         with _log_file(out, patient.label):
-            return _guarded(patient, out, settings, models, raw)
+            return _guarded(patient, out, settings, models, raw, work)
     except LesionDeltaError as error:  # the log itself cannot be written
         return failed_results(patient, str(error))
 
 
 def _guarded(
-    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None
+    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None, work: Path | None
 ) -> tuple[VisitResult, ...]:
     try:
-        return _run(patient, out, settings, models, raw)
+        return _run(patient, out, settings, models, raw, work)
     except LesionDeltaError as error:
         log.error("sub-%s: %s", patient.label, error)
         reason = str(error)
@@ -56,7 +63,7 @@ def _guarded(
 
 
 def _run(
-    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None
+    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None, work: Path | None
 ) -> tuple[VisitResult, ...]:
     contrasts = models[0].contrasts
     identity = fingerprint(patient, settings, models)
@@ -69,7 +76,7 @@ def _run(
     _log_choices(patient)
 
     usable = usable_visits(patient, contrasts)
-    prepared = prepare_patient(usable, settings.preprocessing, contrasts)
+    prepared = prepared_patient(usable, settings.preprocessing, contrasts, work)
     segmented = segment(prepared, models, settings.segmentation)
 
     limits = thresholds(models, settings.segmentation)

@@ -1,0 +1,105 @@
+"""Prepared patients on disk, so that another threshold, model or training need not register them again.
+
+WORK/sub-X/prepared.json (written last: without it nothing counts), brain.nii.gz and [ses-Y/]{T1w,FLAIR}.nii.gz.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesiondelta import __version__
+from lesiondelta.cohort import Patient
+from lesiondelta.errors import LesionDeltaError
+from lesiondelta.files import write_json
+from lesiondelta.images import Grid, read_image, read_mask, write_volume
+from lesiondelta.pipeline.checks import visit_contents
+from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit, prepare_patient
+from lesiondelta.settings import PreprocessingSettings
+
+log = logging.getLogger(__name__)
+
+RECORD = "prepared.json"
+
+
+def prepared_patient(
+    patient: Patient, settings: PreprocessingSettings, contrasts: Sequence[str], work: Path | None
+) -> PreparedPatient:
+    """Prepare a patient, or read it from `work` if the same input was prepared there with the same settings."""
+    if work is None:
+        return prepare_patient(patient, settings, contrasts)
+    folder = work / f"sub-{patient.label}"
+    identity = {
+        "lesiondelta": __version__,
+        "settings": settings.model_dump(mode="json", exclude={"threads"}),
+        "contrasts": list(contrasts),
+        "visits": visit_contents(patient),
+    }
+    try:
+        prepared = _read(folder, identity, contrasts)
+        log.info("sub-%s: prepared images are taken from %s", patient.label, folder)
+    except (OSError, ValueError, KeyError, LesionDeltaError):
+        (folder / RECORD).unlink(missing_ok=True)
+        prepared = prepare_patient(patient, settings, contrasts)
+        _write(folder, prepared, identity)
+    return prepared
+
+
+def image_path(work: Path, patient: str, visit: str, name: str) -> Path:
+    """The file of one prepared image."""
+    return work / f"sub-{patient}" / (f"ses-{visit}" if visit else "") / f"{name}.nii.gz"
+
+
+def _write(folder: Path, prepared: PreparedPatient, identity: Mapping[str, Any]) -> None:
+    write_volume(folder / "brain.nii.gz", prepared.brain)
+    for visit in prepared.visits:
+        for contrast, image in visit.images.items():
+            write_volume(image_path(folder.parent, prepared.label, visit.label, contrast), image)
+    visits = [_description(visit) for visit in prepared.visits]
+    content = {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "visits": visits}
+    write_json(folder / RECORD, {"identity": identity, **content})
+
+
+def _read(folder: Path, identity: Mapping[str, Any], contrasts: Sequence[str]) -> PreparedPatient:
+    content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if content["identity"] != identity:
+        raise ValueError("another input or other settings")
+    label, grid = folder.name.removeprefix("sub-"), _grid(content["grid"])
+    brain = replace(read_mask(folder / "brain.nii.gz"), affine=grid.affine)
+    visits = tuple(_visit(folder.parent, label, entry, contrasts, grid) for entry in content["visits"])
+    return PreparedPatient(label, grid, brain, visits, content["failures"])
+
+
+def _description(visit: PreparedVisit) -> dict[str, Any]:
+    return {
+        "label": visit.label,
+        "from_patient": {contrast: matrix.tolist() for contrast, matrix in visit.from_patient.items()},
+        "grids": {contrast: _plain(grid) for contrast, grid in visit.grids.items()},
+        "quality": dict(visit.quality),
+        "warnings": list(visit.warnings),
+    }
+
+
+def _visit(work: Path, patient: str, entry: Mapping[str, Any], contrasts: Sequence[str], grid: Grid) -> PreparedVisit:
+    paths = {contrast: image_path(work, patient, entry["label"], contrast) for contrast in contrasts}
+    return PreparedVisit(
+        label=entry["label"],
+        images={contrast: replace(read_image(path), affine=grid.affine) for contrast, path in paths.items()},
+        from_patient={contrast: np.array(matrix) for contrast, matrix in entry["from_patient"].items()},
+        grids={contrast: _grid(plain) for contrast, plain in entry["grids"].items()},
+        quality=entry["quality"],
+        warnings=tuple(entry["warnings"]),
+    )
+
+
+def _plain(grid: Grid) -> dict[str, Any]:
+    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
+
+
+def _grid(plain: Mapping[str, Any]) -> Grid:
+    x, y, z = plain["shape"]
+    return Grid((x, y, z), np.array(plain["affine"]))
