@@ -48,14 +48,33 @@ def texture_fields(rng: np.random.Generator, anatomy: Anatomy) -> dict[str, Arra
     }
 
 
-def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Array) -> Array:
-    """The image without lesions; white matter is about 1."""
+def normal_variants(rng: np.random.Generator, anatomy: Anatomy) -> Array:
+    """What is bright on FLAIR without being a lesion, in units of white matter - CSF; the same at every visit.
+
+    Uneven cortex, the rim of the ventricles, choroid plexus, and fluid that flows.
+    """
+    shape, spacing = anatomy.brain.shape, anatomy.spacing_mm
+    csf, grey, _ = anatomy.tissues
+    uneven = rng.uniform(0.03, 0.10) * smooth_field(rng, shape, 5 / spacing)
+    uneven += rng.uniform(0.02, 0.08) * smooth_field(rng, shape, 20 / spacing)
+    rim = np.exp(-((anatomy.to_ventricles_mm / 1.5) ** 2)) * rng.uniform(0, 0.3) * (1 - csf)
+    coarse = smooth_field(rng, shape, 25 / spacing)
+    plexus = (smooth_field(rng, shape, 5 / spacing) > 1.7) & (anatomy.to_ventricles_mm <= spacing)
+    flow = np.clip(coarse - 0.8, 0, 1) * rng.uniform(0, 0.8)
+    variants: Array = grey * uneven + rim * np.clip(1 + coarse, 0, 2) + csf * (flow + plexus * rng.uniform(0.3, 1.1))
+    return variants
+
+
+def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Array, variants: Array) -> Array:
+    """The image without lesions; white matter is about 1. `variants` brighten the FLAIR."""
     if anatomy.is_real:
         return anatomy.healthy[name] / white_mean(anatomy, name)
     image = np.tensordot(np.array(contrast.means, dtype=np.float32), anatomy.tissues, axes=1)
     if name in anatomy.healthy:
         atlas = np.interp(anatomy.healthy[name], (0, *ATLAS_T1W, 1.2), (0, *contrast.means, 1.2)).astype(np.float32)
         image += contrast.texture * (atlas - image)
+    else:
+        image += variants * (1 - contrast.means[0])
     return (image * texture * anatomy.brain).astype(np.float32)
 
 

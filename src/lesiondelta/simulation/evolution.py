@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 CHANGES = ("new", "enlarging", "shrinking", "resolved", "stable")
+LARGE_MM3 = 1000.0
 
 
 @dataclass(frozen=True)
 class Rates:
     """Probability, per lesion and pair of visits, of each change; the rest stays exactly as it is.
 
-    `quiet` is the share of patients in whom nothing changes at all. With three and more visits a lesion that is new at
+    `quiet` is the share of patients in whom nothing changes at all. Lesions over 1 ml do not come and go: where one
+    would, it stays as it is. With three and more visits a lesion that is new at
     a later pair was absent before, so that earlier pairs see slightly fewer changes.
     """
 
@@ -25,20 +27,20 @@ class Rates:
 def draw_sizes(rng: np.random.Generator, voxels: int, visits: int, rates: Rates, spacing_mm: float) -> tuple[int, ...]:
     """Size in voxels at every visit, 0 where the lesion is absent."""
     chances = (rates.new, rates.enlarging, rates.shrinking, rates.resolved)
-    sizes = [voxels]
+    sizes, large = [voxels], voxels * spacing_mm**3 > LARGE_MM3
     for pair in range(visits - 1):
         outcome = int(np.searchsorted(np.cumsum(chances), rng.random(), side="right"))
-        if CHANGES[outcome] == "new":
+        change = "stable" if large and CHANGES[outcome] in ("new", "resolved") else CHANGES[outcome]
+        if change == "new":
             sizes = [0] * (pair + 1) + [voxels]
         else:
-            sizes.append(_changed(rng, sizes[-1], CHANGES[outcome], spacing_mm))
+            sizes.append(_changed(rng, sizes[-1], change, large))
     return tuple(sizes)
 
 
-def _changed(rng: np.random.Generator, voxels: int, change: str, spacing_mm: float) -> int:
+def _changed(rng: np.random.Generator, voxels: int, change: str, large: bool) -> int:
     """Size after a change; small lesions grow by more than large ones, and by one voxel at least."""
     share = rng.random()
-    large = voxels * spacing_mm**3 > 1000
     if change == "resolved" or not voxels:
         return 0
     if change == "enlarging":

@@ -94,7 +94,7 @@ def draw_lesions(
     rates = Rates(0, 0, 0, 0) if rng.random() < rates.quiet else rates
     lesions: list[Lesion] = []
     for proposal in _proposals(rng, anatomy, free, count, shapes):
-        if len(lesions) < count and free[tuple(proposal.center)]:
+        if len(lesions) < count:
             voxels = max(round(proposal.volume_mm3 / anatomy.spacing_mm**3), 2)
             sizes = draw_sizes(rng, voxels, visits, rates, anatomy.spacing_mm)
             drawn = _draw(rng, anatomy, proposal, sizes, free, noise)
@@ -122,14 +122,16 @@ def _roughness(rng: np.random.Generator, anatomy: Anatomy) -> Array:
 def _proposals(
     rng: np.random.Generator, anatomy: Anatomy, free: Array, count: int, shapes: Sequence[Shape]
 ) -> list[_Proposal]:
-    """Real shapes at the white matter nearest to their own place, then procedural ones."""
+    """Real shapes at their own places (small ones at the nearest white matter), then procedural ones."""
     candidates = np.argwhere(free & (anatomy.tissues[2] > 0.6))
     candidates = candidates[rng.choice(len(candidates), min(len(candidates), 40_000), replace=False)]
     real = []
     for shape in shapes:
         voxel = (shape.center_mm - anatomy.affine[:3, 3]) / anatomy.spacing_mm
-        nearest = candidates[((candidates - voxel) ** 2).sum(axis=1).argmin()]
-        real.append(_Proposal(nearest, shape.volume_mm3 * float(np.exp(rng.normal(0, 0.2))), shape))
+        if shape.volume_mm3 < 300:
+            voxel = candidates[((candidates - voxel) ** 2).sum(axis=1).argmin()]
+        center = np.clip(np.rint(voxel).astype(int), 0, np.array(free.shape) - 1)
+        real.append(_Proposal(center, shape.volume_mm3, shape))
     return real + [
         _Proposal(center, _volume_mm3(rng, anatomy, center)) for center in _places(rng, anatomy, candidates, 4 * count)
     ]
@@ -164,6 +166,8 @@ def _draw(
     """Box, score and sizes of one lesion; None where there is no room."""
     radius_mm = float(np.cbrt(max(sizes) * 3 / (4 * np.pi))) * anatomy.spacing_mm
     if proposal.shape is None:
+        if not free[tuple(proposal.center)]:
+            return None
         half = np.full(3, np.ceil((2.2 * radius_mm + 4) / anatomy.spacing_mm), int)
         box = _box(proposal.center, half, free.shape)
         score = _procedural(rng, anatomy, proposal.center, box, radius_mm) + 0.35 * radius_mm * noise[box]
@@ -171,8 +175,12 @@ def _draw(
     else:
         depth = _at_spacing(proposal.shape.depth_mm, anatomy.spacing_mm)
         box = _box(proposal.center, np.array(depth.shape) // 2, free.shape)
-        score = _cut(depth, proposal.center, box) + 0.4 * noise[box]
-        score -= 1.5 * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
+        score = _cut(depth, proposal.center, box)
+        room = np.count_nonzero((score > 0) & free[box]) / (np.count_nonzero(depth > 0) or 1)
+        if room < 0.4:
+            return None
+        sizes = _rescaled(sizes, room)
+        score = score + 0.4 * noise[box] - 1.5 * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
     score = np.where(free[box], score, NOWHERE).astype(np.float32)
     seed = tuple(int(c) - axis.start for c, axis in zip(proposal.center, box, strict=True))
     return _grown(box, score, seed, sizes)
@@ -248,7 +256,7 @@ def _finish(
 ) -> Lesion:
     """Give a shape its looks: larger lesions are brighter on FLAIR and darker on T1w."""
     size = np.log10(max(voxels) * spacing_mm**3)
-    flair = float(np.clip(0.12 + 0.1 * size + rng.normal(0, 0.1), 0.08, 0.9))
+    flair = float(np.clip(0.18 + 0.05 * size + rng.normal(0, 0.1), 0.06, 0.7))
     t1w = float(np.clip(rng.normal(0.05 + 0.10 * size, 0.14), 0.0, 0.85))
     return Lesion(identity, box, score, voxels, flair, t1w, float(rng.uniform(0.8, 2.0)), float(rng.uniform(0, 0.25)))
 

@@ -16,6 +16,7 @@ from lesiondelta.simulation.contrast import (
     draw_contrasts,
     healthy_image,
     jitter,
+    normal_variants,
     texture_fields,
     tissue_means,
     white_mean,
@@ -51,6 +52,14 @@ class SimulatedPatient:
     label: str
     visits: tuple[SimulatedVisit, ...]
     changes: tuple[Mapping[int, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What makes this person's images differ from another's, at every visit alike."""
+
+    textures: Mapping[str, Array]
+    variants: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +155,13 @@ def _aligned_visits(
     rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
 ) -> Iterator[SimulatedVisit]:
     """Every visit on the anatomy's own grid, zero outside an imperfect brain mask."""
-    textures = texture_fields(rng, anatomy)
+    look = _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy))
     for visit, contrasts in enumerate(_scanners(rng, len(days))):
         protocols = draw_protocols(rng, acquisition)
         mask = imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
         for name in CONTRASTS:
-            ideal = Volume(_ideal(anatomy, disease, visit, name, contrasts[name], textures[name]), anatomy.affine, name)
+            ideal = Volume(_ideal(anatomy, disease, visit, name, contrasts[name], look), anatomy.affine, name)
             data = aligned(rng, ideal, protocols[name], 0.35 if name == "FLAIR" else 0.7)
             images[name] = ideal.with_data((np.clip(data, 1e-3, None) * mask * 500).astype(np.float32))
         instances = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
@@ -163,7 +172,7 @@ def _native_visits(
     rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
 ) -> Iterator[SimulatedVisit]:
     """Every image on its own grid; the reference lies on the FLAIR's."""
-    textures = texture_fields(rng, anatomy)
+    look = _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy))
     head = draw_head(rng, anatomy) if acquisition.whole_head and not anatomy.is_real else no_head(anatomy)
     values = head_values(rng)
     brain = Volume(anatomy.brain, anatomy.affine).grid
@@ -171,7 +180,7 @@ def _native_visits(
         protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
         images = {}
         for name in CONTRASTS:
-            ideal = _ideal(anatomy, disease, visit, name, contrasts[name], textures[name])
+            ideal = _ideal(anatomy, disease, visit, name, contrasts[name], look)
             whole = Volume(with_head(ideal, head, anatomy.brain, values, name), head.affine, name)
             grid = scan_grid(rng, brain, poses[name], protocols[name], least_mm=0.7 * anatomy.spacing_mm)
             images[name] = scan(rng, whole, grid, poses[name], protocols[name])
@@ -196,13 +205,13 @@ def _scanners(rng: np.random.Generator, visits: int) -> Iterator[dict[str, Contr
         yield jitter(rng, scanner)
 
 
-def _ideal(anatomy: Anatomy, disease: _Disease, visit: int, name: str, contrast: Contrast, texture: Array) -> Array:
+def _ideal(anatomy: Anatomy, disease: _Disease, visit: int, name: str, contrast: Contrast, look: _Look) -> Array:
     """The image without any imperfection of the scanner."""
-    image = healthy_image(anatomy, name, contrast, texture)
+    image = healthy_image(anatomy, name, contrast, look.textures[name], look.variants)
     if anatomy.lesions is not None:
         there = np.array([0.0, *(float(p[visit]) for _, p in sorted(disease.present.items()))], np.float32)
         kept = ndimage.grey_dilation(there[anatomy.lesions], size=3)
         gone = ndimage.grey_dilation(((anatomy.lesions > 0) & (there[anatomy.lesions] == 0)).astype(np.float32), size=5)
         share = np.maximum(1 - ndimage.gaussian_filter(gone, 0.7), kept)
         image = image + share * (anatomy.lesioned[name] / white_mean(anatomy, name) - image)
-    return add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), texture)
+    return add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), look.textures[name])
