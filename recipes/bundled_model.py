@@ -40,7 +40,7 @@ OPEN_PATIENTS = ("07", "19")
 ATLAS_PATIENTS, ATLAS_SEED = 24, 1000
 VARIANTS, VARIANT_SEED = 5, 5000  # of each open patient: other scanners, some lesions gone, some added
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 28, 25, 1, patch=(64, 64, 64), batch=2, base_features=8, max_features=128)
+PRESET = Preset("bundled", 14, 25, 1, patch=(64, 64, 64), batch=2, base_features=8, max_features=128)
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("atlas", ATLAS_PATIENTS, (), 28, 1e-3),
-    Stage("without-07", 6, ("19",), 7, 5e-4, "atlas"),
-    Stage("without-19", 6, ("07",), 7, 5e-4, "atlas"),
-    Stage("final", 6, OPEN_PATIENTS, 7, 5e-4, "atlas"),
+    Stage("atlas", ATLAS_PATIENTS, (), 14, 1e-3),
+    Stage("without-07", 6, ("19",), 4, 5e-4, "atlas"),
+    Stage("without-19", 6, ("07",), 4, 5e-4, "atlas"),
+    Stage("final", 6, OPEN_PATIENTS, 4, 5e-4, "atlas"),
 )
 
 
