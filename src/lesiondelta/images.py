@@ -142,20 +142,28 @@ def resample(
     """Resample `volume` onto `grid` through `transform` (points of the grid's space -> points of the volume's).
 
     Works on voxel indices, so that flips, obliquity, anisotropy and shear need no special case. A cubic B-spline is
-    clamped to the input's range. Outside the field of view the value is 0.
+    clamped to the input's range. Outside the field of view, which ends with the outer faces of the voxels, the value
+    is 0.
     """
     pull = np.linalg.inv(volume.affine) @ (np.eye(4) if transform is None else transform) @ grid.affine
+
+    def pulled(source: Array, spline_order: int, mode: str) -> Array:
+        data: Array = ndimage.affine_transform(
+            source, pull[:3, :3], pull[:3, 3], output_shape=grid.shape, order=spline_order, mode=mode
+        )
+        return data
+
     boolean = volume.data.dtype == np.bool_
-    source = volume.data.astype(np.float32) if boolean and order != "nearest" else volume.data
-    if boolean and order == "nearest":
-        source = volume.data.astype(np.uint8)
-    data: Array = ndimage.affine_transform(
-        source, pull[:3, :3], pull[:3, 3], output_shape=grid.shape, order=ORDERS[order], mode="constant", cval=0
-    )
+    if order == "nearest":
+        data = pulled(volume.data.astype(np.uint8) if boolean else volume.data, 0, "grid-constant")
+        return Volume(data.astype(bool) if boolean else data, grid.affine, volume.name)
+    source = volume.data.astype(np.float32) if boolean else volume.data
+    data = pulled(source, ORDERS[order], "nearest")
     if order == "bspline":
-        np.clip(data, min(source.min(), 0), max(source.max(), 0), out=data)
-    if boolean and order == "nearest":
-        data = data.astype(bool)
+        np.clip(data, source.min(), source.max(), out=data)
+    data *= pulled(
+        np.ones(source.shape, np.uint8), 0, "grid-constant"
+    )  # a voxel reaches half its edge beyond its centre
     return Volume(data, grid.affine, volume.name)
 
 

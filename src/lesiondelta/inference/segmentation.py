@@ -164,7 +164,8 @@ def _centre(shape: Sequence[int], padded: Sequence[int]) -> Box:
 def _cut(visit: Tensor, box: Box, patch: Sequence[int]) -> Tensor:
     """(C, x, y, z) of one window, zero where it reaches beyond the image."""
     inside = _centre(visit.shape[1:], _padded(visit.shape[1:], patch))
-    source, padding = [], []
+    source: list[slice] = []
+    padding: list[int] = []
     for axis, place, n in zip(box, inside, visit.shape[1:], strict=True):
         start, stop = axis.start - place.start, axis.stop - place.start
         source.append(slice(max(start, 0), min(stop, n)))

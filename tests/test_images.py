@@ -1,0 +1,231 @@
+"""Space: oblique, flipped, anisotropic, sheared and differently gridded images."""
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lesiondelta.errors import GeometryError, ImageError
+from lesiondelta.images import (
+    Grid,
+    Volume,
+    corners_mm,
+    crop,
+    from_sitk,
+    isotropic_grid,
+    read_image,
+    read_itk_transform,
+    read_labels,
+    read_mask,
+    require_same_grid,
+    resample,
+    to_sitk,
+    write_itk_transform,
+    write_volume,
+)
+
+
+def affine(angles=(0.0, 0.0, 0.0), spacing=(1.0, 1.0, 1.0), flip=(1, 1, 1), origin=(0.0, 0.0, 0.0)):
+    cx, cy, cz = np.cos(angles)
+    sx, sy, sz = np.sin(angles)
+    rotation = (
+        np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+        @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+        @ np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    )
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * np.array(spacing) * np.array(flip)
+    matrix[:3, 3] = origin
+    return matrix
+
+
+def blob(matrix, shape, centre_mm=(5.0, -3.0, 8.0), sigma_mm=6.0):
+    """A Gaussian at a place in the world, sampled on any grid."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    world = index @ matrix[:3, :3].T + matrix[:3, 3]
+    return Volume(np.exp(-(((world - centre_mm) / sigma_mm) ** 2).sum(-1) / 2).astype(np.float32), matrix)
+
+
+GRIDS = {
+    "LPS": (affine(flip=(-1, -1, 1), origin=(40, 40, -30)), (80, 80, 80)),
+    "LAS": (affine(flip=(-1, 1, 1), origin=(40, -40, -30)), (80, 80, 80)),
+    "oblique": (affine((0.2, -0.3, 0.4), origin=(-40, -45, -25)), (80, 90, 80)),
+    "thick": (affine((0.1, 0.0, 0.0), (0.8, 0.8, 3.0), origin=(-40, -40, -30)), (110, 110, 28)),
+    "sheared": (affine((0.0, 0.1, 0.0), origin=(-45, -40, -30)) @ (np.eye(4) + 0.1 * np.eye(4, k=1)), (90, 80, 80)),
+}
+TARGET = Grid((60, 60, 60), affine(origin=(-25, -33, -22)))
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_resampling_keeps_things_where_they_are(name):
+    moved = resample(blob(*GRIDS[name]), TARGET)
+    expected = blob(TARGET.affine, TARGET.shape).data
+    covered = resample(Volume(np.ones(GRIDS[name][1], np.float32), GRIDS[name][0]), TARGET, order="nearest").data > 0
+    assert covered.mean() > 0.4
+    assert np.abs(moved.data - expected)[covered].max() < 0.03
+
+
+@pytest.mark.parametrize("name", ["LPS", "oblique", "thick"])
+def test_resampling_through_a_transform_equals_simpleitk(name, tmp_path):
+    source = blob(*GRIDS[name])
+    transform = affine((0.1, 0.2, -0.1), (1.02, 0.98, 1.0), origin=(3, -2, 5))
+    write_itk_transform(tmp_path / "xfm.txt", transform)
+    reference = to_sitk(Volume(np.zeros(TARGET.shape, np.float32), TARGET.affine))
+    theirs = sitk.Resample(
+        to_sitk(source), reference, sitk.ReadTransform(str(tmp_path / "xfm.txt")), sitk.sitkLinear, 0.0
+    )
+    ours = resample(source, TARGET, transform, order="linear").data
+    inner = (slice(3, -3),) * 3
+    np.testing.assert_allclose(ours[inner], from_sitk(theirs).data[inner], atol=2e-3)
+    np.testing.assert_allclose(read_itk_transform(tmp_path / "xfm.txt"), transform, atol=1e-12)
+
+
+def test_itk_transforms_with_a_centre_are_read(tmp_path):
+    transform = sitk.AffineTransform(3)
+    transform.Rotate(0, 1, 0.3)
+    transform.SetCenter((10, 20, 30))
+    transform.SetTranslation((1, 2, 3))
+    sitk.WriteTransform(transform, str(tmp_path / "t.txt"))
+    matrix = read_itk_transform(tmp_path / "t.txt")
+    ras = np.array([5.0, -6.0, 7.0])
+    expected = np.array(transform.TransformPoint((ras * [-1, -1, 1]).tolist())) * [-1, -1, 1]
+    np.testing.assert_allclose((matrix @ [*ras, 1])[:3], expected, atol=1e-9)
+
+
+def test_a_spline_stays_in_the_range_of_its_input():
+    data = np.zeros((12, 12, 12), np.float32)
+    data[6:] = 100
+    result = resample(Volume(data, np.eye(4)), Grid((40, 12, 12), affine(spacing=(0.3, 1, 1))))
+    assert result.data.min() == 0
+    assert result.data.max() == 100
+
+
+def test_masks_stay_masks_and_soft_masks_are_fractions():
+    mask = Volume(np.zeros((6, 6, 6), bool), np.eye(4))
+    mask.data[2:4] = True
+    grid = Grid((12, 6, 6), affine(spacing=(0.5, 1, 1)))
+    assert resample(mask, grid, order="nearest").data.dtype == np.bool_
+    soft = resample(mask, grid, order="linear").data
+    assert set(np.unique(soft)) == {0.0, 0.5, 1.0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-3, 3)] * 3),
+    spacing=st.tuples(*[st.floats(0.3, 6)] * 3),
+    flip=st.tuples(*[st.sampled_from((-1, 1))] * 3),
+)
+def test_simpleitk_round_trip(angles, spacing, flip):
+    volume = Volume(np.arange(24, dtype=np.float32).reshape(2, 3, 4), affine(angles, spacing, flip, (1, 2, 3)))
+    back = from_sitk(to_sitk(volume))
+    np.testing.assert_array_equal(back.data, volume.data)
+    np.testing.assert_allclose(back.affine, volume.affine, atol=1e-9)
+
+
+def test_isotropic_grid_covers_its_points():
+    points = np.array([[-3.2, 0.0, 5.1], [4.4, 2.0, 9.9]])
+    grid = isotropic_grid(points, 1.0, margin_mm=2.0)
+    corners = corners_mm(grid)
+    assert (corners.min(axis=0) <= points.min(axis=0) - 2).all()
+    assert (corners.max(axis=0) >= points.max(axis=0) + 2).all()
+    np.testing.assert_allclose(grid.spacing, 1)
+
+
+def test_cropping_moves_the_affine():
+    volume = blob(*GRIDS["oblique"])
+    part = crop(volume, (slice(10, 50), slice(5, 60), slice(20, 70)))
+    np.testing.assert_allclose(part.affine @ [0, 0, 0, 1], volume.affine @ [10, 5, 20, 1])
+
+
+def test_sheared_axes_have_no_itk_image():
+    with pytest.raises(GeometryError, match="sheared"):
+        to_sitk(blob(*GRIDS["sheared"]))
+
+
+def test_grids_must_agree():
+    a = Volume(np.zeros((4, 4, 4)), np.eye(4), "a.nii.gz")
+    with pytest.raises(GeometryError, match=r"a.nii.gz and b.nii.gz lie 0.50 mm apart"):
+        require_same_grid(a, Volume(np.zeros((4, 4, 4)), affine(origin=(0.5, 0, 0)), "b.nii.gz"))
+    with pytest.raises(GeometryError, match="shape"):
+        require_same_grid(a, Volume(np.zeros((4, 4, 5)), np.eye(4)))
+
+
+def test_a_written_volume_reads_back(tmp_path):
+    volume = blob(*GRIDS["thick"])
+    write_volume(tmp_path / "deep" / "a.nii.gz", volume)
+    back = read_image(tmp_path / "deep" / "a.nii.gz")
+    np.testing.assert_allclose(back.affine, volume.affine, atol=1e-4)
+    np.testing.assert_array_equal(back.data, volume.data)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.nii.gz"]
+
+
+def save(path, data, matrix=None, codes=(1, 1)):
+    image = nib.Nifti1Image(data, np.eye(4) if matrix is None else matrix)
+    image.header["sform_code"], image.header["qform_code"] = codes
+    nib.save(image, path)
+    return path
+
+
+def with_voxel(value):
+    data = np.ones((4, 4, 4), np.float32)
+    data[1, 2, 3] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (with_voxel(np.nan), "1 NaN or infinite"),
+        (with_voxel(np.inf), "1 NaN or infinite"),
+        (np.zeros((4, 4, 4), np.float32), "zero everywhere"),
+        (np.ones((4, 4, 4, 2), np.float32), "4 dimensions"),
+        (np.ones((4, 4), np.float32), "2 dimensions"),
+    ],
+)
+def test_unusable_images_are_named(tmp_path, data, message):
+    path = save(tmp_path / "sub-1_FLAIR.nii.gz", data)
+    with pytest.raises(ImageError, match=message) as error:
+        read_image(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_trailing_axis_of_one_is_no_4d_image(tmp_path):
+    assert read_image(save(tmp_path / "a.nii", np.ones((4, 5, 6, 1), np.float32))).data.shape == (4, 5, 6)
+
+
+def test_truncated_and_foreign_files_are_named(tmp_path):
+    path = save(tmp_path / "a.nii.gz", np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(b"no image"))
+    for bad in (path, tmp_path / "b.nii.gz"):
+        with pytest.raises(ImageError, match="cannot be read") as error:
+            read_image(bad)
+        assert str(bad) in str(error.value)
+    with pytest.raises(ImageError, match="does not exist"):
+        read_image(tmp_path / "c.nii.gz")
+
+
+def test_affines_must_be_there_and_regular(tmp_path):
+    ones = np.ones((4, 4, 4), np.float32)
+    nib.save(nib.Nifti1Image(ones, None), tmp_path / "none.nii")
+    with pytest.raises(GeometryError, match="orientation"):
+        read_image(tmp_path / "none.nii")
+    singular = np.eye(4)
+    singular[:3, 2] = singular[:3, 1]
+    with pytest.raises(GeometryError, match="singular"):
+        read_image(save(tmp_path / "flat.nii", ones, singular, codes=(1, 0)))
+
+
+def test_masks_and_labels_are_told_from_images(tmp_path):
+    ramp = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    with pytest.raises(ImageError, match="not a mask"):
+        read_mask(save(tmp_path / "ramp.nii", ramp))
+    assert read_mask(save(tmp_path / "mask.nii", (ramp > 3).astype(np.uint8) * 255)).data.sum() == 4
+    assert not read_mask(save(tmp_path / "empty.nii", np.zeros((2, 2, 2), np.uint8))).data.any()
+    assert read_labels(tmp_path / "ramp.nii").data.dtype == np.int32
+    with pytest.raises(ImageError, match="not a label map"):
+        read_labels(save(tmp_path / "half.nii", ramp / 2))
