@@ -40,7 +40,7 @@ OPEN_PATIENTS = ("07", "19")
 ATLAS_PATIENTS, ATLAS_SEED = 24, 1000
 VARIANTS, VARIANT_SEED = 5, 5000  # of each open patient: other scanners, some lesions gone, some added
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 14, 25, 1, patch=(64, 64, 64), batch=2, base_features=8, max_features=128)
+PRESET = Preset("bundled", 28, 25, 1, patch=(64, 64, 64), batch=2, base_features=8, max_features=128)
 
 
 @dataclass(frozen=True)
@@ -56,43 +56,43 @@ class Stage:
 
 
 STAGES = (
-    Stage("atlas", ATLAS_PATIENTS, (), 14, 1e-3),
-    Stage("without-07", 6, ("19",), 4, 5e-4, "atlas"),
-    Stage("without-19", 6, ("07",), 4, 5e-4, "atlas"),
-    Stage("final", 6, OPEN_PATIENTS, 4, 5e-4, "atlas"),
+    Stage("atlas", ATLAS_PATIENTS, (), 28, 1e-3),
+    Stage("without-07", 6, ("19",), 8, 5e-4, "atlas"),
+    Stage("without-19", 6, ("07",), 8, 5e-4, "atlas"),
+    Stage("final", 6, OPEN_PATIENTS, 8, 5e-4, "atlas"),
 )
 
 
 def main() -> None:
     """Run the stages that are not done."""
-    arguments = _arguments()
+    given = arguments(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    with_data = (arguments.data / "ljubljana-cross-sectional").is_dir()
+    with_data = (given.data / "ljubljana-cross-sectional").is_dir()
     for stage in STAGES if with_data else STAGES[:1]:
-        patients = [atlas_patient(arguments.work, ATLAS_SEED + k, arguments.data) for k in range(stage.atlas)]
+        patients = [atlas_patient(given.work, ATLAS_SEED + k, given.data) for k in range(stage.atlas)]
         for label in stage.open_patients:
-            patients += [open_variant(arguments.work, label, k, arguments.data) for k in range(VARIANTS)]
-        run_stage(stage, patients, arguments)
+            patients += [open_variant(given.work, label, k, given.data) for k in range(VARIANTS)]
+        run_stage(stage, patients, given)
 
 
-def run_stage(stage: Stage, patients: Sequence[TrainingPatient], arguments: argparse.Namespace) -> Path:
+def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse.Namespace) -> Path:
     """Train one stage, or return at once if it is done."""
-    start = arguments.work / stage.start / "model" if stage.start else arguments.initial
+    start = given.work / stage.start / "model" if stage.start else given.initial
     method = replace(methods.load("difference_weighting"), recipe=replace(RECIPE, learning_rate=stage.learning_rate))
     begun = time.process_time()
     model = train(
         patients,
-        arguments.work / stage.name,
+        given.work / stage.name,
         method,
         replace(PRESET, epochs=stage.epochs),
         seed=SEED,
-        device=arguments.device,
-        threads=arguments.threads,
+        device=given.device,
+        threads=given.threads,
         initial_weights=start,
         self_prior_share=SELF_PRIOR_SHARE,
         progress=report,
     )
-    record = arguments.work / stage.name / "cpu_seconds.json"
+    record = given.work / stage.name / "cpu_seconds.json"
     spent = json.loads(record.read_text())["seconds"] if record.is_file() else 0.0
     write_json(record, {"seconds": spent + time.process_time() - begun})
     return model
@@ -101,17 +101,19 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], arguments: argp
 def report(progress: Progress) -> None:
     """One line per iteration."""
     dice = f" Dice {progress.dice:.3f}" if progress.dice is not None else ""
-    print(f"{time.strftime('%H:%M:%S')} epoch {progress.epoch} iteration {progress.iteration} loss {progress.train_loss:.4f}{dice}", flush=True)
+    place = f"epoch {progress.epoch} iteration {progress.iteration}"
+    print(f"{time.strftime('%H:%M:%S')} {place} loss {progress.train_loss:.4f}{dice}", flush=True)
 
 
 def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
     """A patient made from the atlas; shapes of real lesions where there are any, never those of the open patients."""
-    masks = [
-        mask
-        for mask in sorted((data / "ljubljana-lesion-masks").glob("*_mask.nii.gz"))
-        if not any(f"sub-{label}_" in mask.name for label in OPEN_PATIENTS)
-    ]
-    return stored(work, f"atlas{seed}", seed, lesion_masks=masks)
+    return stored(work, f"atlas{seed}", seed, masks=lesion_masks(data))
+
+
+def lesion_masks(data: Path) -> list[Path]:
+    """Masks that lend their shapes: of all open patients but the two that test."""
+    masks = sorted((data / "ljubljana-lesion-masks").glob("*_mask.nii.gz"))
+    return [mask for mask in masks if not any(f"sub-{label}_" in mask.name for label in OPEN_PATIENTS)]
 
 
 def open_variant(work: Path, label: str, variant: int, data: Path) -> TrainingPatient:
@@ -125,7 +127,7 @@ def stored(
     seed: int,
     anatomy: tuple[Path, str] | None = None,
     acquisition: Acquisition | None = None,
-    lesion_masks: Sequence[Path] = (),
+    masks: Sequence[Path] = (),
 ) -> TrainingPatient:
     """Simulate a patient once, and keep the files."""
     folder = work / "patients" / label
@@ -135,7 +137,7 @@ def stored(
             seed,
             anatomy=open_anatomy(*anatomy, seed) if anatomy else None,
             acquisition=acquisition,
-            lesion_masks=lesion_masks,
+            lesion_masks=masks,
         )
         for number, visit in enumerate(made.visits):
             for name, image in {**visit.images, "lesions": visit.lesions}.items():
@@ -162,8 +164,9 @@ def open_patient(data: Path, label: str) -> tuple[Volume, Volume, Volume]:
     return t1w, flair, read_mask(Path(f"{stem}_label-lesion_mask.nii.gz"))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.Namespace:
+    """What both recipes are given on the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("LESIONDELTA_DATA", REPOSITORY.parent / "shared" / "data")
     parser.add_argument("work", type=Path, help="folder for patients, checkpoints and logs")
     parser.add_argument("--data", type=Path, default=Path(default), help="the open MS images")
