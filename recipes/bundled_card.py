@@ -179,9 +179,11 @@ agent, spinal cord, or scanners below 1.5 T.
 
 ## Scores
 Threshold 0.5, lesions under 3 mm3 left out on both sides. Means over {tests} simulated patients with two visits:
-DSC {dsc:.3f}, HD95 {hd95_mm:.1f} mm, lesion F1 {lesion_f1:.3f}. The open patients are scored by models
-that were trained without them (`without-07`, `without-19`: same stages, same budget); the model that ships was trained on both, so that no real
-patient is left to score it on. Two patients say little: no interval is given, and none should be inferred.
+DSC {dsc:.3f}, HD95 {hd95_mm:.1f} mm, lesion F1 {lesion_f1:.3f}.
+
+The open patients are scored by models that were trained without them (`without-07`, `without-19`: same stages, same
+budget); the model that ships was trained on both, so that no real patient is left to score it on. Two patients say
+little: no interval is given, and none should be inferred.
 
 | what | DSC | HD95 mm | lesion F1 | reference ml | prediction ml |
 |---|---|---|---|---|---|
