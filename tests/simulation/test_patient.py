@@ -1,25 +1,114 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from lesiondelta.simulation import SimulatedPatient, simulate_patient
+from lesiondelta.images import Volume, require_same_grid, resample
+from lesiondelta.simulation import image_anatomy, simulate_patient
+from lesiondelta.simulation.evolution import CHANGES, changes_between
+from lesiondelta.simulation.fields import rigid
+
+from .conftest import LESIONS, SEED
 
 
-@pytest.fixture(scope="module")
-def patient() -> SimulatedPatient:
-    return simulate_patient(3, visits=2, small=True)
-
-
-def test_same_seed_same_voxels(patient):
-    again = simulate_patient(3, visits=2, small=True)
-    for a, b in zip(patient.visits, again.visits, strict=True):
-        for name in a.images:
-            np.testing.assert_array_equal(a.images[name].data, b.images[name].data)
+def test_same_seed_same_voxels(anatomy, aligned_patient):
+    again = simulate_patient(SEED, visits=3, anatomy=anatomy, lesion_count=LESIONS)
+    for a, b in zip(aligned_patient.visits, again.visits, strict=True):
+        for name, image in a.images.items():
+            np.testing.assert_array_equal(image.data, b.images[name].data)
         np.testing.assert_array_equal(a.instances.data, b.instances.data)
+    assert aligned_patient.changes == again.changes
 
 
-def test_stable_lesions_are_identical(patient):
-    before, after = (visit.instances.data for visit in patient.visits)
-    stable = [i for i, change in patient.changes[0].items() if change == "stable"]
-    assert stable
-    for i in stable:
-        np.testing.assert_array_equal(before == i, after == i)
+def test_another_seed_is_another_person(aligned_patient):
+    other = simulate_patient(SEED + 1, visits=1, small=True).visits[0].images["T1w"].data
+    same = aligned_patient.visits[0].images["T1w"].data
+    assert other.shape == same.shape
+    assert np.corrcoef(other.ravel(), same.ravel())[0, 1] < 0.98
+
+
+def test_stable_lesions_are_identical_and_changes_say_the_truth(aligned_patient):
+    seen = set()
+    for pair, changes in enumerate(aligned_patient.changes):
+        before, after = (visit.instances.data for visit in aligned_patient.visits[pair : pair + 2])
+        assert set(changes) == (set(np.unique(before)) | set(np.unique(after))) - {0}
+        for lesion, change in changes.items():
+            assert change == changes_between((before == lesion).sum(), (after == lesion).sum())
+            if change == "stable":
+                np.testing.assert_array_equal(before == lesion, after == lesion)
+        seen |= set(changes.values())
+    assert "stable" in seen
+    assert seen <= set(CHANGES)
+
+
+def test_labels_lie_on_the_images_grid(aligned_patient, native_patient):
+    for visit in (*aligned_patient.visits, *native_patient.visits):
+        require_same_grid(visit.lesions, visit.images["FLAIR"])
+        np.testing.assert_array_equal(visit.lesions.data, visit.instances.data > 0)
+    for visit in aligned_patient.visits:
+        require_same_grid(visit.images["T1w"], visit.images["FLAIR"])
+
+
+@pytest.mark.parametrize("patient", ["aligned_patient", "native_patient"])
+def test_lesions_are_brighter_than_what_surrounds_them_on_flair(patient, request):
+    for visit in request.getfixturevalue(patient).visits:
+        flair, mask = visit.images["FLAIR"].data.astype(float), visit.lesions.data
+        around = ndimage.binary_dilation(mask, iterations=3) & ~ndimage.binary_dilation(mask) & (flair > 0)
+        assert flair[mask].mean() > 1.1 * flair[around].mean()
+
+
+def test_aligned_images_are_masked_and_keep_their_lesions(aligned_patient, anatomy):
+    for visit in aligned_patient.visits:
+        for image in visit.images.values():
+            assert image.data.dtype == np.float32
+            assert not image.data[~anatomy.brain].any()
+            assert np.count_nonzero(image.data) > 0.8 * anatomy.brain.sum()
+            assert np.mean(image.data[visit.lesions.data] > 0) > 0.9
+
+
+def test_native_reference_comes_back_to_the_truth_through_the_pose(aligned_patient, native_patient):
+    """Same seed, same disease: the truth is the aligned patient's map on the anatomy's grid."""
+    for truth, visit in zip(aligned_patient.visits, native_patient.visits, strict=True):
+        to_image = np.linalg.inv(visit.to_patient["FLAIR"])
+        back = resample(visit.lesions, truth.lesions.grid, to_image, order="linear").data > 0.5
+        dice = 2 * (back & truth.lesions.data).sum() / (back.sum() + truth.lesions.data.sum())
+        assert dice > 0.5  # voxels of 2 mm and slices of up to 5 mm, lesions of a few voxels
+        assert set(np.unique(visit.instances.data)) == set(np.unique(truth.instances.data))  # none is lost
+
+
+def _agreement(image, anatomy, to_image):
+    found = resample(image, Volume(anatomy.brain, anatomy.affine).grid, to_image, order="linear").data
+    inside = anatomy.brain & (found > 0)
+    return np.corrcoef(found[inside], anatomy.healthy["T1w"][inside])[0, 1]
+
+
+def test_native_images_match_the_anatomy_through_their_poses_and_not_5_mm_off(native_patient, anatomy):
+    for visit in native_patient.visits:
+        to_image = np.linalg.inv(visit.to_patient["T1w"])
+        wrong = to_image @ rigid(np.zeros(3), np.zeros(3), np.array([0.0, 5, 0]))
+        assert (
+            _agreement(visit.images["T1w"], anatomy, to_image) > _agreement(visit.images["T1w"], anatomy, wrong) + 0.1
+        )
+
+
+def test_native_volumes_are_those_of_the_anatomy(aligned_patient, native_patient):
+    for truth, visit in zip(aligned_patient.visits, native_patient.visits, strict=True):
+        expected = truth.lesions.data.sum() * truth.lesions.grid.voxel_volume_mm3
+        found = visit.lesions.data.sum() * visit.lesions.grid.voxel_volume_mm3
+        assert abs(found / expected - 1) < 0.3
+
+
+def test_a_labelled_visit_becomes_a_longitudinal_patient(aligned_patient):
+    visit = aligned_patient.visits[0]
+    real = image_anatomy(visit.images["T1w"], visit.images["FLAIR"], visit.lesions)
+    assert real.lesions is not None
+    count = int(real.lesions.max())
+    inside = real.lesions > 0
+    white = real.lesioned["FLAIR"][(real.tissues[2] > 0.8) & ~inside].mean()
+    assert abs(real.healthy["FLAIR"][inside].mean() - white) < 0.5 * (real.lesioned["FLAIR"][inside].mean() - white)
+    patient = simulate_patient(1, visits=2, anatomy=real)
+    kept = [i for i, change in patient.changes[0].items() if change == "stable" and i <= count]
+    added = [i for i in patient.changes[0] if i > count]
+    assert len(kept) > 0.5 * count
+    assert added
+    for lesion in kept:
+        np.testing.assert_array_equal(patient.visits[0].instances.data == lesion, real.lesions == lesion)

@@ -82,3 +82,27 @@ def sample_at(maps: Array, at: Array) -> Array:
     sampled = torch.nn.functional.grid_sample(source, torch.from_numpy(points)[None], align_corners=True)
     values: Array = sampled[0].numpy()
     return values
+
+
+def sample_slabs(data: Array, pull: Affine, shape: tuple[int, int, int], parts: int) -> Array:
+    """Linear interpolation on a grid whose voxel (i, j, k) lies at `pull` (4, 4) of it in `data`, 0 outside.
+
+    Every voxel is the mean over `parts` places along its third axis: a thick slice.
+    """
+    import torch
+
+    scale = 2 / (np.array(data.shape, dtype=np.float64) - 1)
+    rows = (pull[:3] * scale[:, None] - [[0, 0, 0, 1]])[::-1]  # torch: x last, -1 and 1 at the outer voxels
+    i, j, k = (torch.arange(n, dtype=torch.float32) for n in shape)
+    points = torch.empty((*shape, 3), dtype=torch.float32)
+    for axis, (a, b, c, d) in enumerate(rows.tolist()):
+        points[..., axis] = a * i[:, None, None] + b * j[None, :, None] + (c * k + d)[None, None, :]
+    source = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))[None, None]
+    step = torch.tensor(rows[:, 2] / parts, dtype=torch.float32)
+    points -= step * ((parts - 1) / 2)
+    total = torch.zeros(shape)
+    for _ in range(parts):
+        total += torch.nn.functional.grid_sample(source, points[None], align_corners=True)[0, 0]
+        points += step
+    averaged: Array = (total / parts).numpy()
+    return averaged

@@ -51,8 +51,9 @@ class Lesion:
         n = self.voxels[visit]
         if not n:
             return np.full(self.score.shape, NOWHERE)
-        threshold = np.partition(self.score, -n - 1, axis=None)[-n - 1]
-        return self.score - np.float32(threshold) - 1e-4
+        outside, inside = np.partition(self.score.astype(np.float64), (-n - 1, -n), axis=None)[[-n - 1, -n]]
+        depth: Array = self.score - max((outside + inside) / 2, inside - 0.5)
+        return depth
 
     def mask(self, visit: int) -> Array:
         """Its voxels at a visit, within the box."""

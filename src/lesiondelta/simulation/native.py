@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from lesiondelta.images import Affine, Array, Grid, Volume, corners_mm
 from lesiondelta.simulation.acquisition import Protocol, degrade
-from lesiondelta.simulation.fields import random_rigid, rotation, sample_at
+from lesiondelta.simulation.fields import random_rigid, rotation, sample_slabs
 
 POSE_DEG, POSE_MM = 8.0, 12.0  # of the head between visits
 MOTION_DEG, MOTION_MM = 0.8, 1.0  # of the head between the images of one visit
@@ -41,16 +41,7 @@ def slice_average(image: Volume, grid: Grid, to_image: Affine) -> Array:
     """Average an image over the slices of a grid; `to_image` takes the grid's points to the image's."""
     fine_mm = float(np.linalg.norm(image.affine[:3, 0]))
     parts = max(round(float(grid.spacing[2]) / fine_mm), 1)
-    pull = np.linalg.inv(image.affine) @ to_image @ grid.affine
-    x, y, z = (np.arange(n, dtype=np.float32).reshape(s) for n, s in zip(grid.shape, _SPREAD, strict=True))
-    total = np.zeros(grid.shape, np.float32)
-    for offset in (np.arange(parts) + 0.5) / parts - 0.5:
-        at = [m[0] * x + m[1] * y + m[2] * (z + offset) + m[3] for m in pull[:3].astype(np.float32)]
-        total += sample_at(image.data[None], np.stack(np.broadcast_arrays(*at)))[0]
-    return total / np.float32(parts)
-
-
-_SPREAD = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
+    return sample_slabs(image.data, np.linalg.inv(image.affine) @ to_image @ grid.affine, grid.shape, parts)
 
 
 def scan(rng: np.random.Generator, image: Volume, grid: Grid, to_patient: Affine, protocol: Protocol) -> Volume:

@@ -182,7 +182,13 @@ def _native_visits(
         for name in CONTRASTS:
             ideal = _ideal(anatomy, disease, visit, name, contrasts[name], look)
             whole = Volume(with_head(ideal, head, anatomy.brain, values, name), head.affine, name)
-            grid = scan_grid(rng, brain, poses[name], protocols[name], least_mm=0.7 * anatomy.spacing_mm)
+            grid = scan_grid(
+                rng,
+                brain,
+                poses[name],
+                protocols[name],
+                least_mm=0.7 if anatomy.spacing_mm < 1.5 else anatomy.spacing_mm,
+            )
             images[name] = scan(rng, whole, grid, poses[name], protocols[name])
         fine = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
         on_flair = reference_on(fine, images["FLAIR"].grid, poses["FLAIR"])
