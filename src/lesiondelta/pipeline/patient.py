@@ -168,10 +168,9 @@ def _draw(
 ) -> None:
     prior = prior_index(index, len(segmented))
     panels = [_panel(segmented[i]) for i in dict.fromkeys((prior, index))]
-    volume_ml = segmented[index].lesion_volume_mm3 / 1000
-    title = (
-        f"{place.stem.replace('_', '  ')}   {result.status}   {volume_ml:.2f} ml in {segmented[index].lesions} lesions"
-    )
+    seen = segmented[index]
+    lesions = f"{seen.lesions} lesion{'' if seen.lesions == 1 else 's'}, {seen.lesion_volume_mm3 / 1000:.2f} ml"
+    title = f"{place.stem.replace('_', '  ')}   {result.status}   {lesions}"
     write_picture(place.picture, panels, title, result.reason)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SLICES = 6
 WIDTH_IN = 12.6
 LONGEST_NOTE = 190
+DARK, BRIGHT = 0.35, 0.999  # share of the brain's median, quantile of its values
 BACKGROUND = "#000000"
 INK = "#e8eaed"
 FAINT = "#8a9099"
@@ -103,9 +104,12 @@ def _row(volume: Array, slices: Sequence[int], box: tuple[slice, slice]) -> Arra
 
 
 def _shown(image: Array) -> Array:
-    """Grey values from 0 to 1: black at 0, white where lesions are still told apart from the brain."""
+    """Grey values from 0 to 1: black well below the brain, white where lesions are still told apart from it."""
     inside = image[image > 0]
-    return np.clip(image / np.quantile(inside, 0.998), 0, 1) if inside.size else image
+    if not inside.size:
+        return image
+    low, high = DARK * np.median(inside), np.quantile(inside, BRIGHT)
+    return np.clip((image - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
 
 def _outline(axes: "Axes", mask: Array, top: int, colour: str) -> None:
