@@ -11,6 +11,7 @@ SHAPE = (44, 52, 40)
 
 
 def ball(centre, radius, shape=SHAPE):
+    """(X, Y, Z) bool."""
     places = np.indices(shape).transpose(1, 2, 3, 0)
     return ((places - np.asarray(centre)) ** 2).sum(axis=-1) <= radius**2
 

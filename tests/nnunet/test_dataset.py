@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from tests.synthetic import SHAPE, write_patient, write_patients
 
 from lesiondelta.errors import CohortError, GeometryError
 from lesiondelta.images import Volume, read_image, read_mask, write_volume
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
+from tests.synthetic import SHAPE, write_patient, write_patients
 
 PATCH = (32, 32, 32)
 

@@ -2,10 +2,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tests.synthetic import write_patients
 
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.environment import environment
+from tests.synthetic import write_patients
 
 
 @pytest.fixture(scope="module")

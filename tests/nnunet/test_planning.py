@@ -1,12 +1,12 @@
 from dataclasses import replace
 
 import pytest
-from tests.synthetic import write_patients
 
 from lesiondelta import methods
 from lesiondelta.errors import InputError
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
+from tests.synthetic import write_patients
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,10 @@ def folder(tmp_path_factory):
     return built
 
 
-def plan(folder, preset, network=methods.load("nnunet").network):
+SINGLE = methods.load("nnunet").network
+
+
+def plan(folder, preset, network=SINGLE):
     with environment(folder):
         from lesiondelta.nnunet.planning import make_plan
 

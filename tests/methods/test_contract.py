@@ -1,0 +1,142 @@
+"""What every method must do; a new file in `methods/` is tested here without a change."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lesiondelta import methods
+from lesiondelta.cohort import prior_index
+from lesiondelta.inference import lesion_probabilities, load_model
+from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.training import train
+from lesiondelta.preprocessing.intensity import normalise
+
+
+def pair(patch, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(2, 4, *patch)
+
+
+def test_the_declaration(method):
+    assert methods.load(method.name) == method
+    assert method.title
+    assert "et al." in method.citation
+
+
+@pytest.mark.parametrize("patch", [(32, 32, 32), (40, 24, 56), (16, 64, 8)])
+def test_logits_have_the_shape_of_the_patch(network_of, patch):
+    network, plan = network_of(patch, deep_supervision=False)
+    shape = plan["patch_size"]
+    assert network(pair(shape)).shape == (2, 2, *shape)
+
+
+def test_anisotropic_kernels(network_of):
+    """A plan for thick slices: no pooling along the first axis at the start."""
+    network, plan = network_of((16, 16, 16))
+    kwargs = plan["architecture"]["arch_kwargs"] | {
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        "n_stages": 3,
+        "features_per_stage": [4, 8, 8],
+        "n_conv_per_stage": [2, 2, 2],
+        "n_conv_per_stage_decoder": [2, 2],
+        "conv_op": torch.nn.Conv3d,
+        "norm_op": torch.nn.InstanceNorm3d,
+        "nonlin": torch.nn.LeakyReLU,
+    }
+    built = type(network)(input_channels=2, num_classes=2, deep_supervision=True, **kwargs)
+    assert [tuple(x.shape[2:]) for x in built(pair((6, 20, 12)))] == [(6, 20, 12), (6, 10, 6)]
+
+
+def test_encoding_and_decoding_equals_the_forward_pass(network_of):
+    network, plan = network_of((16, 16, 16), deep_supervision=False)
+    both = pair(plan["patch_size"])
+    current, prior = both.chunk(2, dim=1)
+    with torch.no_grad():
+        parts = network.decode(network.encode(current), network.encode(prior))
+        torch.testing.assert_close(parts, network(both), atol=1e-5, rtol=1e-4)
+
+
+def test_the_prior_matters_to_longitudinal_methods_alone(network_of, method):
+    network, plan = network_of((16, 16, 16), deep_supervision=False)
+    one, other = pair(plan["patch_size"]), pair(plan["patch_size"], seed=1)
+    mixed = torch.cat((one[:, :2], other[:, 2:]), dim=1)
+    with torch.no_grad():
+        assert torch.equal(network(one), network(mixed)) != method.longitudinal
+
+
+def test_a_gradient_reaches_every_parameter(network_of):
+    network, plan = network_of((32, 32, 32))
+    sum((logits * torch.randn_like(logits)).sum() for logits in network(pair(plan["patch_size"]))).backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_first_weights_follow_the_seed(network_of):
+    one, again, other = (network_of((16, 16, 16), seed=seed)[0].state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_trained_model_loads_and_describes_itself(trained, method):
+    model = load_model(trained)
+    assert (model.method, model.contrasts, model.spacing_mm) == (method.name, ("T1w", "FLAIR"), 1.0)
+    assert model.description.training["epochs_done"] == 2
+    assert model.description.training["validation"]
+
+
+def test_the_exported_network_equals_the_trained_one(trained, network_of):
+    network, plan = network_of((32, 32, 32), deep_supervision=False)
+    checkpoint = torch.load(trained.parent / "checkpoint.pth", weights_only=True)
+    network.load_state_dict(checkpoint["network"])
+    patch = pair(plan["patch_size"])
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(trained).network(patch), network.eval()(patch), atol=0, rtol=0)
+
+
+def test_half_precision_export_loads_and_stays_close(trained, tmp_path):
+    from lesiondelta.nnunet.export import export_model
+
+    whole = load_model(trained)
+    description = json.loads((trained / "model.json").read_text())
+    half = load_model(export_model(tmp_path / "half", whole.network, description, half=True))
+    size = (tmp_path / "half" / "weights.safetensors").stat().st_size
+    assert size < 0.6 * (trained / "weights.safetensors").stat().st_size
+    patch = pair((32, 32, 32))
+    with torch.no_grad():
+        difference = (half.network(patch).softmax(1) - whole.network(patch).softmax(1)).abs().max()
+    assert difference < 0.01
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_n_visits(trained, count):
+    rng = np.random.default_rng(0)
+    visits = [rng.normal(100, 20, (2, 40, 20, 32)).astype(np.float32) for _ in range(count)]
+    probabilities = lesion_probabilities(visits, [load_model(trained)], device="cpu")
+    assert [p.shape for p in probabilities] == [(40, 20, 32)] * count
+    assert all(((p >= 0) & (p <= 1)).all() for p in probabilities)
+
+
+def test_each_visit_is_segmented_with_its_prior(trained, method):
+    rng = np.random.default_rng(0)
+    visits = [rng.normal(100, 20, (2, 32, 32, 32)).astype(np.float32) for _ in range(2)]
+    together = lesion_probabilities(visits, [load_model(trained)], device="cpu")
+    network = load_model(trained).network
+    for index, probability in enumerate(together):
+        prior = visits[prior_index(index, 2)]
+        both = torch.from_numpy(np.concatenate([normalise(visits[index]), normalise(prior)]))[None]
+        with torch.no_grad():
+            expected = network(both).softmax(1)[0, 1].numpy()
+        np.testing.assert_allclose(probability, expected, atol=1e-4)
+
+
+def test_two_trainings_of_one_seed_are_identical(method, patients, data, tmp_path):
+    preset = replace(presets.load("smoke"), epochs=1, iterations_per_epoch=2, patch=(16, 16, 16))
+    models = [train(patients, tmp_path / str(k), method, preset, device="cpu", data=data) for k in range(2)]
+    one, other = (load_file(model / "weights.safetensors") for model in models)
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,110 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from lesiondelta import methods
+from lesiondelta.nnunet import dataset, presets
+from lesiondelta.nnunet.cohort import Fold
+from lesiondelta.nnunet.environment import environment
+from lesiondelta.nnunet.job import Job
+from lesiondelta.nnunet.training import _trainer
+from tests.synthetic import write_patients
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    built = tmp_path_factory.mktemp("data")
+    dataset.build(write_patients(tmp_path_factory.mktemp("images")), built, (32, 32, 32))
+    return built
+
+
+@pytest.fixture(params=methods.names())
+def trainer(request, folder, tmp_path):
+    """A trainer before its first epoch."""
+    members = Fold(("001", "002"), ("003",))
+    method, preset = methods.load(request.param), presets.load("smoke")
+    job = Job(folder, tmp_path, method, preset, 0, members, seed=0)
+    with environment(folder):
+        from lesiondelta.nnunet.planning import make_plan
+
+        plan = make_plan(folder, preset, method.network)
+    with environment(folder, loader_processes=0):
+        yield _trainer(job, plan, None)
+
+
+def test_both_sides_read_their_own_patients(trainer):
+    train, validation = trainer.get_tr_and_val_datasets()
+    assert (train.identifiers, validation.identifiers) == (["001", "002"], ["003"])
+
+
+def test_a_batch_is_repeated_by_the_seed_alone(trainer):
+    from lesiondelta.nnunet.trainer import seed_everything
+
+    loader, _ = trainer.get_dataloaders()
+    batches = []
+    for seed in (3, 3, 4):
+        seed_everything(0, seed)
+        batches.append([next(loader)["data"] for _ in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(batches[0], batches[1], strict=True))
+    assert not torch.equal(batches[0][0], batches[2][0])
+
+
+def transforms_of(trainer, kind):
+    loader, _ = trainer.get_dataloaders()
+    inner = [getattr(t, "transform", t) for t in loader.data_loader.transforms.transforms]
+    return [t for t in inner if isinstance(t, kind)]
+
+
+def test_batches_have_the_methods_channels_and_targets_of_every_resolution(trainer):
+    loader, _ = trainer.get_dataloaders()
+    batch = next(loader)
+    assert batch["data"].shape == (2, 4 if trainer.job.method.longitudinal else 2, 32, 32, 32)
+    assert [tuple(t.shape) for t in batch["target"]] == [(2, 1, *[n] * 3) for n in (32, 16, 8)]
+
+
+def test_every_channel_is_0_outside_the_brain(trainer):
+    from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+
+    (mask,) = transforms_of(trainer, MaskImageTransform)
+    assert mask.apply_to_channels == list(range(4 if trainer.job.method.longitudinal else 2))
+
+
+def test_nothing_is_chosen_by_the_clock(trainer):
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+
+    blurs = transforms_of(trainer, GaussianBlurTransform)
+    assert blurs
+    assert not any(blur.benchmark for blur in blurs)
+
+
+def test_the_papers_recipe(trainer):
+    group = trainer.optimizer.param_groups[0]
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert (group["lr"], group["momentum"], group["nesterov"]) == (0.01, 0.99, True)
+    np.testing.assert_allclose(trainer.loss.weight_factors, np.array([1, 1 / 2, 0]) / 1.5)
+    trainer.lr_scheduler.step(1)
+    assert group["lr"] == pytest.approx(0.01 * 0.5**0.9)
+
+
+def test_seeds_reach_all_three_generators():
+    from lesiondelta.nnunet.trainer import seed_everything
+
+    def draw():
+        return random.random(), np.random.random(), torch.rand(1).item()
+
+    seed_everything(1, 2)
+    one = draw()
+    seed_everything(1, 2)
+    assert draw() == one
+    seed_everything(2, 1)
+    assert all(a != b for a, b in zip(draw(), one, strict=True))
+
+
+def test_plain_numbers():
+    from lesiondelta.nnunet.trainer import plain_numbers
+
+    content = plain_numbers({"losses": [np.float32(0.5), [np.float64(1)]], "epoch": np.int64(3), "none": None})
+    assert content == {"losses": [0.5, [1.0]], "epoch": 3, "none": None}
+    assert type(content["losses"][0]) is float

@@ -1,0 +1,178 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lesiondelta import methods
+from lesiondelta.errors import InputError, ModelError, OutputError
+from lesiondelta.inference import load_model
+from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.training import choose_device, train
+from tests.synthetic import write_patients
+
+TINY = replace(presets.load("smoke"), epochs=3, iterations_per_epoch=2, patch=(16, 16, 16), max_features=16)
+METHOD = methods.load("difference_weighting")
+
+
+class StoppedError(Exception):
+    """What a test interrupts a training with."""
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory):
+    return write_patients(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def run(patients, data):
+    """Train the tiny preset into a folder, on stored data that all tests here share."""
+
+    def call(folder, method=METHOD, preset=TINY, **options):
+        return train(patients, folder, method, preset, data=data, device="cpu", **options)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    """The uninterrupted training."""
+    return run(tmp_path_factory.mktemp("trained") / "out")
+
+
+def weights(model):
+    return load_file(model / "weights.safetensors")
+
+
+def same(one, other):
+    return weights(one).keys() == weights(other).keys() and all(
+        torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items()
+    )
+
+
+def stop_at(epoch, iteration):
+    def progress(state):
+        if (state.epoch, state.iteration) == (epoch, iteration):
+            raise StoppedError
+
+    return progress
+
+
+def test_progress_counts_iterations_and_epochs(run, tmp_path):
+    states = []
+    run(tmp_path / "out", progress=states.append)
+    steps = [(s.epoch, s.iteration) for s in states if s.validation_loss is None]
+    assert steps == [(e, i) for e in range(3) for i in (1, 2)]
+    ends = [s for s in states if s.validation_loss is not None]
+    assert [(s.epoch, s.epochs, s.iteration, s.iterations) for s in ends] == [(e, 3, 2, 2) for e in range(3)]
+
+
+def test_one_seed_gives_one_result(run, trained, tmp_path):
+    assert same(run(tmp_path / "again"), trained)
+    assert not same(run(tmp_path / "other", seed=1), trained)
+
+
+@pytest.mark.parametrize("moments", [[(0, 1)], [(1, 1)], [(0, 2), (1, 2), (2, 1)]])
+def test_an_interrupted_training_ends_in_identical_weights(run, trained, tmp_path, moments):
+    for moment in moments:
+        with pytest.raises(StoppedError):
+            run(tmp_path / "out", progress=stop_at(*moment))
+    states = []
+    model = run(tmp_path / "out", progress=states.append)
+    assert (states[0].epoch, states[0].iteration) == (moments[-1][0], 1)  # the current epoch at most is lost
+    assert same(model, trained)
+
+
+def test_a_complete_training_returns_at_once(run, trained):
+    assert run(trained.parent, progress=stop_at(0, 1)) == trained
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"preset": replace(TINY, epochs=4)}, "preset"),
+        ({"method": methods.load("nnunet")}, "method"),
+        ({"self_prior_share": 0.5}, "self_prior_share"),
+        ({"method": replace(METHOD, recipe=replace(METHOD.recipe, momentum=0.9))}, "method"),
+    ],
+)
+def test_a_folder_with_another_training_is_refused(run, trained, options, named):
+    with pytest.raises(OutputError, match=named):
+        run(trained.parent, **options)
+
+
+def test_what_the_exported_model_records(run, tmp_path):
+    content = json.loads((run(tmp_path / "out", fold=1, folds=3, seed=7) / "model.json").read_text())
+    training = content["training"]
+    assert content["method"] == "difference_weighting"
+    assert content["contrasts"] == ["T1w", "FLAIR"]
+    assert content["spacing_mm"] == 1.0
+    assert content["patch"] == [16, 16, 16]
+    assert (training["fold"], training["seed"], training["epochs_done"], training["batch"]) == (1, 7, 3, 2)
+    assert sorted(training["train"] + training["validation"]) == ["001", "002", "003"]
+    assert len(training["validation"]) == 1
+    assert training["method"]["recipe"]["momentum"] == 0.99
+    assert set(training["versions"]) == {"lesiondelta", "nnunetv2", "torch"}
+
+
+def test_the_folder_holds_checkpoint_and_tensorboard_and_nothing_unfinished(trained):
+    folder = trained.parent
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert not list(folder.rglob(".partial-*"))
+    checkpoint = torch.load(folder / "checkpoint.pth", weights_only=True)
+    assert checkpoint["epochs_done"] == 3
+    assert len(checkpoint["history"]["train_losses"]) == 3
+
+
+def test_what_a_killed_run_was_writing_is_deleted(run, tmp_path):
+    (tmp_path / "out" / ".partial-model").mkdir(parents=True)
+    (tmp_path / "out" / ".partial-x-checkpoint.pth").touch()
+    run(tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".partial-*"))
+
+
+def test_warm_start(run, trained, tmp_path):
+    losses = {}
+    for name, start in (("cold", None), ("warm", trained)):
+        states = []
+        run(tmp_path / name, initial_weights=start, preset=replace(TINY, epochs=1), progress=states.append)
+        losses[name] = states[0].train_loss
+    assert losses["warm"] < losses["cold"]  # the first loss of the same batch
+
+
+def test_warm_start_from_another_network(run, trained, tmp_path):
+    with pytest.raises(ModelError, match="do not fit"):
+        run(tmp_path / "out", method=methods.load("longitudinal_concat"), initial_weights=trained)
+
+
+def test_a_foreign_checkpoint_is_refused(run, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError):
+        run(out, progress=stop_at(1, 1))
+    torch.save({"model": object()}, out / "checkpoint.pth")  # needs unpickling
+    with pytest.raises(ModelError, match="delete it"):
+        run(out)
+    torch.save({"model": 1}, out / "checkpoint.pth")
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        run(out)
+
+
+def test_adamw(run, tmp_path):
+    recipe = methods.Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9)
+    model = run(tmp_path / "out", method=replace(METHOD, recipe=recipe), preset=replace(TINY, epochs=1))
+    assert load_model(model).description.training["method"]["recipe"]["optimiser"] == "adamw"
+
+
+def test_absent_device():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert choose_device("auto") in ("cpu", "mps")
+    with pytest.raises(InputError, match="cuda"):
+        choose_device("cuda")
