@@ -12,7 +12,7 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="Folder for the BIDS dataset.", show_default=False)],
     patients: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 8,
     visits: Annotated[int, typer.Option(min=1, help="Visits of each.")] = 3,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same cohort.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cohort.")] = 0,
 ) -> None:
     """Simulate patients with lesions that appear, grow, shrink and vanish, with reference masks.
 

@@ -37,7 +37,7 @@ def train(
     preset: Annotated[str, typer.Option(help="paper, small or smoke.")] = "paper",
     fold: Annotated[str, typer.Option(help="The fold held out (0 to folds - 1), or `all` to train on everyone.")] = "0",
     folds: Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of folds, first weights, sampling and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds, first weights, sampling and augmentation.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
     initial_model: Annotated[Path | None, typer.Option(help="Exported model to start from.")] = None,
     self_prior_share: Annotated[float, typer.Option(min=0, max=1, help="Visits seen as their own prior.")] = 0.0,

@@ -1,0 +1,152 @@
+"""The command line itself: help, versions, usage, the commands on tiny data."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.models import export_tiny_model
+from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
+
+from lesiondelta import __version__
+from lesiondelta.cli import app
+from lesiondelta.cli.console import spread
+from lesiondelta.images import read_image, read_mask, require_same_grid
+
+COMMANDS = ("demo", "run", "segment", "simulate", "train", "evaluate", "doctor")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(capsys, command):
+    outcome = call(capsys, command, "--help")
+    assert outcome.code == 0
+    assert "Usage" in outcome.out
+
+
+@pytest.mark.parametrize("command", ["run", "segment", "simulate", "train", "evaluate"])
+def test_help_has_an_example(capsys, command):
+    assert f"lesiondelta {command} " in call(capsys, command, "-h").out.split("Example")[1]
+
+
+@pytest.mark.parametrize("where", [(), ("run",)])
+def test_version(capsys, where):
+    outcome = call(capsys, *where, "--version")
+    assert (outcome.code, outcome.out.strip()) == (0, f"lesiondelta {__version__}")
+
+
+def test_help_imports_nothing_heavy():
+    """What makes a start slow is not imported: `lesiondelta --help` stays quick."""
+    code = "import sys, lesiondelta.cli; print([m for m in sys.modules if m in %r])"
+    heavy = ("torch", "nibabel", "scipy", "numpy", "pandas", "matplotlib", "itk", "SimpleITK", "nnunetv2", "pydantic")
+    said = subprocess.run([sys.executable, "-c", code % (heavy,)], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_wrong_usage_ends_with_2(capsys, tmp_path):
+    assert call(capsys, "run", tmp_path).code == 2
+    assert call(capsys, "run", tmp_path, tmp_path, "group").code == 2
+    assert call(capsys, "run", tmp_path, tmp_path, "participant", "--nprocs", "0").code == 2
+    assert call(capsys, "segment", "--visit", "only-one.nii.gz", "-o", tmp_path).code == 2
+    assert call(capsys, "segment", "--visit", "a", "b", "c", "-o", tmp_path).code == 2
+
+
+def test_list_options_take_their_values_as_fmriprep_does():
+    lists = {"--participant-label", "--visit"}
+    assert spread(["B", "O", "--participant-label", "1", "2", "--nprocs", "3"], lists, {}) == [
+        "B", "O", "--participant-label", "1", "--participant-label", "2", "--nprocs", "3",
+    ]  # fmt: skip
+    assert spread(["--visit", "a", "b", "--visit", "c", "d"], lists, {"--visit": 2}) == [
+        "--visit", "a", "--visit", "b", "--visit", "c", "--visit", "d",
+    ]  # fmt: skip
+
+
+def test_an_impossible_setting_is_named(capsys, tmp_path):
+    write_patient(tmp_path / "bids", "1")
+    outcome = call(capsys, "run", tmp_path / "bids", tmp_path / "out", "participant", "--threshold", "1.5")
+    assert outcome.code == 70
+    assert "threshold" in outcome.err
+    assert outcome.err.count("Error:") == 1
+
+
+def test_a_fault_of_ours_leaves_a_log_and_no_traceback(capsys):
+    @app.command("broken")
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    try:
+        outcome = call(capsys, "broken")
+    finally:
+        app.registered_commands.pop()
+    assert outcome.code == 70
+    assert "A fault in lesiondelta" in outcome.err
+    assert "Traceback" not in outcome.err
+    log = outcome.err.split()[-1]
+    assert "ZeroDivisionError" in Path(log).read_text()
+
+
+def test_segment_loose_files(capsys, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "x", ("1", "2"))
+    visits = [image_path(tmp_path / "bids", "x", s, c) for s in ("1", "2") for c in ("T1w", "FLAIR")]
+    outcome = call(
+        capsys, "segment", "--visit", *visits[:2], "--visit", *visits[2:], "-o", tmp_path / "out", "--patient", "p1",
+        "--model", model, *OPTIONS,
+    )  # fmt: skip
+    assert outcome.code == 0
+    assert set(rows(tmp_path / "out")) == {("sub-p1", "ses-1"), ("sub-p1", "ses-2")}
+    sidecar = image_path(tmp_path / "out", "p1", "2", "space-orig_label-L_mask").with_suffix("").with_suffix(".json")
+    assert json.loads(sidecar.read_text())["SpatialReference"] == visits[3].resolve().as_uri()
+
+
+def test_evaluate_prints_and_writes_the_scores(capsys, tmp_path):
+    write_references(tmp_path / "bids", "1", ("1", "2"))
+    reference = tmp_path / "bids/derivatives/reference"
+    outcome = call(capsys, "evaluate", reference, reference, "-o", tmp_path / "scores")
+    assert outcome.code == 0
+    assert "2 visits of 1 patients" in outcome.out
+    assert json.loads((tmp_path / "scores/summary.json").read_text())["measures"]["dsc"]["mean"] == 1
+
+
+def test_doctor_runs(capsys, tmp_path):
+    outcome = call(capsys, "doctor", tmp_path)
+    assert outcome.code in (0, 1)  # 1 where no bundled model is installed
+    for word in ("torch", "flirt", "GPU", "bundled model", "free space"):
+        assert word in outcome.out
+
+
+def test_a_patient_is_prepared_once_for_two_thresholds(capsys, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "1")
+    run = ("run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS)
+    for threshold in ("0.2", "0.3"):
+        assert call(capsys, *run, "--work-dir", tmp_path / "work", "--threshold", threshold).code == 0
+    assert "taken from" in (tmp_path / "out/logs/sub-1.log").read_text()
+
+
+@pytest.mark.slow
+def test_simulate_train_run_evaluate(capsys, tmp_path):
+    """A model trained for a moment on simulated patients goes through every command; its scores do not matter."""
+    assert call(capsys, "simulate", tmp_path / "bids", "--patients", "2", "--visits", "2", "--seed", "3").code == 0
+    trained = call(
+        capsys, "train", tmp_path / "bids", "-o", tmp_path / "training", "--preset", "smoke", "--fold", "all",
+        "--registration", "none", "--no-gate", "--no-bias-correction", "--device", "cpu", "--omp-nthreads", "1",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    model = tmp_path / "training/model"
+    out = tmp_path / "out"
+    options = ("--model", model, "--registration", "none", "--no-gate", "--no-bias-correction", "--device", "cpu")
+    done = call(capsys, "run", tmp_path / "bids", out, "participant", *options, "--participant-label", "001")
+    assert done.code == 0, done.err
+    flair = read_image(image_path(tmp_path / "bids", "001", "01", "FLAIR"))
+    require_same_grid(read_mask(image_path(out, "001", "01", "space-orig_label-L_mask")), flair)
+    scored = call(capsys, "evaluate", tmp_path / "bids/derivatives/reference", out, "-o", tmp_path / "scores")
+    assert scored.code == 0
+    assert "sub-002 ses-01 has a reference and no prediction" in scored.err
+
+
+def test_the_module_runs_as_a_program():
+    said = subprocess.run(
+        [sys.executable, "-m", "lesiondelta", "--version"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == f"lesiondelta {__version__}"
