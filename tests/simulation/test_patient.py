@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from lesiondelta.images import Volume, require_same_grid, resample
+from lesiondelta.images import Volume, read_image, read_mask, require_same_grid, resample
 from lesiondelta.simulation import image_anatomy, simulate_patient
 from lesiondelta.simulation.evolution import CHANGES, changes_between
 from lesiondelta.simulation.fields import rigid
@@ -112,3 +114,16 @@ def test_a_labelled_visit_becomes_a_longitudinal_patient(aligned_patient):
     assert added
     for lesion in kept:
         np.testing.assert_array_equal(patient.visits[0].instances.data == lesion, real.lesions == lesion)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_an_open_patient_becomes_longitudinal(data_folder):
+    stem = data_folder / "ljubljana-cross-sectional/sub-07/anat/sub-07_space-MNI152"
+    t1w, flair = (read_image(Path(f"{stem}_{name}.nii.gz")) for name in ("T1w", "FLAIR"))
+    real = image_anatomy(t1w, flair, read_mask(Path(f"{stem}_label-lesion_mask.nii.gz")))
+    assert 1.0e6 < real.brain.sum() < 1.4e6  # mm3
+    patient = simulate_patient(5, visits=2, anatomy=real)
+    kept = patient.visits[0].lesions.data & patient.visits[1].lesions.data & (real.lesions > 0)
+    assert kept.sum() > 0.5 * (real.lesions > 0).sum()
+    assert "new" in patient.changes[0].values() or "resolved" in patient.changes[0].values()
