@@ -109,7 +109,8 @@ def _shown(image: Array) -> Array:
     if not inside.size:
         return image
     low, high = DARK * np.median(inside), np.quantile(inside, BRIGHT)
-    return np.clip((image - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    shown: Array = np.clip((image - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    return shown
 
 
 def _outline(axes: "Axes", mask: Array, top: int, colour: str) -> None:
