@@ -21,7 +21,7 @@ class NetworkDescription(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     dotted_name: str = Field(alias="class")
-    kwargs: dict[str, Any]
+    arguments: dict[str, Any] = Field(alias="kwargs")
 
 
 class Description(BaseModel):
@@ -138,7 +138,7 @@ def _build(description: NetworkDescription, folder: Path) -> Any:  # noqa: ANN40
         raise ModelError(
             f"{folder} describes the network {description.dotted_name}, which is none of ours: {NETWORKS}."
         )
-    kwargs = dict(description.kwargs)
+    kwargs = dict(description.arguments)
     for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
         name = str(kwargs.get(key)).rpartition(".")[2]
         if kwargs.get(key) is not None and name not in parts:
