@@ -40,8 +40,8 @@ OPEN_PATIENTS = ("07", "19")
 ATLAS_PATIENTS, ATLAS_SEED = 18, 1000
 HEAVY = 45  # lesions of every third atlas patient: the more there is to see, the sooner it is learned
 VARIANTS, VARIANT_SEED = 5, 5000  # of each open patient: other scanners, some lesions gone, some added
-RECIPE = Recipe(optimiser="adamw", learning_rate=4e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 12, 25, 1, patch=(64, 64, 64), batch=2, base_features=8, max_features=128)
+RECIPE = Recipe(optimiser="adamw", learning_rate=5e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.75)
+PRESET = Preset("bundled", 30, 25, 1, patch=(32, 32, 32), batch=4, base_features=8, max_features=64)
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("atlas", ATLAS_PATIENTS, (), 12, 4e-3),
-    Stage("without-07", 6, ("19",), 8, 2e-3, "atlas"),
-    Stage("without-19", 6, ("07",), 8, 2e-3, "atlas"),
-    Stage("final", 6, OPEN_PATIENTS, 8, 2e-3, "atlas"),
+    Stage("atlas", ATLAS_PATIENTS, (), 30, 5e-3),
+    Stage("without-07", 6, ("19",), 12, 3e-3, "atlas"),
+    Stage("without-19", 6, ("07",), 12, 3e-3, "atlas"),
+    Stage("final", 6, OPEN_PATIENTS, 12, 3e-3, "atlas"),
 )
 
 
