@@ -1,29 +1,37 @@
 """The brain mask: the user's, the image's own where it is stripped, HD-BET's, SynthStrip's, or an atlas's."""
 
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.errors import DependencyError, RegistrationError
-from lesiondelta.images import Array, Grid, Volume, corners_mm, isotropic_grid, read_mask, resample, write_volume
-from lesiondelta.preprocessing.elastix import deform, elastix
+from lesiondelta.errors import RegistrationError
+from lesiondelta.images import Array, Volume, read_mask, resample, write_volume
+from lesiondelta.preprocessing.elastix import centre_mm, elastix
+from lesiondelta.preprocessing.points import coarse, dilate, litres, voxels_mm
+from lesiondelta.preprocessing.programs import call, require_program
 
 STRIPPED_SPREAD = 0.008
 """Interquartile range of an image's darkest 30 % over its percentile 98: below, the background is a constant."""
 BRAIN_LITRES = (0.7, 2.2)
 """Volume of a brain with its fluid; a head without its neck has more than 2.5."""
-ATLAS_MARGIN_MM = 3.0
-ATLAS_LATTICE_MM = 25.0
-WORKING_MM = 2.0
-COMMANDS = {
-    "hd-bet": ("hd-bet", "pip install hd-bet"),
-    "synthstrip": ("mri_synthstrip", "install FreeSurfer 7.3 or later"),
+COARSE_MM = 2.0
+CENTRE_MM = 40.0
+"""Radius around the head's centre where only brain lies."""
+BRIDGE_MM = 5.0
+"""Tissue that joins brain and scalp is thinner than twice this."""
+ATLAS_MARGIN_MM = 6.0
+PROGRAMS = {
+    "hd-bet": (
+        "hd-bet",
+        "pip install hd-bet",
+        ("-o", "brain.nii.gz", "-device", "cpu", "--disable_tta", "--save_bet_mask"),
+        "brain_bet.nii.gz",
+    ),
+    "synthstrip": ("mri_synthstrip", "install FreeSurfer 7.3 or later", ("-m", "mask.nii.gz"), "mask.nii.gz"),
 }
+"""Executable, how to get it, options, and the mask it writes."""
 
 
 def own_mask(image: Volume, certain: bool = False) -> Volume | None:
@@ -68,67 +76,41 @@ def require_plausible(mask: Volume, source: str) -> None:
         )
 
 
-def litres(mask: Volume) -> float:
-    """Volume of a mask."""
-    return float(np.count_nonzero(mask.data)) * mask.grid.voxel_volume_mm3 / 1e6
-
-
 def atlas_mask(image: Volume, threads: int = 1) -> Volume:
-    """The MNI152 brain on the grid of `image` (whole head, T1w for choice): affine, then B-spline.
+    """The MNI152 brain, moved by an affine registration onto the grid of `image` (whole head, T1w for choice).
 
-    The template has no skull. The affine step sees the template's brain alone (with a margin it grows to the scalp);
-    the B-spline sees a margin around it, where fluid and skull are dark in both.
+    The template has no skull, and mutual information would grow it to the scalp; so skull and scalp are roughly removed
+    from the head first.
     """
     template, brain = mni152()
-    coarse = isotropic_grid(corners_mm(template.grid), WORKING_MM)
-    grid = isotropic_grid(corners_mm(image.grid), WORKING_MM)
-    working = resample(image, grid, order="linear")
-    affine = elastix(
-        resample(template, coarse, order="linear"),
-        working,
-        degrees=12,
-        threads=threads,
-        fixed_mask=resample(brain, coarse, order="nearest"),
-    )
-    back = np.linalg.inv(affine)
-    spline = deform(
-        working,
-        resample(template, grid, back, order="linear"),
-        lattice_mm=ATLAS_LATTICE_MM,
-        threads=threads,
-        fixed_mask=resample(brain.with_data(dilate(brain, ATLAS_MARGIN_MM)), grid, back, order="nearest"),
-    )
-    points = voxels_mm(image.grid)
-    inside = sample(brain, (points + spline.at(points)) @ back[:3, :3].T + back[:3, 3]) > 0.5
-    return image.with_data(_largest(inside.reshape(image.data.shape)))
+    head = coarse(image, COARSE_MM)
+    core = head.with_data(np.where(rough_mask(head).data, head.data, 0))
+    affine = elastix(template, core, degrees=12, threads=threads, fixed_mask=dilate(brain, ATLAS_MARGIN_MM))
+    share = resample(brain, image.grid, np.linalg.inv(affine), order="linear")
+    return image.with_data(_largest(share.data > 0.5))
+
+
+def rough_mask(head: Volume) -> Volume:
+    """The piece of tissue around the centre that is left once the dark skull has cut off the scalp.
+
+    Tissue has 0.5 to 1.6 times the median around the head's centre; fat is brighter.
+    """
+    distance = np.linalg.norm(voxels_mm(head.grid) - centre_mm(head), axis=1).reshape(head.data.shape)
+    median = np.median(head.data[distance < CENTRE_MM])
+    tissue = head.with_data((head.data > 0.5 * median) & (head.data < 1.6 * median))
+    inner = head.with_data(_largest(~dilate(head.with_data(~tissue.data), BRIDGE_MM).data))
+    return head.with_data(ndimage.binary_fill_holes(dilate(inner, BRIDGE_MM + 1).data))
 
 
 def program_mask(image: Volume, method: str) -> Volume:
     """The mask that HD-BET or SynthStrip writes, as it stands."""
-    program, install = COMMANDS[method]
-    if shutil.which(program) is None:
-        raise DependencyError(f"`{program}` is not on PATH: {install}, or use brain extraction by atlas.")
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "head.nii.gz", Path(folder) / "brain.nii.gz"
-        write_volume(source, image)
-        mask = target.with_name("brain_bet.nii.gz" if method == "hd-bet" else "mask.nii.gz")
-        _call(_command(program, method, source, target, mask), image.name)
-        if not mask.is_file():
-            raise DependencyError(f"`{program}` ended without a mask for {image.name}: run it by hand on that image.")
-        return image.with_data(read_mask(mask).data)
-
-
-def _command(program: str, method: str, source: Path, target: Path, mask: Path) -> list[str]:
-    if method == "synthstrip":
-        return [program, "-i", str(source), "-m", str(mask)]
-    return [program, "-i", str(source), "-o", str(target), "-device", "cpu", "--disable_tta", "--save_bet_mask"]
-
-
-def _call(command: Sequence[str], name: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        raise DependencyError(f"`{command[0]}` failed on {name} (exit {done.returncode}): {last[0]}")
+    name, advice, options, written = PROGRAMS[method]
+    program = require_program(name, f"{advice}, or use brain extraction by atlas")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_volume(folder / "head.nii.gz", image)
+        call([program, "-i", "head.nii.gz", *options], folder, f"find the brain in {image.name}")
+        return image.with_data(read_mask(folder / written).data)
 
 
 def mni152() -> tuple[Volume, Volume]:
@@ -140,33 +122,6 @@ def mni152() -> tuple[Volume, Volume]:
         Volume(np.asarray(template.dataobj, np.float32), template.affine, "the MNI152 template"),
         Volume(np.asarray(brain.dataobj) > 0, brain.affine, "the MNI152 brain mask"),
     )
-
-
-def voxels_mm(grid: Grid) -> Array:
-    """Centres of all voxels, (X * Y * Z, 3) in RAS+ mm."""
-    index = np.indices(grid.shape, dtype=np.float32).reshape(3, -1).T
-    points: Array = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    return points
-
-
-def points_mm(mask: Volume) -> Array:
-    """Centres of the voxels of a mask, (N, 3) in RAS+ mm."""
-    points: Array = np.argwhere(mask.data) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
-    return points
-
-
-def sample(volume: Volume, points_mm: Array) -> Array:
-    """Linear interpolation at points (N, 3) in RAS+ mm; 0 outside."""
-    index = np.linalg.inv(volume.affine)
-    where = (points_mm @ index[:3, :3].T + index[:3, 3]).T
-    values: Array = ndimage.map_coordinates(volume.data.astype(np.float32), where, order=1, cval=0)
-    return values
-
-
-def dilate(mask: Volume, margin_mm: float) -> Array:
-    """Every voxel within `margin_mm` of the mask."""
-    near: Array = ndimage.distance_transform_edt(~mask.data, sampling=mask.grid.spacing) <= margin_mm
-    return near
 
 
 def _largest(mask: Array, fill: bool = True) -> Array:

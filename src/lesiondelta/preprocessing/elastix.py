@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.errors import GeometryError, RegistrationError
+from lesiondelta.errors import RegistrationError
 from lesiondelta.images import (
     RAS_TO_LPS,
     Affine,
@@ -22,10 +22,12 @@ from lesiondelta.images import (
     resample,
     to_itk,
 )
+from lesiondelta.preprocessing.points import coarse, coarse_mask
 
 SMOOTHING_MM = (6.0, 3.0, 1.5, 0.75)
 """Gaussian sigma of the pyramid's levels."""
-SAMPLES = 4096
+COARSE_MM = 2.0
+SAMPLES = 2048
 ITERATIONS = 250
 SEED = 1
 
@@ -56,14 +58,21 @@ def elastix(
 ) -> Affine:
     """Rigid (6), or rigid and then affine (12), from `start` or from the centres of gravity.
 
+    A rigid transform joins two contrasts of one visit, which needs the full detail. An affine one joins two images of
+    one contrast, for which copies at 2 mm are as accurate and five times quicker.
+
     Returns
     -------
     (4, 4) fixed point -> moving point, RAS+ mm
     """
     transform = between_centres(fixed, moving) if start is None else start
+    if degrees == 12:
+        fixed, moving = coarse(fixed, COARSE_MM), coarse(moving, COARSE_MM)
+        fixed_mask = fixed_mask and coarse_mask(fixed_mask, COARSE_MM)
+    sigmas_mm = [sigma for sigma in SMOOTHING_MM if degrees == 6 or sigma >= COARSE_MM / 2]
     for kind in ("EulerTransform", "AffineTransform")[: 1 if degrees == 6 else 2]:
         moved = Volume(moving.data, np.linalg.inv(transform) @ moving.affine, moving.name)
-        transform = transform @ _matrix(_run(fixed, moved, _settings(kind), threads, fixed_mask))
+        transform = transform @ _matrix(_run(fixed, moved, _settings(kind, sigmas_mm), threads, fixed_mask))
     return transform
 
 
@@ -87,17 +96,18 @@ def deform(
 def between_centres(fixed: Volume, moving: Volume) -> Affine:
     """The shift that lays one centre of gravity on the other."""
     transform = np.eye(4)
-    transform[:3, 3] = _centre_mm(moving) - _centre_mm(fixed)
+    transform[:3, 3] = centre_mm(moving) - centre_mm(fixed)
     return transform
 
 
-def _centre_mm(volume: Volume) -> Array:
+def centre_mm(volume: Volume) -> Array:
+    """Centre of gravity in RAS+ mm; air and the brightest voxels do not pull."""
     bright = np.clip(volume.data - np.percentile(volume.data, 10), 0, np.percentile(volume.data, 99))
     centre: Array = volume.affine[:3, :3] @ ndimage.center_of_mass(bright) + volume.affine[:3, 3]
     return centre
 
 
-def _settings(kind: str, smoothing_mm: Sequence[float] = SMOOTHING_MM) -> dict[str, Sequence[str]]:
+def _settings(kind: str, smoothing_mm: Sequence[float]) -> dict[str, Sequence[str]]:
     levels = len(smoothing_mm)
     schedule = [f"{sigma}" for sigma in smoothing_mm for _ in range(3)]
     return {
@@ -201,6 +211,3 @@ def _displacement(result: Any) -> Displacement:  # noqa: ANN401
     values = np.array(result["TransformParameters"], dtype=np.float64).reshape(3, *shape[::-1])
     coefficients = values.transpose(0, 3, 2, 1) * np.diag(RAS_TO_LPS)[:3, None, None, None]
     return Displacement(coefficients, RAS_TO_LPS @ lattice)
-
-
-__all__ = ["Displacement", "GeometryError", "between_centres", "deform", "elastix", "euler_matrix"]

@@ -23,8 +23,9 @@ from lesiondelta.images import (
     require_same_grid,
     resample,
 )
-from lesiondelta.preprocessing import brain
+from lesiondelta.preprocessing import brain, gate
 from lesiondelta.preprocessing.intensity import correct_bias
+from lesiondelta.preprocessing.points import dilate, inside_mm
 from lesiondelta.preprocessing.registration import ENGINES
 from lesiondelta.settings import PreprocessingSettings
 
@@ -98,23 +99,23 @@ def prepare_patient(
     reference = "FLAIR" if "FLAIR" in contrasts else contrasts[0]
     failures: dict[str, str] = {}
     loaded = _each(patient.visits, lambda visit: _load(visit, contrasts, reference, settings), failures)
-    while loaded:
-        anatomy = _each(loaded[:1], lambda visit: _find_brain(visit, reference, settings), failures)
-        if anatomy:
-            break
+    anatomy: list[tuple[_Loaded, Volume]] = []
+    while loaded and not anatomy:
+        anatomy = _each(loaded[:1], lambda visit: _become_baseline(visit, reference, settings), failures)
         loaded = loaded[1:]
-    else:
-        raise CohortError(f"Patient {patient.label}: no visit can be used. " + " ".join(failures.values()))
-    baseline, mask = loaded[0], anatomy[0]
-    later = _each(loaded[1:], lambda visit: _place(visit, baseline, mask, reference, settings), failures)
-    visits = [baseline, *later]
+    _require_visits(patient, anatomy, failures)
+    baseline, mask = anatomy[0]
+    placed = _each(loaded, lambda visit: _place(visit, baseline, mask, reference, settings), failures)
+    visits = [_warned(visit, loaded, failures) for visit in (baseline, *placed)]
     mask = _common_brain(visits, mask, reference, settings.spacing_mm)
     prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
-    if not prepared:
-        raise CohortError(f"Patient {patient.label}: no visit can be used. " + " ".join(failures.values()))
-    order = [visit.label for visit in patient.visits]
-    prepared.sort(key=lambda visit: order.index(visit.label))
+    _require_visits(patient, prepared, failures)
     return PreparedPatient(patient.label, mask.grid, mask, tuple(prepared), failures)
+
+
+def _require_visits(patient: Patient, found: Sequence[object], failures: Mapping[str, str]) -> None:
+    if not found:
+        raise CohortError(f"Patient {patient.label}: no visit can be used. " + " ".join(failures.values()))
 
 
 def _each(items: Sequence[V], step: Callable[[V], R], failures: dict[str, str]) -> list[R]:
@@ -153,6 +154,12 @@ def _own_brain(visit: Visit, image: Volume, settings: PreprocessingSettings) -> 
     return None if settings.skull_strip == "force" else brain.own_mask(image, certain=settings.skull_strip == "skip")
 
 
+def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:
+    """The visit, checked, and the brain in the space of its reference."""
+    mask = _find_brain(visit, reference, settings)
+    return (_checked_contrasts(visit, reference, mask) if settings.gate else visit), mask
+
+
 def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> Volume:
     """The brain in the space of the visit's reference, on cubic voxels that reach beyond its field of view."""
     grid = isotropic_grid(corners_mm(visit.images[reference].grid), settings.spacing_mm, REACH_MM)
@@ -164,13 +171,40 @@ def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings)
 
 
 def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, settings: PreprocessingSettings) -> _Loaded:
-    """Register a visit to the baseline and compose its transforms."""
-    near = mask.with_data(brain.dilate(mask, NEAR_MM))
+    """Register a visit to the baseline, compose its transforms, and check that both are aligned and one person's."""
     fixed, moving = baseline.images[reference], visit.images[reference]
     engine = ENGINES[settings.registration]
-    transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=near)
+    transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=dilate(mask, NEAR_MM))
     transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
-    return replace(visit, transforms=transforms)
+    placed = replace(visit, transforms=transforms)
+    if not settings.gate:
+        return placed
+    placed = _checked_contrasts(placed, reference, mask)
+    before, now = gate.Located(fixed, np.eye(4)), gate.Located(moving, transform)
+    placed = _noted(placed, "baseline_residual_mm", gate.check_alignment(before, now, mask))
+    return _noted(placed, "baseline_person_mm", gate.check_person(before, now, mask))
+
+
+def _checked_contrasts(visit: _Loaded, reference: str, mask: Volume) -> _Loaded:
+    """The visit with a residual for each contrast that was registered to its reference."""
+    fixed = gate.Located(visit.images[reference], visit.transforms[reference])
+    for contrast, image in visit.images.items():
+        if contrast != reference:
+            checked = gate.check_alignment(fixed, gate.Located(image, visit.transforms[contrast]), mask)
+            visit = _noted(visit, f"{contrast}_residual_mm", checked)
+    return visit
+
+
+def _noted(visit: _Loaded, name: str, check: gate.Check) -> _Loaded:
+    quality = {**visit.quality, name: check.value_mm}
+    return replace(visit, quality=quality, warnings=visit.warnings + check.warnings)
+
+
+def _warned(visit: _Loaded, later: Sequence[_Loaded], failures: Mapping[str, str]) -> _Loaded:
+    """The visit with a warning for each later one that would not fit: which of them is wrong, nobody knows."""
+    refused = [other.label for other in later if other.label in failures]
+    warnings = tuple(f"Visit {label} does not fit the baseline: {failures[label]}" for label in refused)
+    return replace(visit, warnings=visit.warnings + warnings)
 
 
 def _common_brain(visits: Sequence[_Loaded], mask: Volume, reference: str, spacing_mm: float) -> Volume:
@@ -183,7 +217,7 @@ def _common_brain(visits: Sequence[_Loaded], mask: Volume, reference: str, spaci
         imaged = visit.images[reference].with_data(np.ones(visit.images[reference].data.shape, bool))
         seen |= resample(imaged, mask.grid, place, order="nearest").data
     inside = mask.with_data(found & seen)
-    grid = isotropic_grid(brain.points_mm(inside), spacing_mm, MARGIN_MM)
+    grid = isotropic_grid(inside_mm(inside), spacing_mm, MARGIN_MM)
     return replace(resample(inside, grid, order="nearest"), name="brain")
 
 

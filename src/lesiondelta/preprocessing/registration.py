@@ -6,6 +6,7 @@ import numpy as np
 
 from lesiondelta.images import Affine, Volume
 from lesiondelta.preprocessing.elastix import elastix
+from lesiondelta.preprocessing.programs import flirt, niimath
 
 
 class Engine(Protocol):
@@ -35,4 +36,4 @@ def identity(
     return np.eye(4)
 
 
-ENGINES: dict[str, Engine] = {"elastix": elastix, "none": identity}
+ENGINES: dict[str, Engine] = {"elastix": elastix, "niimath": niimath, "flirt": flirt, "none": identity}

@@ -1,0 +1,137 @@
+"""The gate: whether two images are aligned, and whether they show one person.
+
+Aligned is judged by local optimality, never by an absolute similarity: mutual information is evaluated around the
+solution, and a parabola per parameter tells how far away its best value lies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lesiondelta.errors import RegistrationError
+from lesiondelta.images import Affine, Array, Volume
+from lesiondelta.preprocessing.points import apply, coarse, coarse_mask, inside_mm, sample
+
+WORKING_MM = 2.0
+HALF_WIDTHS = {"shift": 3.0, "rotation": 0.05, "scale": 0.05}
+"""Of the scan around the solution: mm, radians, share."""
+SCAN = np.linspace(-1, 1, 5)
+BINS = 32
+RESIDUAL_FAIL_MM, RESIDUAL_WARN_MM = 1.0, 0.6
+SCALE_LIMIT = 0.05
+
+
+@dataclass(frozen=True)
+class Located:
+    """An image and where it lies: `transform` takes points of the patient's space to the image's own."""
+
+    image: Volume
+    transform: Affine
+
+    def at(self, points_mm: Array) -> Array:
+        """Values at points (N, 3) of the patient's space."""
+        return sample(self.image, apply(self.transform, points_mm))
+
+
+@dataclass(frozen=True)
+class Check:
+    """A figure that passed, and what is worth a look."""
+
+    value_mm: float
+    warnings: tuple[str, ...] = ()
+
+
+def check_alignment(fixed: Located, moving: Located, brain: Volume) -> Check:
+    """Raise RegistrationError where two images are out of line, or one had to be stretched beyond belief."""
+    names = f"{moving.image.name} and {fixed.image.name}"
+    stretch = scales(moving.transform @ np.linalg.inv(fixed.transform))
+    if np.abs(stretch - 1).max() > SCALE_LIMIT:
+        raise RegistrationError(
+            f"{names} fit only with scales {', '.join(f'{s:.2f}' for s in stretch)} (1 within {SCALE_LIMIT:.2f} is "
+            "believed): look whether both show the head of one person, and whether the voxel sizes are right."
+        )
+    value = residual_mm(fixed, moving, brain)
+    if value > RESIDUAL_FAIL_MM:
+        raise RegistrationError(
+            f"{names} are {value:.1f} mm out of line (limit {RESIDUAL_FAIL_MM:.1f} mm): look at both, "
+            "or try another registration engine."
+        )
+    doubt = f"{names} may be {value:.1f} mm out of line (limit {RESIDUAL_FAIL_MM:.1f} mm): look at both."
+    return Check(value, (doubt,) if value > RESIDUAL_WARN_MM else ())
+
+
+def residual_mm(fixed: Located, moving: Located, brain: Volume) -> float:
+    """Mean distance in the brain between the given alignment and the best one nearby, by mutual information at 2 mm.
+
+    Shifts, rotations and scales about the brain's centre are scanned one at a time; the tops of the nine parabolas
+    together make the change whose mean effect on the brain's points is returned.
+    """
+    points = inside_mm(coarse_mask(brain, WORKING_MM))
+    centre = points.mean(axis=0)
+    reference = _levels(Located(coarse(fixed.image, WORKING_MM), fixed.transform).at(points))
+    other = Located(coarse(moving.image, WORKING_MM), moving.transform)
+
+    def similarity(change: Affine) -> float:
+        return _information(reference, _levels(other.at(apply(change, points))))
+
+    best = np.eye(4)
+    for kind, half_width in HALF_WIDTHS.items():
+        for axis in range(3):
+            scanned = [similarity(_change(kind, axis, share * half_width, centre)) for share in SCAN]
+            best = best @ _change(kind, axis, _top(scanned) * half_width, centre)
+    return float(np.linalg.norm(apply(best, points) - points, axis=1).mean())
+
+
+def scales(transform: Affine) -> Array:
+    """The three stretches of a transform."""
+    values: Array = np.linalg.svd(transform[:3, :3], compute_uv=False)
+    return values
+
+
+def _change(kind: str, axis: int, amount: float, centre: Array) -> Affine:
+    """A small shift (mm), rotation (radians) or scale (share) along or around an axis through `centre`."""
+    change = np.eye(4)
+    if kind == "shift":
+        change[axis, 3] = amount
+        return change
+    if kind == "scale":
+        change[axis, axis] = 1 + amount
+    else:
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        change[[a, a, b, b], [a, b, a, b]] = np.cos(amount), -np.sin(amount), np.sin(amount), np.cos(amount)
+    change[:3, 3] = centre - change[:3, :3] @ centre
+    return change
+
+
+def _top(values: Sequence[float]) -> float:
+    """Where the parabola through values at SCAN has its maximum, within the scan; its best end where it has none."""
+    curve, slope, _ = np.polyfit(SCAN, values, 2)
+    if curve >= 0:
+        return float(SCAN[np.argmax(values)])
+    return float(np.clip(-slope / (2 * curve), -1, 1))
+
+
+def _levels(values: Array) -> Array:
+    """Grey levels 0 ... BINS - 1 between the percentiles 0.5 and 99.5, as real numbers."""
+    low, high = np.percentile(values, (0.5, 99.5))
+    share: Array = np.clip((values - low) / max(high - low, 1e-9), 0, 1) * (BINS - 1)
+    return share
+
+
+def _information(a: Array, b: Array) -> float:
+    """Mutual information of two sets of grey levels; each value is shared linearly between its two bins."""
+    joint = np.zeros((BINS + 1, BINS + 1))
+    for x, share_x in _bins(a):
+        for y, share_y in _bins(b):
+            joint += np.bincount(x * (BINS + 1) + y, share_x * share_y, joint.size).reshape(joint.shape)
+    joint /= joint.sum()
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    filled = joint > 0
+    return float((joint[filled] * np.log(joint[filled] / independent[filled])).sum())
+
+
+def _bins(levels: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    lower = levels.astype(np.intp)
+    upper_share = levels - lower
+    return (lower, 1 - upper_share), (lower + 1, upper_share)

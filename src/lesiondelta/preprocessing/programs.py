@@ -1,0 +1,121 @@
+"""Registration by programs that may be installed: FSL's FLIRT and niimath.
+
+FLIRT's matrices live in FSL's scaled voxels and are converted to RAS+ mm; niimath's are in RAS+ mm already.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lesiondelta.errors import DependencyError, RegistrationError
+from lesiondelta.images import Affine, Grid, Volume, resample, write_volume
+
+
+def flirt(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    degrees: Literal[6, 12],
+    threads: int = 1,
+    fixed_mask: Volume | None = None,
+) -> Affine:
+    """Rigid (6) or affine (12) by FLIRT, with mutual information; one thread, whatever is asked for.
+
+    Raises
+    ------
+    DependencyError
+        FLIRT is not installed.
+    """
+    program = require_program(
+        "flirt", "install FSL (https://fsl.fmrib.ox.ac.uk, licence: non-commercial), or use elastix"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_volume(folder / "fixed.nii.gz", fixed)
+        write_volume(folder / "moving.nii.gz", moving)
+        command = [program, "-ref", "fixed.nii.gz", "-in", "moving.nii.gz", "-omat", "matrix.txt", "-dof", str(degrees)]
+        command += ["-cost", "mutualinfo", "-searchcost", "mutualinfo"]
+        if fixed_mask is not None:
+            write_volume(folder / "weight.nii.gz", _weight(fixed_mask, fixed.grid))
+            command += ["-refweight", "weight.nii.gz"]
+        call(command, folder, f"register {moving.name} to {fixed.name}")
+        return from_fsl(np.loadtxt(folder / "matrix.txt"), fixed.grid, moving.grid)
+
+
+def niimath(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    degrees: Literal[6, 12],
+    threads: int = 1,
+    fixed_mask: Volume | None = None,
+) -> Affine:
+    """Rigid (6) or affine (12) by `niimath -allineate -com`; it is quick, but unreliable between contrasts.
+
+    Raises
+    ------
+    DependencyError
+        niimath is not installed.
+    """
+    program = require_program("niimath", "pip install niimath, or use elastix")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_volume(folder / "fixed.nii.gz", fixed)
+        write_volume(folder / "moving.nii.gz", moving)
+        command = [program, "moving.nii.gz", "-allineate", "fixed.nii.gz", "-com", "-savemat", "matrix.json"]
+        command += ["-cost", "hel", "-warp", "shr"] if degrees == 6 else []
+        if fixed_mask is not None:
+            write_volume(folder / "weight.nii.gz", _weight(fixed_mask, fixed.grid))
+            command += ["-weight", "weight.nii.gz"]
+        call([*command, "moved"], folder, f"register {moving.name} to {fixed.name}")
+        matrix = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))["fixed_to_moving"]
+        return np.array(matrix, dtype=np.float64)
+
+
+def from_fsl(matrix: Affine, fixed: Grid, moving: Grid) -> Affine:
+    """FLIRT's matrix (moving's scaled voxels -> fixed's) as fixed point -> moving point in RAS+ mm."""
+    transform: Affine = _to_world(moving) @ np.linalg.inv(matrix) @ np.linalg.inv(_to_world(fixed))
+    return transform
+
+
+def _to_world(grid: Grid) -> Affine:
+    """FSL's coordinates (voxels times spacing, x counted from the other end where det > 0) -> RAS+ mm."""
+    to_voxels = np.diag([*(1 / grid.spacing), 1.0])
+    if np.linalg.det(grid.affine[:3, :3]) > 0:
+        to_voxels[0] = -1 / grid.spacing[0], 0, 0, grid.shape[0] - 1
+    world: Affine = grid.affine @ to_voxels
+    return world
+
+
+def _weight(mask: Volume, grid: Grid) -> Volume:
+    """A mask on another grid of the same space, as the programs want it."""
+    return resample(mask, grid, order="nearest")
+
+
+def require_program(program: str, advice: str) -> str:
+    """Path of an executable, or DependencyError that says how to get it.
+
+    Programs that come as Python packages lie beside the interpreter, on PATH only in an activated environment.
+    """
+    found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+    if found is None:
+        raise DependencyError(f"`{program}` is not on PATH: {advice}.")
+    return found
+
+
+def call(command: Sequence[str], folder: Path, task: str) -> None:
+    """Run a program in a folder; RegistrationError with its last words where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
+        raise RegistrationError(
+            f"`{Path(command[0]).name}` could not {task} (exit {done.returncode}): {last[0]}; "
+            "look at the images, or use another program."
+        )
