@@ -20,6 +20,7 @@ from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
 logger = logging.getLogger(__name__)
 
 NAME = "Dataset001_lesiondelta"
+DESCRIPTION = "patients.json"
 OUTSIDE = -1  # nnU-Net's label of what lies outside the brain
 SAMPLES_PER_VISIT = 10_000
 SPACING_TOLERANCE = 0.01
@@ -46,6 +47,12 @@ def visits_folder(folder: Path) -> Path:
     return preprocessed_folder(folder) / "visits"
 
 
+def description(folder: Path) -> dict[str, Any]:
+    """What `build` said of the data it stored in `folder`."""
+    found: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return found
+
+
 def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int]) -> dict[str, Any]:
     """Store the patients in `folder` unless they are there already, and return the description of what is there.
 
@@ -62,9 +69,8 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
     """
     names = contrasts(patients)
     content = content_hash(patients)
-    description = folder / "patients.json"
-    if description.is_file():
-        found: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+    if (folder / DESCRIPTION).is_file():
+        found = description(folder)
         if found["content"] == content and found["contrasts"] == list(names):
             return found
         raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
@@ -81,7 +87,7 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
         "contrasts": list(names),
         "patients": {label: [visit.identifier for visit in patient] for label, patient in stored.items()},
     }
-    write_json(description, found)  # last: it says that the rest is whole
+    write_json(folder / DESCRIPTION, found)  # last: it says that the rest is whole
     return found
 
 

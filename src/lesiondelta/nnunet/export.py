@@ -64,9 +64,8 @@ def storable(tensor: torch.Tensor, half: bool) -> torch.Tensor:
     return stored.half() if half and stored.is_floating_point() else stored
 
 
-def network_description(plan: Mapping[str, Any], configuration: str, channels: int) -> dict[str, Any]:
+def network_description(architecture: Mapping[str, Any], channels: int) -> dict[str, Any]:
     """Class and keyword arguments of the planned network as plain JSON; classes are dotted names."""
-    architecture = plan["configurations"][configuration]["architecture"]
     kwargs = {"input_channels": channels, "num_classes": 2, **architecture["arch_kwargs"], "deep_supervision": False}
     plain: dict[str, Any] = json.loads(json.dumps({"class": architecture["network_class_name"], "kwargs": kwargs}))
     return plain

@@ -135,18 +135,25 @@ def _remove_partial(folder: Path) -> None:
 
 
 def _run(job: Job, progress: ProgressCallback | None) -> None:
+    with environment(job.data):
+        from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
+
+        plan = make_plan(job.data, job.preset, job.method.network)
     if job.gpus == 1:
-        run_job(job, progress)
+        run_job(job, plan, progress)
         return
     from torch.cuda import device_count
     from torch.multiprocessing.spawn import spawn
 
     if job.device != "cuda" or job.gpus > device_count():
         raise InputError(f"{job.gpus} GPUs are asked for, {device_count()} are here: lower the number.")
-    spawn(_run_rank, args=(job, _free_port()), nprocs=job.gpus, join=True)  # type: ignore[no-untyped-call]
+    batch = plan["configurations"][CONFIGURATION]["batch_size"]
+    if job.gpus > batch:
+        raise InputError(f"{job.gpus} GPUs cannot share a batch of {batch}: use fewer GPUs or a larger batch.")
+    spawn(_run_rank, args=(job, plan, _free_port()), nprocs=job.gpus, join=True)  # type: ignore[no-untyped-call]
 
 
-def _run_rank(rank: int, job: Job, port: int) -> None:
+def _run_rank(rank: int, job: Job, plan: dict[str, Any], port: int) -> None:
     """One process of several GPUs, as nnU-Net starts them."""
     import torch
     from torch import distributed
@@ -154,7 +161,7 @@ def _run_rank(rank: int, job: Job, port: int) -> None:
     torch.cuda.set_device(rank)
     distributed.init_process_group("nccl", f"tcp://localhost:{port}", rank=rank, world_size=job.gpus)
     try:
-        run_job(job)
+        run_job(job, plan)
     finally:
         distributed.destroy_process_group()
 
@@ -168,20 +175,16 @@ def _free_port() -> int:
     return port
 
 
-def run_job(job: Job, progress: ProgressCallback | None = None) -> None:
-    """Plan, train from the last checkpoint on, export."""
+def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = None) -> None:
+    """Train from the last checkpoint on, then export."""
     import torch
 
     from lesiondelta.nnunet.export import export_model
 
-    with environment(job.data):
-        from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
-
-        plan = make_plan(job.data, job.preset, job.method.network)
-    processes = 0 if job.device == "cpu" else LOADER_PROCESSES
-    before = torch.get_num_threads()
+    on_cpu, before = job.device == "cpu", torch.get_num_threads()
     torch.set_num_threads(job.threads)
-    torch.backends.cudnn.benchmark = job.device == "cuda"
+    torch.backends.cudnn.benchmark = not on_cpu
+    processes = 0 if on_cpu else LOADER_PROCESSES
     try:
         with environment(job.data, loader_processes=processes, compile_network=job.device == "cuda"):
             trainer = _trainer(job, plan, progress)
@@ -190,16 +193,14 @@ def run_job(job: Job, progress: ProgressCallback | None = None) -> None:
     finally:
         torch.set_num_threads(before)
     if trainer.local_rank == 0:
-        stored = json.loads((job.data / "patients.json").read_text(encoding="utf-8"))
-        description = _description(job, plan, CONFIGURATION, stored["contrasts"], trainer.logger.get_checkpoint())
-        export_model(job.model, trainer.plain_network(), description)
+        export_model(job.model, trainer.plain_network(), _description(job, plan, trainer.logger.get_checkpoint()))
 
 
 def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) -> Any:  # noqa: ANN401
     from lesiondelta.nnunet.trainer import create_trainer
 
     raw = json.loads((job.data / "raw" / dataset.NAME / "dataset.json").read_text(encoding="utf-8"))
-    stored = json.loads((job.data / "patients.json").read_text(encoding="utf-8"))
+    stored = dataset.description(job.data)
     trainer = create_trainer(job, plan, raw, stored["patients"], progress)
     if job.initial_weights is not None and trainer.current_epoch == 0:
         _load_weights(trainer.plain_network(), job.initial_weights)
@@ -216,20 +217,20 @@ def _load_weights(network: Any, folder: Path) -> None:  # noqa: ANN401
         raise ModelError(f"The weights of {folder} do not fit the planned network: {error}") from error
 
 
-def _description(
-    job: Job, plan: Mapping[str, Any], configuration: str, contrasts: Sequence[str], history: Mapping[str, Any]
-) -> dict[str, Any]:
+def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any]) -> dict[str, Any]:
     from lesiondelta.nnunet.export import network_description
+    from lesiondelta.nnunet.planning import CONFIGURATION
 
-    chosen = plan["configurations"][configuration]
+    chosen = plan["configurations"][CONFIGURATION]
+    contrasts = dataset.description(job.data)["contrasts"]
     dice = float(history["mean_fg_dice"][-1])
     return {
         "name": f"{job.method.name}-{job.preset.name}-fold{job.fold}",
         "method": job.method.name,
-        "contrasts": list(contrasts),
+        "contrasts": contrasts,
         "spacing_mm": float(chosen["spacing"][0]),
         "patch": [int(n) for n in chosen["patch_size"]],
-        "network": network_description(plan, configuration, len(contrasts)),
+        "network": network_description(chosen["architecture"], len(contrasts)),
         "threshold": THRESHOLD,
         "min_lesion_mm3": MIN_LESION_MM3,
         "training": {
