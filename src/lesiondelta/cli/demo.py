@@ -11,6 +11,7 @@ from lesiondelta.cli import console, evaluate, run
 def demo(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("lesiondelta-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another patient.")] = 1,
+    model: run.Models = None,
 ) -> None:
     """Simulate a patient with two visits, segment it with the bundled model on CPU, and score the masks.
 
@@ -18,12 +19,16 @@ def demo(
     """
     from lesiondelta.evaluation.tables import evaluate as score_folders
     from lesiondelta.formats.bids import read_cohort
+    from lesiondelta.pipeline.cohort import check_start
     from lesiondelta.simulation import write_cohort
 
     bids, results, scores = out / "bids", out / "results", out / "scores"
+    settings = run.default_settings(model or ())
+    with run.nothing_built():
+        check_start(settings, results, bids)
     with console.progress("simulating a patient", None):
         write_cohort(bids, 1, 2, seed)
-    run.run_and_print(read_cohort(bids), results, run.default_settings(), bids)
+    run.run_and_print(read_cohort(bids), results, settings, bids)
     summary = score_folders(bids / "derivatives" / "reference", results, scores)
     console.out.print("\nAgainst the known lesions:", highlight=False)
     evaluate.print_summary(summary, scores)

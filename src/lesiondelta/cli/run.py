@@ -164,7 +164,7 @@ def run(
     Exit code: 0 if every patient succeeded, 1 if one failed, 70 if nothing could be started. Finished patients are
     skipped when the command is given again; a changed input, setting or model is not.
     """
-    with _nothing_built():
+    with nothing_built():
         from lesiondelta.formats.bids import CONTRASTS, read_cohort, read_filters
 
         settings = _settings(
@@ -202,7 +202,7 @@ def segment(
 
       lesiondelta segment --visit t1_2019.nii.gz flair_2019.nii.gz --visit t1_2021.nii.gz flair_2021.nii.gz -o OUT
     """
-    with _nothing_built():
+    with nothing_built():
         from lesiondelta.cohort import Cohort
         from lesiondelta.formats.loose import loose_patient
 
@@ -256,14 +256,14 @@ def _settings(
     return console.parsed(Settings, {"preprocessing": preprocessing, "segmentation": segmentation})
 
 
-def default_settings() -> "Settings":
-    """The settings of `run` without any option, on the CPU."""
+def default_settings(models: Sequence[Path]) -> "Settings":
+    """The settings of `run` without any other option, on the CPU."""
     from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 
     threads = console.cores()
     return Settings(
         preprocessing=PreprocessingSettings(threads=threads),
-        segmentation=SegmentationSettings(threads=threads, device="cpu"),
+        segmentation=SegmentationSettings(models=tuple(models), threads=threads, device="cpu"),
     )
 
 
@@ -280,7 +280,7 @@ def run_and_print(
     from lesiondelta.pipeline import run_cohort
     from lesiondelta.pipeline.cohort import any_failed, check_start
 
-    with _nothing_built():
+    with nothing_built():
         settings = check_start(settings, out, raw)
     with console.progress("starting", len(cohort.patients)) as advance:
 
@@ -303,7 +303,8 @@ def run_and_print(
 
 
 @contextmanager
-def _nothing_built() -> Iterator[None]:
+def nothing_built() -> Iterator[None]:
+    """Print what is wrong and exit: nothing could be started."""
     try:
         yield
     except LesionDeltaError as error:
