@@ -17,16 +17,17 @@ from tests.conftest import REPOSITORY
 from tests.synthetic import write_patients
 
 KILLS = 20
-LONGEST_LIFE_S = 2.5
-PRESET = replace(presets.load("smoke"), epochs=40, iterations_per_epoch=1, patch=(16, 16, 16), max_features=16)
+MOST_REPORTS = 5  # a life sees one report an iteration and one an epoch
+LONGEST_PAUSE_S = 0.3
+PRESET = replace(presets.load("smoke"), epochs=60, iterations_per_epoch=1, patch=(16, 16, 16), max_features=16)
 
 CHILD = """
 import sys
 from pathlib import Path
-import lesiondelta.nnunet.trainer
+import lesiondelta.nnunet.trainer, torch.utils.tensorboard
 from tests.nnunet.test_sigkill import run
 print("ready", flush=True)
-run(Path(sys.argv[1]), lambda p: p.dice is not None and print(p.epoch + 1, flush=True))
+run(Path(sys.argv[1]), lambda p: print(p.epoch + (p.dice is not None), flush=True))  # finished epochs
 """
 
 
@@ -38,19 +39,20 @@ def run(folder, progress=None):
     )
 
 
-def live(folder, seconds=None):
-    """Start a training, kill it `seconds` after its imports; returns the last epoch it reported as finished."""
+def live(folder, reports=None, pause_s=0.0):
+    """Start a training, kill it `pause_s` after a number of reports; returns the epochs it reported as finished."""
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    if seconds is not None:
-        time.sleep(seconds)
+    heard = [process.stdout.readline() for _ in range(1 + (reports or 0))]
+    assert heard[0] == "ready\n"
+    if reports is not None:
+        time.sleep(pause_s)
         process.kill()
-    said, _ = process.communicate()
-    assert process.returncode == (0 if seconds is None else -9)
-    return int(said.split()[-1]) if said.split() else 0
+    heard += process.communicate()[0].splitlines()
+    assert process.returncode in ((0,) if reports is None else (0, -9))  # 0: it was faster
+    return max((int(line) for line in heard[1:] if line.strip()), default=0)
 
 
 def epochs_done(folder):
@@ -65,12 +67,10 @@ def test_twenty_kills(tmp_path):
     draw = random.Random(0)
     reached = [0]
     for _ in range(KILLS):
-        reported = live(tmp_path / "killed", draw.uniform(0, LONGEST_LIFE_S))
+        reported = live(tmp_path / "killed", draw.randrange(MOST_REPORTS + 1), draw.uniform(0, LONGEST_PAUSE_S))
         reached.append(epochs_done(tmp_path / "killed"))
         assert reached[-1] >= max(reported, reached[-2])  # at most the epoch under way is lost
-        if reached[-1] == PRESET.epochs:
-            break
-    assert len(set(reached)) > 2, f"no kill fell into the training: {reached}"
+    assert len(set(reached)) > KILLS / 2, reached  # most kills fell into the training, and it went on
     live(tmp_path / "killed")
     expected = load_file(run(tmp_path / "alone") / "weights.safetensors")
     found = load_file(tmp_path / "killed" / "out" / "model" / "weights.safetensors")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -64,8 +65,6 @@ class PairDataset(nnUNetDatasetBlosc2):
         return Joined(data, self._open(visits[partner])), labels, None, properties
 
     def _open(self, name: str) -> Any:  # noqa: ANN401
-        import blosc2
-
         path = str(Path(self.source_folder) / f"{name}.b2nd")
         return blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
 
