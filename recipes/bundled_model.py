@@ -70,6 +70,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
     for stage in STAGES if with_data else STAGES[:1]:
+        if given.stage not in (None, stage.name):
+            continue
         patients = [atlas_patient(given.work, ATLAS_SEED + k, given.data) for k in range(stage.atlas)]
         for label in stage.open_patients:
             patients += [open_variant(given.work, label, k, given.data) for k in range(VARIANTS)]
@@ -175,6 +177,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(default), help="the open MS images")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="this one alone")
     parser.add_argument("--initial", type=Path, help="exported model that the first stage starts from")
     return parser.parse_args()
 
