@@ -28,7 +28,8 @@ def demo(
         check_start(settings, results, bids)
     with console.progress("simulating a patient", None):
         write_cohort(bids, 1, 2, seed)
-    run.run_and_print(read_cohort(bids), results, settings, bids)
+    if run.run_and_print(read_cohort(bids), results, settings, bids):
+        raise typer.Exit(run.EXIT_FAILED_PATIENT)
     summary = score_folders(bids / "derivatives" / "reference", results, scores)
     console.out.print("\nAgainst the known lesions:", highlight=False)
     evaluate.print_summary(summary, scores)
