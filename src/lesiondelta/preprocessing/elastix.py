@@ -1,11 +1,10 @@
-"""Rigid, affine and B-spline registration by itk-elastix: mutual information, pyramids in mm, one fixed seed.
+"""Rigid and affine registration by itk-elastix: mutual information, pyramids in mm, one fixed seed.
 
 Elastix's images have rectangular axes, so sheared ones are resampled first. A start is folded into the moving image's
 affine, so every transform below is found from the identity and composed in plain matrices.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,21 +29,6 @@ COARSE_MM = 2.0
 SAMPLES = 2048
 ITERATIONS = 250
 SEED = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Displacement:
-    """A cubic B-spline: `coefficients` (3, X, Y, Z) in RAS+ mm on a lattice with affine `lattice`."""
-
-    coefficients: Array
-    lattice: Affine
-
-    def at(self, points_mm: Array) -> Array:
-        """Displacement in RAS+ mm at points (N, 3)."""
-        index = np.linalg.inv(self.lattice)
-        where = (points_mm @ index[:3, :3].T + index[:3, 3]).T
-        values = [ndimage.map_coordinates(c, where, order=3, prefilter=False) for c in self.coefficients]
-        return np.stack(values, axis=1)
 
 
 def elastix(
@@ -74,23 +58,6 @@ def elastix(
         moved = Volume(moving.data, np.linalg.inv(transform) @ moving.affine, moving.name)
         transform = transform @ _matrix(_run(fixed, moved, _settings(kind, sigmas_mm), threads, fixed_mask))
     return transform
-
-
-def deform(
-    fixed: Volume,
-    moving: Volume,
-    *,
-    lattice_mm: float,
-    threads: int = 1,
-    fixed_mask: Volume | None = None,
-    smoothing_mm: Sequence[float] = (4.0, 2.0),
-) -> Displacement:
-    """B-spline between two images that are aligned already: fixed point + displacement -> moving point."""
-    settings = _settings("BSplineTransform", smoothing_mm) | {
-        "FinalGridSpacingInPhysicalUnits": [f"{lattice_mm}"],
-        "GridSpacingSchedule": [f"{2.0 ** (len(smoothing_mm) - 1 - level)}" for level in range(len(smoothing_mm))],
-    }
-    return _displacement(_run(fixed, moving, settings, threads, fixed_mask))
 
 
 def between_centres(fixed: Volume, moving: Volume) -> Affine:
@@ -200,14 +167,3 @@ def euler_matrix(x: float, y: float, z: float) -> Array:
     around_z = np.array([[cos[2], -sin[2], 0], [sin[2], cos[2], 0], [0, 0, 1]])
     matrix: Array = around_z @ around_x @ around_y
     return matrix
-
-
-def _displacement(result: Any) -> Displacement:  # noqa: ANN401
-    shape = [int(n) for n in result["GridSize"]]
-    direction = np.array(result["GridDirection"], dtype=np.float64).reshape(3, 3).T  # elastix writes columns first
-    lattice = np.eye(4)
-    lattice[:3, :3] = direction * np.array(result["GridSpacing"], dtype=np.float64)
-    lattice[:3, 3] = np.array(result["GridOrigin"], dtype=np.float64)
-    values = np.array(result["TransformParameters"], dtype=np.float64).reshape(3, *shape[::-1])
-    coefficients = values.transpose(0, 3, 2, 1) * np.diag(RAS_TO_LPS)[:3, None, None, None]
-    return Displacement(coefficients, RAS_TO_LPS @ lattice)

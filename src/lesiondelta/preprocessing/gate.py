@@ -11,7 +11,9 @@ import numpy as np
 
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Affine, Array, Volume
-from lesiondelta.preprocessing.points import apply, coarse, coarse_mask, inside_mm, sample
+from lesiondelta.preprocessing.located import Located
+from lesiondelta.preprocessing.person import displacement_mm
+from lesiondelta.preprocessing.points import apply, coarse_mask, inside_mm
 
 WORKING_MM = 2.0
 HALF_WIDTHS = {"shift": 3.0, "rotation": 0.05, "scale": 0.05}
@@ -20,18 +22,8 @@ SCAN = np.linspace(-1, 1, 5)
 BINS = 32
 RESIDUAL_FAIL_MM, RESIDUAL_WARN_MM = 1.0, 0.6
 SCALE_LIMIT = 0.05
-
-
-@dataclass(frozen=True)
-class Located:
-    """An image and where it lies: `transform` takes points of the patient's space to the image's own."""
-
-    image: Volume
-    transform: Affine
-
-    def at(self, points_mm: Array) -> Array:
-        """Values at points (N, 3) of the patient's space."""
-        return sample(self.image, apply(self.transform, points_mm))
+PERSON_FAIL_MM, PERSON_WARN_MM = 2.0, 1.4
+"""One person: 0.5 mm; two people: 3.7 mm and more (decision 011)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,17 @@ def check_alignment(fixed: Located, moving: Located, brain: Volume) -> Check:
     return Check(value, (doubt,) if value > RESIDUAL_WARN_MM else ())
 
 
+def check_person(fixed: Located, moving: Located, brain: Volume) -> Check:
+    """Raise RegistrationError where two aligned images of one contrast show two people."""
+    names = f"{moving.image.name} and {fixed.image.name}"
+    value = displacement_mm(fixed, moving, brain)
+    figures = f"after registration the brain would still have to move by {value:.1f} mm (limit {PERSON_FAIL_MM:.1f} mm)"
+    if value > PERSON_FAIL_MM:
+        raise RegistrationError(f"{names} do not show one person: {figures}. Look whether a file was mixed up.")
+    doubt = f"{names} may not show one person: {figures}. Look at both."
+    return Check(value, (doubt,) if value > PERSON_WARN_MM else ())
+
+
 def residual_mm(fixed: Located, moving: Located, brain: Volume) -> float:
     """Mean distance in the brain between the given alignment and the best one nearby, by mutual information at 2 mm.
 
@@ -69,8 +72,8 @@ def residual_mm(fixed: Located, moving: Located, brain: Volume) -> float:
     """
     points = inside_mm(coarse_mask(brain, WORKING_MM))
     centre = points.mean(axis=0)
-    reference = _levels(Located(coarse(fixed.image, WORKING_MM), fixed.transform).at(points))
-    other = Located(coarse(moving.image, WORKING_MM), moving.transform)
+    reference = _levels(fixed.coarse(WORKING_MM).at(points))
+    other = moving.coarse(WORKING_MM)
 
     def similarity(change: Affine) -> float:
         return _information(reference, _levels(other.at(apply(change, points))))

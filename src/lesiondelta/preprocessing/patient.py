@@ -25,6 +25,7 @@ from lesiondelta.images import (
 )
 from lesiondelta.preprocessing import brain, gate
 from lesiondelta.preprocessing.intensity import correct_bias
+from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.points import dilate, inside_mm
 from lesiondelta.preprocessing.registration import ENGINES
 from lesiondelta.settings import PreprocessingSettings
@@ -173,24 +174,26 @@ def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings)
 def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, settings: PreprocessingSettings) -> _Loaded:
     """Register a visit to the baseline, compose its transforms, and check that both are aligned and one person's."""
     fixed, moving = baseline.images[reference], visit.images[reference]
+    whole_heads = baseline.own_brain is None and visit.own_brain is None
+    near = dilate(mask, NEAR_MM) if whole_heads else mask
     engine = ENGINES[settings.registration]
-    transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=dilate(mask, NEAR_MM))
+    transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=near)
     transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
     placed = replace(visit, transforms=transforms)
     if not settings.gate:
         return placed
     placed = _checked_contrasts(placed, reference, mask)
-    before, now = gate.Located(fixed, np.eye(4)), gate.Located(moving, transform)
+    before, now = Located(fixed, np.eye(4)), Located(moving, transform)
     placed = _noted(placed, "baseline_residual_mm", gate.check_alignment(before, now, mask))
     return _noted(placed, "baseline_person_mm", gate.check_person(before, now, mask))
 
 
 def _checked_contrasts(visit: _Loaded, reference: str, mask: Volume) -> _Loaded:
     """The visit with a residual for each contrast that was registered to its reference."""
-    fixed = gate.Located(visit.images[reference], visit.transforms[reference])
+    fixed = Located(visit.images[reference], visit.transforms[reference])
     for contrast, image in visit.images.items():
         if contrast != reference:
-            checked = gate.check_alignment(fixed, gate.Located(image, visit.transforms[contrast]), mask)
+            checked = gate.check_alignment(fixed, Located(image, visit.transforms[contrast]), mask)
             visit = _noted(visit, f"{contrast}_residual_mm", checked)
     return visit
 

@@ -3,10 +3,10 @@
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.images import Affine, Array, Grid, Volume, corners_mm, isotropic_grid, resample
+from lesiondelta.images import Array, Grid, Volume, corners_mm, isotropic_grid, resample
 
 
-def apply(transform: Affine, points_mm: Array) -> Array:
+def apply(transform: Array, points_mm: Array) -> Array:
     """Move points (N, 3)."""
     moved: Array = points_mm @ transform[:3, :3].T + transform[:3, 3]
     return moved
