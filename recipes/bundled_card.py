@@ -21,12 +21,11 @@ from bundled_model import (
     ATLAS_PATIENTS,
     BUNDLED,
     OPEN_PATIENTS,
-    PRESET,
-    RECIPE,
     REPOSITORY,
     SELF_PRIOR_SHARE,
     STAGES,
     VARIANTS,
+    Stage,
     arguments,
     lesion_masks,
     open_anatomy,
@@ -114,7 +113,7 @@ def training_facts(work: Path) -> dict[str, Any]:
     return {
         "recipe": "recipes/bundled_model.py",
         "commit": commit(),
-        "stages": [{"name": s.name, "epochs": s.epochs, "iterations": s.epochs * PRESET.iterations_per_epoch,
+        "stages": [{"name": s.name, "epochs": s.epochs, "iterations": s.iterations,
                     "cpu_minutes": cpu_minutes(work, s.name)} for s in STAGES],
         "data": "simulated patients (MNI152 atlas), Ljubljana cross-sectional sub-07 and sub-19 (CC-BY)",
         "self_prior_share": SELF_PRIOR_SHARE,
@@ -135,11 +134,7 @@ def commit() -> str:
 
 def card(work: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     """The model card."""
-    budget = "\n".join(
-        f"| {s.name} | {s.atlas} atlas{''.join(f' + {VARIANTS} of sub-{p}' for p in s.open_patients)}"
-        f" | {s.start or 'scratch'} | {s.epochs * PRESET.iterations_per_epoch} | {cpu_minutes(work, s.name)} |"
-        for s in STAGES
-    )  # fmt: skip
+    budget = "\n".join(budget_row(stage, work) for stage in STAGES)
     scores = "\n".join(
         f"| {r['what']} | {r['dsc']:.3f} | {r['hd95_mm']:.1f} | {r['lesion_f1']:.3f} "
         f"| {r['reference_ml']:.1f} | {r['prediction_ml']:.1f} |"
@@ -147,10 +142,16 @@ def card(work: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     )
     simulated = [r for r in rows if str(r["what"]).startswith("simulated")]
     means = {key: float(np.mean([r[key] for r in simulated])) for key in ("dsc", "hd95_mm", "lesion_f1")}
-    return CARD.format(
-        budget=budget, scores=scores, commit=commit(), atlas=ATLAS_PATIENTS, tests=TEST_PATIENTS, recipe=RECIPE,
-        patch="x".join(map(str, PRESET.patch or ())), share=SELF_PRIOR_SHARE, **means,
-    )  # fmt: skip
+    facts = {"commit": commit(), "atlas": ATLAS_PATIENTS, "tests": TEST_PATIENTS, "share": SELF_PRIOR_SHARE}
+    return CARD.format(budget=budget, scores=scores, **facts, **means)
+
+
+def budget_row(stage: Stage, work: Path) -> str:
+    """A stage in the table of the card."""
+    patients = f"{stage.atlas} atlas" + "".join(f" + {VARIANTS} of sub-{label}" for label in stage.open_patients)
+    patches = f"{stage.patch}^3 x {stage.batch}, {stage.foreground_share}, {stage.learning_rate}"
+    start, minutes = stage.start or "scratch", cpu_minutes(work, stage.name)
+    return f"| {stage.name} | {patients} | {patches} | {start} | {stage.iterations} | {minutes} |"
 
 
 CARD = """# The bundled model, version 1
@@ -166,15 +167,15 @@ agent, spinal cord, or scanners below 1.5 T.
 ## How it was made
 `recipes/bundled_model.py`, scored and written by `recipes/bundled_card.py`, at commit {commit}.
 
-- Network: nnU-Net's plain U-Net, 8 to 128 features in five stages, difference weighting at every stage.
+- Network: nnU-Net's plain U-Net, 8 to 64 features in four stages, difference weighting at every stage.
 - Patients: {atlas} simulated ones from the MNI152 atlas, lesion shapes from the open consensus masks (those of sub-07
   and sub-19 left out), and simulated second visits of the two open labelled patients.
 - Data: University of Ljubljana, CC-BY (Lesjak et al., Neuroinformatics 16, 51-63, 2018); MNI152 (nilearn).
-- Patches {patch}, batch 2, {recipe}; share of self-priors {share}; dice + cross-entropy with deep supervision,
-  nnU-Net's augmentation. Preset and stages are in the recipe.
+- AdamW with polynomial decay, Dice + cross-entropy with deep supervision, nnU-Net's augmentation; share of
+  self-priors {share}, so that patients with one visit are served.
 
-| stage | patients | starts from | iterations | CPU minutes |
-|---|---|---|---|---|
+| stage | patients | patch x batch, share with a lesion, learning rate | starts from | iterations | CPU minutes |
+|---|---|---|---|---|---|
 {budget}
 
 ## Scores

@@ -40,27 +40,39 @@ OPEN_PATIENTS = ("07", "19")
 ATLAS_PATIENTS, ATLAS_SEED = 18, 1000
 HEAVY = 45  # lesions of every third atlas patient: the more there is to see, the sooner it is learned
 VARIANTS, VARIANT_SEED = 5, 5000  # of each open patient: other scanners, some lesions gone, some added
-RECIPE = Recipe(optimiser="adamw", learning_rate=5e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.75)
-PRESET = Preset("bundled", 30, 25, 1, patch=(32, 32, 32), batch=4, base_features=8, max_features=64)
+RECIPE = Recipe(optimiser="adamw", momentum=0.9, weight_decay=1e-4)
+PRESET = Preset("bundled", 1, 25, 1, patch=None, batch=None, base_features=8, max_features=64)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: its patients (atlas patients, and which open ones), budget, and the stage it starts from."""
+    """One training: its patients (atlas patients, and which open ones), budget, and the stage it starts from.
+
+    Patches of 32 and of 48 voxels get the same four stages of network. Small ones around lesions teach quickly what a
+    lesion is, larger and random ones what is none.
+    """
 
     name: str
     atlas: int
     open_patients: tuple[str, ...]
     epochs: int
     learning_rate: float
+    patch: int
+    batch: int
+    foreground_share: float
     start: str | None = None
+
+    @property
+    def iterations(self) -> int:
+        """Batches in all."""
+        return self.epochs * PRESET.iterations_per_epoch
 
 
 STAGES = (
-    Stage("atlas", ATLAS_PATIENTS, (), 30, 5e-3),
-    Stage("without-07", 6, ("19",), 12, 3e-3, "atlas"),
-    Stage("without-19", 6, ("07",), 12, 3e-3, "atlas"),
-    Stage("final", 6, OPEN_PATIENTS, 12, 3e-3, "atlas"),
+    Stage("atlas", ATLAS_PATIENTS, (), 30, 5e-3, 32, 4, 0.75),
+    Stage("without-07", 4, ("19",), 8, 3e-3, 48, 2, 0.33, "atlas"),
+    Stage("without-19", 4, ("07",), 8, 3e-3, 48, 2, 0.33, "atlas"),
+    Stage("final", 4, OPEN_PATIENTS, 8, 3e-3, 48, 2, 0.33, "atlas"),
 )
 
 
@@ -81,13 +93,15 @@ def main() -> None:
 def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse.Namespace) -> Path:
     """Train one stage, or return at once if it is done."""
     start = given.work / stage.start / "model" if stage.start else given.initial
-    method = replace(methods.load("difference_weighting"), recipe=replace(RECIPE, learning_rate=stage.learning_rate))
+    recipe = replace(RECIPE, learning_rate=stage.learning_rate, foreground_share=stage.foreground_share)
+    method = replace(methods.load("difference_weighting"), recipe=recipe)
+    preset = replace(PRESET, epochs=stage.epochs, patch=(stage.patch,) * 3, batch=stage.batch)
     begun = time.process_time()
     model = train(
         patients,
         given.work / stage.name,
         method,
-        replace(PRESET, epochs=stage.epochs),
+        preset,
         seed=SEED,
         device=given.device,
         threads=given.threads,
