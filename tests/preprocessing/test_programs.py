@@ -9,7 +9,6 @@ from lesiondelta.errors import DependencyError, RegistrationError
 from lesiondelta.images import Grid, Volume
 from lesiondelta.preprocessing import brain, programs
 
-
 PYTHON = sys.executable
 
 

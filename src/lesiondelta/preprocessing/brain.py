@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta.errors import RegistrationError
-from lesiondelta.images import Affine, Array, Volume, read_mask, resample, write_volume
+from lesiondelta.images import Array, Volume, read_mask, resample, write_volume
 from lesiondelta.preprocessing.elastix import centre_mm, elastix
 from lesiondelta.preprocessing.points import coarse, dilate, litres, voxels_mm
 from lesiondelta.preprocessing.programs import call, require_program
@@ -86,7 +86,7 @@ def atlas_mask(image: Volume, threads: int = 1) -> Volume:
     head = coarse(image, COARSE_MM)
     core = head.with_data(np.where(rough_mask(head).data, head.data, 0))
     affine = elastix(template, core, degrees=12, threads=threads, fixed_mask=dilate(brain, ATLAS_MARGIN_MM))
-    back: Affine = np.linalg.inv(affine)
+    back: Array = np.linalg.inv(affine)
     share = resample(brain, image.grid, back, order="linear")
     return image.with_data(_largest(share.data > 0.5))
 

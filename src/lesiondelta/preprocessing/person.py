@@ -34,13 +34,13 @@ class _Scene:
         return result
 
     def standardised(self, values: Array) -> Array:
-        """Local mean 0 and local deviation 1 in the brain, so that contrast and bias field do not count."""
+        """Local mean 0 and deviation 1 in the brain: contrast and bias do not count, bright lesions no more than folds."""
         inside = self.inside > 0
         weight = np.maximum(self.smooth(self.inside), 1e-3)
         mean = self.smooth(self.inside * values) / weight
         variance = self.smooth(self.inside * values**2) / weight - mean**2
         deviation = np.sqrt(np.maximum(variance, 0)) + 0.1 * values[inside].std() + 1e-9
-        return np.where(inside, (values - mean) / deviation, 0)
+        return np.where(inside, np.tanh((values - mean) / deviation), 0)
 
 
 def displacement_mm(fixed: Located, moving: Located, brain: Volume) -> float:
