@@ -73,6 +73,7 @@ STAGES = (
     Stage("without-07", 4, ("19",), 8, 3e-3, 48, 2, 0.33, "atlas"),
     Stage("without-19", 4, ("07",), 8, 3e-3, 48, 2, 0.33, "atlas"),
     Stage("final", 4, OPEN_PATIENTS, 8, 3e-3, 48, 2, 0.33, "atlas"),
+    Stage("refined", 0, OPEN_PATIENTS, 24, 3e-3, 48, 2, 0.33, "final"),
 )
 
 
