@@ -15,15 +15,6 @@ DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 NETWORKS = ("SingleVisitUNet", "ConcatenationUNet", "DifferenceWeightingUNet")
 
 
-class NetworkDescription(BaseModel):
-    """Class (dotted name) and plain keyword arguments of a network of `lesiondelta.networks`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    dotted_name: str = Field(alias="class")
-    arguments: dict[str, Any] = Field(alias="kwargs")
-
-
 class Description(BaseModel):
     """What model.json holds."""
 
@@ -36,7 +27,7 @@ class Description(BaseModel):
     contrasts: tuple[str, ...]
     spacing_mm: float = Field(gt=0)
     patch: tuple[int, int, int]
-    network: NetworkDescription
+    network: dict[str, Any]
     threshold: float = Field(gt=0, lt=1)
     min_lesion_mm3: float = Field(ge=0)
     weights_sha256: str
@@ -126,19 +117,17 @@ def read_description(folder: Path) -> Description:
         raise ModelError(f"{path} is not the description of a lesiondelta model ({reason}).") from error
 
 
-def _build(description: NetworkDescription, folder: Path) -> Any:  # noqa: ANN401
-    """Build the network; only our own classes, and only the torch parts that nnU-Net's plans name."""
+def _build(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
+    """Build a network from class name and arguments; only our classes, and only the parts of torch named here."""
     from torch import nn
 
     from lesiondelta.networks import unet
 
     parts = {part.__name__: part for part in (nn.Conv3d, nn.InstanceNorm3d, nn.LeakyReLU)}
-    class_name = description.dotted_name.rpartition(".")[2]
+    class_name = str(described.get("class")).rpartition(".")[2]
     if class_name not in NETWORKS:
-        raise ModelError(
-            f"{folder} describes the network {description.dotted_name}, which is none of ours: {NETWORKS}."
-        )
-    kwargs = dict(description.arguments)
+        raise ModelError(f"{folder} describes the network {described.get('class')}, which is none of ours: {NETWORKS}.")
+    kwargs = dict(described.get("kwargs", {}))
     for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
         name = str(kwargs.get(key)).rpartition(".")[2]
         if kwargs.get(key) is not None and name not in parts:
