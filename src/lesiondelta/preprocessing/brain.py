@@ -22,6 +22,9 @@ CENTRE_MM = 40.0
 BRIDGE_MM = 5.0
 """Tissue that joins brain and scalp is thinner than twice this."""
 ATLAS_MARGIN_MM = 6.0
+"""Around the template, where the affine registration looks."""
+FREEDOM_MM = 3.0
+"""How far the brain may reach beyond the template's."""
 PROGRAMS = {
     "hd-bet": (
         "hd-bet",
@@ -80,15 +83,17 @@ def atlas_mask(image: Volume, threads: int = 1) -> Volume:
     """The MNI152 brain, moved by an affine registration onto the grid of `image` (whole head, T1w for choice).
 
     The template has no skull, and mutual information would grow it to the scalp; so skull and scalp are roughly removed
-    from the head first.
+    from the head first. What that rough mask holds within 3 mm of the moved brain belongs to the brain too.
     """
     template, brain = mni152()
     head = coarse(image, COARSE_MM)
-    core = head.with_data(np.where(rough_mask(head).data, head.data, 0))
+    rough = rough_mask(head)
+    core = head.with_data(np.where(rough.data, head.data, 0))
     affine = elastix(template, core, degrees=12, threads=threads, fixed_mask=dilate(brain, ATLAS_MARGIN_MM))
-    back: Array = np.linalg.inv(affine)
-    share = resample(brain, image.grid, back, order="linear")
-    return image.with_data(_largest(share.data > 0.5))
+    back = np.asarray(np.linalg.inv(affine), np.float64)
+    certain = resample(brain, image.grid, back, order="linear").data > 0.5
+    near = resample(dilate(brain, FREEDOM_MM), image.grid, back, order="nearest").data
+    return image.with_data(_largest(certain | (near & (resample(rough, image.grid, order="linear").data > 0.5))))
 
 
 def rough_mask(head: Volume) -> Volume:

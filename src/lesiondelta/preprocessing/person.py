@@ -34,7 +34,7 @@ class _Scene:
         return result
 
     def standardised(self, values: Array) -> Array:
-        """Local mean 0 and deviation 1 in the brain: contrast and bias do not count, bright lesions no more than folds."""
+        """Local mean 0 and deviation 1 in the brain, squashed: bias does not count, lesions no more than folds."""
         inside = self.inside > 0
         weight = np.maximum(self.smooth(self.inside), 1e-3)
         mean = self.smooth(self.inside * values) / weight

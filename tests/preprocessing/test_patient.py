@@ -1,0 +1,166 @@
+import pickle
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from lesiondelta.errors import CohortError
+from lesiondelta.images import Grid, Volume, corners_mm, isotropic_grid, resample, to_sitk, write_itk_transform
+from lesiondelta.preprocessing.patient import prepare_patient
+from lesiondelta.settings import PreprocessingSettings
+from tests.preprocessing.heads import SPACING_MM, moved, person, rigid, write_patient, write_sheared
+
+QUICK = PreprocessingSettings(registration="none", bias_correction=False, spacing_mm=SPACING_MM)
+
+
+def brain_of(images):
+    return images["FLAIR"].with_data(images["FLAIR"].data > 0)
+
+
+def test_single_visit(tmp_path):
+    images = person(0)
+    patient = write_patient(tmp_path, [images])
+    prepared = prepare_patient(patient, QUICK)
+    (visit,) = prepared.visits
+    assert prepared.failures == {}
+    assert visit.images["FLAIR"].data.dtype == np.float32
+    assert set(visit.images) == {"T1w", "FLAIR"}
+    truth = resample(brain_of(images), prepared.grid, order="nearest").data
+    assert 2 * (truth & prepared.brain.data).sum() / (truth.sum() + prepared.brain.data.sum()) > 0.95
+    for image in visit.images.values():
+        assert not image.data[~prepared.brain.data].any()
+    np.testing.assert_array_equal(visit.from_patient["T1w"], np.eye(4))
+
+
+def test_values_are_the_images_own(tmp_path):
+    """On a grid of the same spacing and phase, resampling changes nothing."""
+    images = person(0)
+    prepared = prepare_patient(write_patient(tmp_path, [images]), QUICK)
+    expected = resample(images["FLAIR"], prepared.grid).data * prepared.brain.data
+    np.testing.assert_allclose(prepared.visits[0].images["FLAIR"].data, expected, atol=1e-3)
+
+
+def test_grid_is_ras_and_the_box_of_the_union(tmp_path):
+    first, second = person(0), person(0)
+    wide = brain_of(second)
+    wide.data[-3:, 20:24, 20:24] = True
+    patient = write_patient(tmp_path, [first, second], masks={0: brain_of(first), 1: wide}.items())
+    prepared = prepare_patient(patient, QUICK)
+    np.testing.assert_array_equal(prepared.grid.affine[:3, :3], np.eye(3) * SPACING_MM)
+    union = Volume(wide.data | brain_of(first).data, wide.affine)
+    points = np.argwhere(union.data) @ union.affine[:3, :3].T + union.affine[:3, 3]
+    corners = corners_mm(prepared.grid)
+    assert (corners.min(axis=0) <= points.min(axis=0) - 2).all()
+    assert (corners.max(axis=0) >= points.max(axis=0) + 2).all()
+    assert (corners.max(axis=0) <= points.max(axis=0) + 2 * SPACING_MM + 3).all()
+
+
+ORIENTED = {
+    "LPS": np.diag([-3.0, -3.0, 5.0, 1.0]),
+    "LAS": np.diag([-3.0, 3.0, 5.0, 1.0]),
+    "oblique": rigid(0.4) @ rigid(0.2, axis=0) @ np.diag([3.0, 3.0, 5.0, 1.0]),
+    "permuted": np.array([[0, 0, 4.0, 0], [3.0, 0, 0, 0], [0, -3.0, 0, 0], [0, 0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", [*ORIENTED, "sheared"])
+def test_any_grid_gives_the_same_brain_in_the_same_place(tmp_path, name):
+    images = person(0)
+    affine = ORIENTED.get(name, np.array([[3.0, 0.6, 0, 0], [0, 3.0, 0, 0], [0, 0, 4.0, 0], [0, 0, 0, 1]]))
+    shape = (76, 84, 60) if name != "permuted" else (84, 76, 60)
+    affine = affine.copy()
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
+    other = {"FLAIR": moved(images["FLAIR"], None, affine, shape), "T1w": images["T1w"]}
+    patient = write_patient(
+        tmp_path, [other], masks={0: resample(brain_of(images), other["FLAIR"].grid, None, "nearest")}.items()
+    )
+    if name == "sheared":
+        for kind in ("FLAIR", "brain"):
+            path = tmp_path / f"01_0_{kind}.nii.gz"
+            data = other["FLAIR"].data if kind == "FLAIR" else (other["FLAIR"].data > 20).astype(np.uint8)
+            write_sheared(path, Volume(data, affine))
+    prepared = prepare_patient(patient, QUICK)
+    truth = resample(images["FLAIR"], prepared.grid).data
+    inside = prepared.brain.data & (resample(brain_of(images), prepared.grid, None, "linear").data > 0.99)
+    found = prepared.visits[0].images["FLAIR"].data
+    assert np.corrcoef(truth[inside], found[inside])[0, 1] > 0.9
+    assert prepared.brain.data.sum() * SPACING_MM**3 == pytest.approx(
+        brain_of(images).data.sum() * SPACING_MM**3, rel=0.08
+    )
+
+
+def test_missing_contrast_names_what_is_missing(tmp_path):
+    whole, partial = person(0), person(0)
+    del partial["T1w"]
+    prepared = prepare_patient(write_patient(tmp_path, [whole, partial]), QUICK)
+    assert "no T1w" in prepared.failures["1"]
+    assert [visit.label for visit in prepared.visits] == ["0"]
+    assert prepared.visits[0].warnings == ()
+
+
+def test_no_usable_visit(tmp_path):
+    patient = write_patient(tmp_path, [{"FLAIR": person(0)["FLAIR"]}])
+    with pytest.raises(CohortError, match="no T1w"):
+        prepare_patient(patient, QUICK)
+
+
+def test_a_failing_baseline_hands_over(tmp_path):
+    patient = write_patient(tmp_path, [person(0), person(0)])
+    path = patient.visits[0].images["FLAIR"]
+    path.write_bytes(path.read_bytes()[:3000])
+    prepared = prepare_patient(patient, QUICK)
+    assert path.name in prepared.failures["0"]
+    assert [visit.label for visit in prepared.visits] == ["1"]
+
+
+def test_mask_on_another_grid_is_refused(tmp_path):
+    images = person(0)
+    wrong = Volume(np.ones((5, 5, 5), bool), np.eye(4))
+    patient = write_patient(tmp_path, [images], masks={0: wrong}.items())
+    with pytest.raises(CohortError, match=r"01_0_brain.nii.gz has shape"):
+        prepare_patient(patient, QUICK)
+
+
+def test_another_persons_visit_is_refused_and_named(tmp_path):
+    patient = write_patient(tmp_path, [person(0), person(9), person(0)])
+    prepared = prepare_patient(patient, QUICK)
+    assert [visit.label for visit in prepared.visits] == ["0", "2"]
+    assert "01_1_FLAIR.nii.gz" in prepared.failures["1"]
+    assert all("Visit 1" in visit.warnings[0] for visit in prepared.visits)
+
+
+def test_same_input_same_output_and_picklable(tmp_path):
+    patient = write_patient(tmp_path, [person(0), person(0)])
+    first, second = prepare_patient(patient, QUICK), pickle.loads(pickle.dumps(prepare_patient(patient, QUICK)))
+    for a, b in zip(first.visits, second.visits, strict=True):
+        for contrast in a.images:
+            np.testing.assert_array_equal(a.images[contrast].data, b.images[contrast].data)
+        assert a.quality == b.quality
+    assert {"T1w_residual_mm", "baseline_residual_mm", "baseline_person_mm"} == set(first.visits[1].quality)
+
+
+def test_bias_field_is_removed(tmp_path):
+    images = person(0)
+    places = np.linspace(-1, 1, images["FLAIR"].data.shape[1])[None, :, None]
+    biased = {
+        name: image.with_data(image.data * np.exp(0.5 * places).astype(np.float32)) for name, image in images.items()
+    }
+    settings = QUICK.model_copy(update={"bias_correction": True})
+    prepared = prepare_patient(write_patient(tmp_path, [biased]), settings)
+    truth = resample(images["FLAIR"], prepared.grid).data
+    inside = prepared.brain.data & (truth > 100)
+    ratio = prepared.visits[0].images["FLAIR"].data[inside] / truth[inside]
+    before = resample(biased["FLAIR"], prepared.grid).data[inside] / truth[inside]
+    assert ratio.std() / ratio.mean() < 0.4 * before.std() / before.mean()
+
+
+def test_saved_transform_in_simpleitk_equals_ours(tmp_path):
+    """The text file, read and applied by SimpleITK on an oblique pair, gives our resampling."""
+    image = moved(person(0)["FLAIR"], rigid(0.1, (2, 3, 4)), rigid(0.3) @ person(0)["FLAIR"].affine)
+    transform = rigid(0.2, (5, -3, 8)) @ np.diag([1.03, 0.98, 1.0, 1.0])
+    grid = isotropic_grid(corners_mm(image.grid) / 2, 5.0)
+    write_itk_transform(tmp_path / "xfm.txt", transform)
+    target = to_sitk(Volume(np.zeros(grid.shape, np.float32), grid.affine))
+    theirs = sitk.Resample(to_sitk(image), target, sitk.ReadTransform(str(tmp_path / "xfm.txt")), sitk.sitkLinear)
+    ours = resample(image, Grid(grid.shape, grid.affine), transform, "linear").data
+    np.testing.assert_allclose(ours, sitk.GetArrayFromImage(theirs).T, atol=0.05)
