@@ -3,13 +3,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.models import build_network, export_tiny_model
 
 from lesiondelta.errors import InputError, ModelError
 from lesiondelta.inference import lesion_mask, lesion_probabilities, load_model
 from lesiondelta.inference.segmentation import window_starts
+from tests.models import build_network, export_tiny_model
 
 RNG = np.random.default_rng(0)
+C2 = {"input_channels": 2}
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +142,12 @@ def edit(folder, **changes):
         (lambda f: (f / "weights.safetensors").write_bytes(b"not a model"), "SHA-256"),
         (lambda f: (f / "model.json").write_text("{"), "not the description"),
         (lambda f: edit(f, format="something else"), "not the description"),
-        (lambda f: edit(f, network={"class": "os.system", "kwargs": {}}), "none of ours"),
+        (lambda f: edit(f, network={"class": "os.system", "kwargs": C2}), "none of ours"),
         (
-            lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": {"conv_op": "os.system"}}),
+            lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": C2 | {"conv_op": "os.system"}}),
             "not supported",
         ),
-        (lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": {"bad": 1}}), "cannot be built"),
+        (lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": C2 | {"bad": 1}}), "cannot be built"),
     ],
 )
 def test_damaged_and_foreign_models_are_refused(tmp_path, damage, message):
@@ -154,6 +155,37 @@ def test_damaged_and_foreign_models_are_refused(tmp_path, damage, message):
     damage(folder)
     with pytest.raises(ModelError, match=message):
         load_model(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from lesiondelta.files import sha256
+
+    folder = export_tiny_model(tmp_path / "model")
+    weights = load_file(folder / "weights.safetensors")
+    next(iter(weights.values())).fill_(float("nan"))
+    save_file(weights, folder / "weights.safetensors")
+    edit(folder, weights_sha256=sha256(folder / "weights.safetensors"))
+    with pytest.raises(ModelError, match="not finite"):
+        load_model(folder)
+
+
+def test_output_that_is_not_finite_is_no_empty_mask(tmp_path):
+    model = load_model(export_tiny_model(tmp_path / "model"))
+    visit = brain()
+    visit[0, 5, 5, 5] = np.float32(np.inf)
+    with np.errstate(invalid="ignore"), pytest.raises(ModelError, match="not finite"):
+        lesion_probabilities([visit], [model])
+
+
+def test_another_threshold_is_another_model(tmp_path):
+    folder = export_tiny_model(tmp_path / "model")
+    before = load_model(folder)
+    edit(folder, threshold=0.4)
+    after = load_model(folder)
+    assert after.sha256 == before.sha256
+    assert after.fingerprint != before.fingerprint
 
 
 def test_pickles_are_refused_even_with_a_matching_hash(tmp_path):

@@ -1,6 +1,8 @@
 """Exported models: `model.json` and `weights.safetensors`. No pickle, no nnU-Net, nothing is imported by name."""
 
+import hashlib
 import json
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -76,6 +78,11 @@ class Model:
         """Hash of the weights."""
         return self.description.weights_sha256
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and description: a changed threshold or patch is another model."""
+        return hashlib.sha256(self.description.model_dump_json().encode()).hexdigest()
+
 
 def bundled_model() -> Path:
     """The folder of the model that comes with the package; ModelError where it is absent."""
@@ -100,6 +107,7 @@ def load_model(folder: Path) -> Model:
         raise ModelError(f"{weights} is missing: give the folder of an exported model.")
     if sha256(weights) != description.weights_sha256:
         raise ModelError(f"{weights} is not the file that {DESCRIPTION} describes (SHA-256 differs): copy it again.")
+    _require_consistent(description, folder)
     network = _build(description.network, folder)
     _load_weights(network, weights)
     return Model(network.eval(), description)
@@ -115,6 +123,18 @@ def read_description(folder: Path) -> Description:
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ModelError(f"{path} is not the description of a lesiondelta model ({reason}).") from error
+
+
+def _require_consistent(description: Description, folder: Path) -> None:
+    """Raise ModelError where the window or the channels cannot be those of the network."""
+    kwargs = description.network.get("kwargs", {})
+    if kwargs.get("input_channels") != len(description.contrasts):
+        raise ModelError(
+            f"{folder} describes a network of {kwargs.get('input_channels')} channels for {description.contrasts}."
+        )
+    for edge, strides in zip(description.patch, zip(*kwargs.get("strides", ()), strict=True), strict=False):
+        if edge % math.prod(strides):
+            raise ModelError(f"{folder} describes windows of {description.patch}, which its strides do not divide.")
 
 
 def _build(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
@@ -152,4 +172,6 @@ def _load_weights(network: Any, path: Path) -> None:  # noqa: ANN401
     if set(stored) != set(targets) or any(stored[name].shape != targets[name].shape for name in stored):
         raise ModelError(f"{path} holds other weights than its {DESCRIPTION} describes.")
     for name, target in targets.items():
+        if not stored[name].isfinite().all():
+            raise ModelError(f"{path} holds weights that are not finite: its training diverged; train again.")
         target.data.copy_(stored[name])

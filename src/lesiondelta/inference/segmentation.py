@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lesiondelta.cohort import prior_index
-from lesiondelta.errors import InputError
+from lesiondelta.errors import InputError, ModelError
 from lesiondelta.images import Array
 from lesiondelta.inference.model import Model
 from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
@@ -73,6 +73,8 @@ def lesion_probabilities(
         inside = _centre(tensors[0].shape[1:], weights.shape)
         for accumulated, sum_over_models in zip(logits, total, strict=True):
             sum_over_models += (accumulated / weights.clamp_min(1e-12))[inside]
+    if not all(t.isfinite().all() for t in total):
+        raise ModelError(f"{models[0].name} gave values that are not finite: do not use it.")
     return [_probability(t / len(models), visit) for t, visit in zip(total, visits, strict=True)]
 
 

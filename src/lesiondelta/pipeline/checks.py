@@ -59,6 +59,8 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
             )
         if "FLAIR" not in model.contrasts:
             raise ModelError(f"{model.name} does not use the FLAIR, on whose grid the masks are written.")
+        if unknown := set(model.contrasts) - {"T1w", "FLAIR"}:
+            raise ModelError(f"{model.name} needs {', '.join(unknown)}; only T1w and FLAIR are read.")
         if model.spacing_mm != models[0].spacing_mm:
             raise ModelError(
                 f"{model.name} works at {model.spacing_mm} mm and {models[0].name} at {models[0].spacing_mm} mm: they "
@@ -72,7 +74,7 @@ def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -
     return {
         "lesiondelta": __version__,
         "settings": deciding(settings),
-        "models": [model.sha256 for model in models],
+        "models": [model.fingerprint for model in models],
         "visits": visit_contents(patient),
         "problems": dict(patient.problems),
     }
