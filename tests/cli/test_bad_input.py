@@ -11,11 +11,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.models import export_tiny_model
-from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
 
 from lesiondelta.cli import main
 from lesiondelta.images import Volume, write_volume
+from tests.models import export_tiny_model
+from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
 
 
 @pytest.fixture(scope="module")

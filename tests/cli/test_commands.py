@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.models import export_tiny_model
-from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
 from lesiondelta import __version__
 from lesiondelta.cli import app
 from lesiondelta.cli.console import spread
 from lesiondelta.images import read_image, read_mask, require_same_grid
+from tests.models import export_tiny_model
+from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
 COMMANDS = ("demo", "run", "segment", "simulate", "train", "evaluate", "doctor")
 

@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests.models import KWARGS, build_network
 
 from lesiondelta.networks.unet import DifferenceWeighting, DifferenceWeightingUNet
+from tests.models import KWARGS, build_network
 
 PARTS = {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d, "nonlin": torch.nn.LeakyReLU}
 
