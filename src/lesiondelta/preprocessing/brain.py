@@ -48,9 +48,10 @@ def own_mask(image: Volume, certain: bool = False) -> Volume | None:
     dark = values[: int(0.3 * values.size)]
     spread = dark[int(0.75 * dark.size)] - dark[int(0.25 * dark.size)]
     background = values[int(0.15 * values.size)]
-    mask = image.with_data(_largest(np.abs(image.data - background) > STRIPPED_SPREAD * top))
-    found = spread < STRIPPED_SPREAD * top and litres(mask) < BRAIN_LITRES[1]
-    return mask if certain or found else None
+    foreground = np.abs(image.data - background) > STRIPPED_SPREAD * top
+    filled = image.with_data(ndimage.binary_fill_holes(foreground))
+    found = spread < STRIPPED_SPREAD * top and litres(filled) < BRAIN_LITRES[1]
+    return image.with_data(_largest(filled.data)) if certain or found else None
 
 
 def extract(image: Volume, method: str, threads: int = 1) -> Volume:
