@@ -27,10 +27,11 @@ def folder(patients, tmp_path_factory):
 
 def load(folder, identifier):
     with environment(folder):
-        from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+        from lesiondelta.nnunet.pairs import PairDataset
 
-        data, labels, _, properties = nnUNetDatasetBlosc2(str(dataset.visits_folder(folder))).load_case(identifier)
-        return data[:], labels[:], properties
+        cases = PairDataset(dataset.visits_folder(folder), {"one": [identifier]}, longitudinal=False)
+        data, labels, _, properties = cases.load_case("one")
+        return data[:, :, :, :], labels[:], properties
 
 
 def raw(visit):
@@ -65,6 +66,17 @@ def test_lesion_places_lie_on_lesions(folder):
     places = properties["class_locations"][1]
     assert len(places) == np.count_nonzero(labels == 1)
     assert (labels[tuple(np.asarray(places).T)] == 1).all()
+
+
+def test_nothing_is_pickled(folder):
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_a_visit_without_lesions_has_no_places(tmp_path):
+    patient = write_patient(tmp_path, "001", 2)
+    write_volume(patient.visits[0].reference, Volume(np.zeros(SHAPE, bool), np.eye(4)))
+    dataset.build([patient], tmp_path / "data", PATCH)
+    assert len(load(tmp_path / "data", "sub-001__ses-01")[2]["class_locations"][1]) == 0
 
 
 def test_bounding_box():
@@ -113,7 +125,7 @@ def test_other_patients_are_refused(patients, folder):
 def test_an_interrupted_build_starts_again(patients, tmp_path):
     dataset.build(patients[:1], tmp_path, PATCH)
     (tmp_path / "patients.json").unlink()
-    (dataset.visits_folder(tmp_path) / "sub-001__ses-02.pkl").unlink()
+    (dataset.visits_folder(tmp_path) / "sub-001__ses-02.b2nd").unlink()
     found = dataset.build(patients[:1], tmp_path, PATCH)
     assert load(tmp_path, found["patients"]["001"][1])[0].shape[0] == 2
 

@@ -3,6 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lesiondelta.errors import CohortError
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.environment import environment
 from tests.synthetic import write_patients
@@ -71,6 +72,18 @@ def test_a_pair_is_current_then_prior_with_the_labels_of_the_current(pairs, stor
 
 def visits(patient):
     return [f"sub-{patient}__ses-{i:02}" for i in (1, 2, 3)]
+
+
+def test_pickled_places_of_an_earlier_version_are_not_read(pairs, tmp_path):
+    content = dataset.build(write_patients(tmp_path, (1,)), tmp_path / "data", (32, 32, 32))
+    visits = dataset.visits_folder(tmp_path / "data")
+    path = dataset.places_path(visits, "sub-001__ses-01")
+    np.savez(path, lesion=np.array([object()]))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        open_dataset(pairs, (tmp_path / "data", content["patients"])).load_case("001")
+    path.rename(visits / "sub-001__ses-01.pkl")
+    with pytest.raises(CohortError, match=rf"Delete the folder {tmp_path / 'data'}"):
+        open_dataset(pairs, (tmp_path / "data", content["patients"]))
 
 
 def test_single_visit_methods_read_the_current_visit_alone(pairs, stored):

@@ -47,6 +47,11 @@ def visits_folder(folder: Path) -> Path:
     return preprocessed_folder(folder) / "visits"
 
 
+def places_path(visits: Path, identifier: str) -> Path:
+    """Where the places of a visit's lesions are; not in `visits` itself, where nnU-Net wants one kind of file."""
+    return visits.parent / "places" / f"{identifier}.npz"
+
+
 def description(folder: Path) -> dict[str, Any]:
     """What `build` said of the data it stored in `folder`."""
     found: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -76,6 +81,7 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
         raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
     shutil.rmtree(visits_folder(folder), ignore_errors=True)  # the rest of a build that was interrupted
     visits_folder(folder).mkdir(parents=True)
+    places_path(visits_folder(folder), "").parent.mkdir(exist_ok=True)
     with environment(folder):
         stored = {p.label: _store_patient(p, names, visits_folder(folder), patch) for p in patients}
     visits = [visit for patient in stored.values() for visit in patient]
@@ -146,7 +152,7 @@ def bounding_box(mask: Array) -> tuple[slice, slice, slice]:
 
 
 def _save(path: Path, data: Array, labels: Array, patch: Sequence[int]) -> None:
-    """Write one visit as nnU-Net does: data (C, X, Y, Z) float32, labels (1, X, Y, Z) int8, places of the lesions."""
+    """Write one visit as nnU-Net does: data (C, X, Y, Z) float32, labels (1, X, Y, Z) int8; but no pickle."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
@@ -156,13 +162,15 @@ def _save(path: Path, data: Array, labels: Array, patch: Sequence[int]) -> None:
     nnUNetDatasetBlosc2.save_case(
         data,
         labels,
-        {"class_locations": places},
+        {},
         str(path),
         chunks=chunks,
         blocks=blocks,
         chunks_seg=label_chunks,
         blocks_seg=label_blocks,
     )
+    path.with_name(f"{path.name}.pkl").unlink()
+    np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]))
 
 
 def _sample(values: Array) -> Array:

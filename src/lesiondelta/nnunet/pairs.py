@@ -9,12 +9,13 @@ from typing import Any
 
 import blosc2
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from lesiondelta.cohort import prior_index
+from lesiondelta.errors import CohortError
 from lesiondelta.images import Array
 from lesiondelta.methods import PriorPolicy
+from lesiondelta.nnunet.dataset import places_path
 
 
 class Joined:
@@ -48,17 +49,22 @@ class PairDataset(nnUNetDatasetBlosc2):
         self_prior_share: float = 0.0,
     ) -> None:
         super().__init__(str(folder), sorted(patients))
+        _require_places(folder, [visit for visits in patients.values() for visit in visits])
         self.patients = patients
         self.longitudinal = longitudinal
         self.prior = prior
         self.self_prior_share = self_prior_share
 
     def load_case(self, identifier: str) -> tuple[Joined, Any, None, dict[str, Any]]:
-        """Data (C or 2C, X, Y, Z), labels of the current visit (1, X, Y, Z), None, properties of the current visit."""
+        """Data (C or 2C, X, Y, Z), labels of the current visit (1, X, Y, Z), None, its lesions' places.
+
+        Nothing is unpickled: whoever can write the folder must not run code in the trainer.
+        """
         visits = self.patients[identifier]
         current = int(np.random.randint(len(visits)))
         data, labels = self._open(visits[current]), self._open(f"{visits[current]}_seg")
-        properties = load_pickle(str(Path(self.source_folder) / f"{visits[current]}.pkl"))
+        with np.load(places_path(Path(self.source_folder), visits[current]), allow_pickle=False) as places:
+            properties = {"class_locations": {1: places["lesion"]}}
         if not self.longitudinal:
             return Joined(data), labels, None, properties
         partner = draw_prior(current, len(visits), self.prior, self.self_prior_share)
@@ -67,6 +73,15 @@ class PairDataset(nnUNetDatasetBlosc2):
     def _open(self, name: str) -> Any:  # noqa: ANN401
         path = str(Path(self.source_folder) / f"{name}.b2nd")
         return blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
+
+
+def _require_places(folder: Path, visits: Sequence[str]) -> None:
+    for visit in visits:
+        if not places_path(folder, visit).is_file():
+            raise CohortError(
+                f"{places_path(folder, visit)} is missing: these training data were stored by an earlier version, "
+                f"or are damaged. Delete the folder {folder.parents[2]}; the same command stores them again."
+            )
 
 
 def draw_prior(current: int, visits: int, policy: PriorPolicy, self_prior_share: float = 0.0) -> int:
