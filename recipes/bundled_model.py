@@ -4,10 +4,13 @@
 
 WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
 
-1. `atlas`    simulated patients made from the MNI152 atlas alone, from the weights in the package where there are any;
+1. `atlas`    simulated patients made from the MNI152 atlas alone, from scratch or from `--initial`;
 2. `without-07`, `without-19`   from `atlas`: a few atlas patients and one of the two open labelled patients (CC-BY),
               scored on the other one (leave-one-out);
-3. `final`    from `atlas`: the same with both. This is what ships, in half precision.
+3. `final`    from `atlas`: the same with both, of the same budget;
+4. `refined`  from `final`: both open patients alone, longer. This is what ships, in half precision.
+
+`--initial` must not have seen the open patients, or leave-one-out means nothing.
 
 Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data) only the first stage is made.
 """
@@ -75,6 +78,8 @@ STAGES = (
     Stage("final", 4, OPEN_PATIENTS, 8, 3e-3, 48, 2, 0.33, "atlas"),
     Stage("refined", 0, OPEN_PATIENTS, 24, 3e-3, 48, 2, 0.33, "final"),
 )
+
+SHIPPED = STAGES[-1]
 
 
 def main() -> None:
