@@ -38,11 +38,13 @@ from lesiondelta.files import write_json, write_text
 from lesiondelta.images import Array, Grid
 from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load_model
 from lesiondelta.nnunet.export import export_model
+from lesiondelta.settings import SegmentationSettings
 from lesiondelta.simulation import Acquisition, simulate_patient
 
 TEST_PATIENTS, TEST_SEED = 3, 9000
 PARTNER_SEED = 7000
 WINDOW = (64, 64, 64)
+OVERLAP = SegmentationSettings().overlap
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def simulated_scores(data: Path) -> Iterator[dict[str, Any]]:
     for seed in range(TEST_SEED, TEST_SEED + TEST_PATIENTS):
         patient = simulate_patient(seed, lesion_masks=lesion_masks(data))
         images = [np.stack([v.images[c].data for c in model.contrasts]) for v in patient.visits]
-        for number, probability in enumerate(lesion_probabilities(images, [model])):
+        for number, probability in enumerate(lesion_probabilities(images, [model], overlap=OVERLAP)):
             reference = patient.visits[number].lesions
             yield row(f"simulated {seed}, visit {number + 1}", model, probability, reference.data, reference.grid)
 
@@ -80,10 +82,10 @@ def open_scores(work: Path, data: Path, label: str) -> Iterator[dict[str, Any]]:
     x, y, z = anatomy.brain.shape
     grid = Grid((x, y, z), anatomy.affine)
     for name, visits in (("with a partner", [current, other]), ("single visit", [current])):
-        probability = lesion_probabilities(visits, [model])[0]
+        probability = lesion_probabilities(visits, [model], overlap=OVERLAP)[0]
         yield row(f"sub-{label} {name}, left out", model, probability, anatomy.lesions > 0, grid)
     shipped = load_model(BUNDLED)
-    probability = lesion_probabilities([current], [shipped])[0]
+    probability = lesion_probabilities([current], [shipped], overlap=OVERLAP)[0]
     yield row(f"sub-{label} single visit, trained on", shipped, probability, anatomy.lesions > 0, grid)
 
 
