@@ -65,6 +65,30 @@ def test_what_the_size_filter_dropped_stays_out_but_stays_in_the_probabilities()
     np.testing.assert_array_equal(own_mask.data, mask)
 
 
+@pytest.mark.parametrize("apart", [3.6, 5.0])
+def test_a_lesion_between_two_thick_slices_keeps_one_voxel(apart):
+    """Of 3 x 3 x 3 mm, where its resampled probability is highest; without any, next to its centroid."""
+    probability = np.zeros(PATIENT.shape)
+    probability[19:22, 19:22, 14:17] = 0.95
+    probability[20, 20, 14:17] = 0.99
+    probability[5:12, 5:12, 5:30] = 0.9  # a large lesion, not changed
+    own = Grid((40, 40, 7), np.diag([1, 1, apart, 1]) + np.pad([[0.0], [0], [15 - apart * 1.5]], ((0, 1), (3, 0))))
+    visit = seen(probability, own, np.eye(4))
+    _, mask = on_own_grid(visit, 0.5)
+    (small,) = np.argwhere(mask.data[15:]).tolist()
+    assert small in ([5, 20, 1], [5, 20, 2])
+    assert mask.data[5:12, 5:12].sum() == mask.data[:15].sum() > 49
+
+
+def test_a_lesion_outside_the_flair_is_not_restored(caplog):
+    probability = np.zeros(PATIENT.shape)
+    probability[19:22, 19:22, 30:33] = 0.95
+    with caplog.at_level("WARNING"):
+        _, mask = on_own_grid(seen(probability, Grid((40, 40, 5), np.diag([1.0, 1, 5, 1])), np.eye(4)), 0.5)
+    assert not mask.data.any()
+    assert "1 lesions lie outside" in caplog.text
+
+
 def test_implausible_results_are_flagged():
     whole = seen(np.ones(PATIENT.shape), PATIENT, np.eye(4))
     nothing = Volume(np.zeros(PATIENT.shape, bool), PATIENT.affine)

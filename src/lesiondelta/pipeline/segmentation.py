@@ -69,17 +69,62 @@ def thresholds(models: Sequence[Model], settings: SegmentationSettings) -> Thres
 def on_own_grid(seen: SegmentedVisit, threshold: float) -> tuple[Volume, Volume]:
     """Probabilities and mask on the grid of the visit's own FLAIR.
 
-    Probabilities are resampled, then thresholded, so that small lesions survive thick slices. What the size filter took
-    out in the patient's space stays out, and no second filter counts the few large voxels of a small lesion.
+    Probabilities are resampled, then thresholded. A lesion that this loses between thick slices keeps one voxel, where
+    its resampled probability is highest, below the threshold though it is; only lesions outside the FLAIR's field of
+    view are lost. What the size filter took out in the patient's space stays out, and no second filter counts the few
+    large voxels of a small lesion.
     """
     probability = seen.probability
     dropped = (probability.data > threshold) & ~seen.mask.data
     kept = probability.with_data(np.where(dropped, 0, probability.data))
-    mask = lesion_mask(
-        _to_flair(kept, seen.prepared).data, threshold, 0.0, seen.prepared.grids["FLAIR"].spacing.tolist()
-    )
+    mask = _to_flair(kept, seen.prepared).data > threshold
+    if seen.mask.data.any():
+        _restore_lost(mask, seen)
     own = _to_flair(probability, seen.prepared)
     return own, own.with_data(mask)
+
+
+def _restore_lost(mask: Array, seen: SegmentedVisit) -> None:
+    """Set, in `mask` on the FLAIR's grid, one voxel of every lesion that has none."""
+    lesions = cc3d.connected_components(seen.mask.data, connectivity=26)
+    owners = _owners(lesions, seen)
+    lost = np.setdiff1d(np.arange(1, lesions.max() + 1), owners[mask])
+    if not len(lost):
+        return
+    own = _to_flair(seen.probability.with_data(np.where(seen.mask.data, seen.probability.data, 0)), seen.prepared).data
+    outside = 0
+    for lesion in lost:
+        voxels = np.argwhere(owners == lesion)
+        if len(voxels):
+            mask[tuple(voxels[own[tuple(voxels.T)].argmax()])] = True
+            continue
+        nearest = _nearest_voxel(np.argwhere(lesions == lesion).mean(axis=0), seen)
+        if np.all(nearest >= 0) and np.all(nearest < mask.shape):
+            mask[tuple(nearest)] = True
+        else:
+            outside += 1
+    name = f"visit {seen.prepared.label or '(only one)'}"
+    log.info("%s: %d lesions between the FLAIR's slices keep one voxel each", name, len(lost) - outside)
+    if outside:
+        log.warning("%s: %d lesions lie outside the FLAIR's field of view and are not in its mask", name, outside)
+
+
+def _owners(lesions: Array, seen: SegmentedVisit) -> Array:
+    """The lesion that each voxel of the FLAIR's grid is interpolated from, 0 where none.
+
+    There is one at most: the eight voxels that linear interpolation reads touch one another, as two lesions never do.
+    """
+    labels = _to_flair(seen.mask.with_data(lesions.astype(np.float32)), seen.prepared).data
+    share = _to_flair(seen.mask, seen.prepared).data
+    owners: Array = np.rint(np.divide(labels, share, out=np.zeros_like(labels), where=share > 1e-6)).astype(int)
+    return owners
+
+
+def _nearest_voxel(patient_voxel: Array, seen: SegmentedVisit) -> Array:
+    visit = seen.prepared
+    to_own = np.linalg.inv(visit.grids["FLAIR"].affine) @ visit.from_patient["FLAIR"] @ seen.mask.affine
+    nearest: Array = np.rint(to_own[:3, :3] @ patient_voxel + to_own[:3, 3]).astype(int)
+    return nearest
 
 
 def _to_flair(volume: Volume, visit: PreparedVisit) -> Volume:
