@@ -9,6 +9,7 @@ from lesiondelta.nnunet.training import train
 from tests.synthetic import write_patients
 
 SMOKE = presets.load("smoke")
+SHARE = 0.25  # of self-priors: one of the patients has a single visit
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,7 @@ def method(request):
 def trained(method, patients, data, tmp_path_factory):
     """The exported model of an end-to-end `smoke` training."""
     output = tmp_path_factory.mktemp("contract") / method.name
-    return train(patients, output, method, SMOKE, fold=0, folds=3, device="cpu", data=data)
+    return train(patients, output, method, SMOKE, fold=0, folds=3, device="cpu", self_prior_share=SHARE, data=data)
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ run(Path(sys.argv[1]), lambda p: print(p.epoch + (p.dice is not None), flush=Tru
 
 def run(folder, progress=None):
     """Train with all patients stored in `folder`; the child process of the test calls it too."""
-    patients = write_patients(folder / "images", (2, 1))
+    patients = write_patients(folder / "images", (2, 2))
     return train(
         patients, folder / "out", methods.load("difference_weighting"), PRESET, device="cpu", progress=progress
     )

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from lesiondelta import methods
-from lesiondelta.errors import InputError, ModelError, OutputError
+from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.inference import load_model
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.training import choose_device, train
@@ -22,7 +22,7 @@ class StoppedError(Exception):
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory):
-    return write_patients(tmp_path_factory.mktemp("images"))
+    return write_patients(tmp_path_factory.mktemp("images"), (2, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,18 @@ def test_what_the_exported_model_records(run, tmp_path):
     assert len(training["validation"]) == 1
     assert training["method"]["recipe"]["momentum"] == 0.99
     assert set(training["versions"]) == {"lesiondelta", "nnunetv2", "torch"}
+    assert 0 <= training["last_validation_dice"] <= 1
+
+
+def test_fold_all_has_no_validation_score(trained):
+    assert load_model(trained).description.training["last_validation_dice"] is None
+
+
+def test_a_single_visit_needs_self_priors(tmp_path):
+    patients = write_patients(tmp_path, (2, 1, 1))
+    with pytest.raises(CohortError, match=r"002, 003\. Leave them out, or give a self-prior share"):
+        train(patients, tmp_path / "out", METHOD, TINY, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_holds_checkpoint_and_tensorboard_and_nothing_unfinished(trained):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
-from lesiondelta.errors import InputError, ModelError, OutputError
+from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.files import sha256, write_json
 from lesiondelta.methods import Method
 from lesiondelta.nnunet import dataset
@@ -65,7 +65,7 @@ def train(
     initial_weights : path or None
         An exported model folder to start from.
     self_prior_share : float
-        Share of pairs whose prior is the visit itself.
+        Share of pairs whose prior is the visit itself; 0 needs patients with two visits or more.
     data : path or None
         Where the stored patients are, or shall be: trainings of several methods and folds share it.
     progress : callable or None
@@ -77,9 +77,13 @@ def train(
 
     Raises
     ------
+    CohortError
+        A longitudinal method, no self-priors, and a patient with a single visit.
     OutputError
         `output` holds a training with other settings.
     """
+    if method.longitudinal and self_prior_share == 0:
+        _require_priors(patients)
     data = data or output / "data"
     stored = dataset.build(patients, data, preset.patch or DEFAULT_PATCH)
     members = choose_fold(list(stored["patients"]), fold, folds, seed)
@@ -93,6 +97,15 @@ def train(
         _remove_partial(output)
         _run(job, progress)
     return job.model
+
+
+def _require_priors(patients: Sequence[TrainingPatient]) -> None:
+    single = [patient.label for patient in patients if len(patient.visits) == 1]
+    if single:
+        raise CohortError(
+            f"Patients with a single visit have no prior to train with: {', '.join(single)}. "
+            "Leave them out, or give a self-prior share above 0."
+        )
 
 
 def choose_device(name: DeviceName) -> str:
@@ -223,7 +236,8 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any]) 
 
     chosen = plan["configurations"][CONFIGURATION]
     contrasts = dataset.description(job.data)["contrasts"]
-    dice = float(history["mean_fg_dice"][-1])
+    # with fold "all" the validation patients are those that were trained on
+    dice = float(history["mean_fg_dice"][-1]) if job.fold != "all" else math.nan
     return {
         "name": f"{job.method.name}-{job.preset.name}-fold{job.fold}",
         "method": job.method.name,
