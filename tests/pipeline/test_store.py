@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests.tiny import AFFINE, SHAPE, image_path, write_patient, write_references
 
 from lesiondelta.errors import CohortError, GeometryError
 from lesiondelta.formats.bids import read_cohort
@@ -11,6 +10,7 @@ from lesiondelta.pipeline.store import image_path as stored_path
 from lesiondelta.pipeline.store import prepared_patient
 from lesiondelta.pipeline.training import prepare_training
 from lesiondelta.settings import PreprocessingSettings
+from tests.tiny import AFFINE, SHAPE, image_path, write_patient, write_references
 
 EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
 CONTRASTS = ("T1w", "FLAIR")
@@ -55,6 +55,16 @@ def test_another_input_setting_or_a_lost_file_is_prepared_again(bids, tmp_path, 
         prepared_patient(patient, EASY.model_copy(update={"spacing_mm": 2.0}), CONTRASTS, work)
     assert "taken from" not in caplog.text
     assert stored_path(work, "01", "2", "FLAIR").is_file()
+
+
+def test_a_patient_with_a_failed_visit_is_prepared_again(bids, tmp_path):
+    (patient,) = read_cohort(bids).patients
+    path = image_path(bids, "01", "2", "T1w")
+    lost = path.rename(tmp_path / "lost.nii.gz")
+    assert list(prepared_patient(patient, EASY, CONTRASTS, tmp_path / "work").failures) == ["2"]
+    assert not (tmp_path / "work/sub-01/prepared.json").exists()
+    lost.rename(path)
+    assert not prepared_patient(patient, EASY, CONTRASTS, tmp_path / "work").failures
 
 
 def test_training_input_lies_on_one_grid_with_its_reference_on_the_lesion(bids, tmp_path):

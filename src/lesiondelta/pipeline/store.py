@@ -29,7 +29,10 @@ RECORD = "prepared.json"
 def prepared_patient(
     patient: Patient, settings: PreprocessingSettings, contrasts: Sequence[str], work: Path | None
 ) -> PreparedPatient:
-    """Prepare a patient, or read it from `work` if the same input was prepared there with the same settings."""
+    """Prepare a patient, or read it from `work` if the same input was prepared there with the same settings.
+
+    A patient with a failed visit is not kept: its cause may be gone.
+    """
     if work is None:
         return prepare_patient(patient, settings, contrasts)
     folder = work / f"sub-{patient.label}"
@@ -45,7 +48,8 @@ def prepared_patient(
     except (OSError, ValueError, KeyError, LesionDeltaError):
         (folder / RECORD).unlink(missing_ok=True)
         prepared = prepare_patient(patient, settings, contrasts)
-        _write(folder, prepared, identity)
+        if not prepared.failures:  # what failed is tried again
+            _write(folder, prepared, identity)
     return prepared
 
 
