@@ -11,13 +11,13 @@ import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 import pytest
 import torch
-from tests.models import export_tiny_model
-from tests.tiny import write_patient
 
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.pipeline import run_cohort
 from lesiondelta.pipeline.cohort import check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+from tests.models import export_tiny_model
+from tests.tiny import write_patient
 
 KILLS = 20
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.models import export_tiny_model
-from tests.tiny import image_path, rows, write_patient
 
 from lesiondelta.cohort import Patient
 from lesiondelta.formats import records
@@ -18,6 +16,8 @@ from lesiondelta.images import read_image, read_itk_transform, read_mask, requir
 from lesiondelta.pipeline import run_cohort
 from lesiondelta.pipeline.cohort import check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+from tests.models import export_tiny_model
+from tests.tiny import image_path, rows, write_patient
 
 EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
 
@@ -199,6 +199,22 @@ def test_a_failed_patient_is_tried_again(tmp_path, models):
     assert run(tmp_path, models[:1])[0].status == "failed"
     path.write_bytes(whole)
     assert run(tmp_path, models[:1])[0].status == "flagged"
+
+
+def test_a_failed_patient_keeps_each_visits_reason_and_no_mask(tmp_path, models):
+    """The second visit is truncated; the first fails later, for another reason: an output is in the way."""
+    write_patient(tmp_path / "bids", "01", ("1", "2"))
+    bad = image_path(tmp_path / "bids", "01", "2", "FLAIR")
+    bad.write_bytes(bad.read_bytes()[:100])
+    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu")
+    check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
+    (tmp_path / "out/sub-01").mkdir()
+    (tmp_path / "out/sub-01/figures").write_text("a file where a folder has to be")
+    first, second = run(tmp_path, models[:1])
+    assert (first.status, second.status) == ("failed", "failed")
+    assert bad.name in second.reason
+    assert bad.name not in first.reason
+    assert not stamps(tmp_path / "out")
 
 
 def test_a_dataset_without_sessions(tmp_path, models):

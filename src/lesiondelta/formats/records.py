@@ -8,6 +8,7 @@ with a failed visit is never finished: its cause may be gone.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -94,9 +95,16 @@ def finish(
 
 
 def fail(out: Path, patient: str, results: Sequence[VisitResult]) -> None:
-    """Record that a patient failed; what was, or may have been, written stays on record to be cleared."""
+    """Remove what can be removed of a failed patient's files, and record how it ended.
+
+    The files stay on record, so that a later run clears those that could not be removed.
+    """
     earlier = read_record(out, patient)
-    write_record(out, Record(patient, False, {}, earlier.files if earlier else (), tuple(results)))
+    files = earlier.files if earlier else ()
+    for name in files:
+        with suppress(OSError):
+            (out / name).unlink(missing_ok=True)
+    write_record(out, Record(patient, False, {}, files, tuple(results)))
 
 
 def write_tables(out: Path, table: Path) -> None:

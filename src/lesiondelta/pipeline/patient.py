@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from lesiondelta.cohort import Patient, prior_index
@@ -48,23 +49,31 @@ def run_patient(
 def _guarded(
     patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None, work: Path | None
 ) -> tuple[VisitResult, ...]:
+    problems = dict(patient.problems)
     try:
-        return _run(patient, out, settings, models, raw, work)
+        return _run(patient, out, settings, models, raw, work, problems)
     except LesionDeltaError as error:
         log.error("sub-%s: %s", patient.label, error)
         reason = str(error)
     except Exception as error:
         log.exception("sub-%s: a fault in lesiondelta", patient.label)
         reason = f"a fault in lesiondelta ({type(error).__name__}: {error}): see {log_path(out, patient.label)}"
-    results = failed_results(patient, reason)
+    results = failed_results(replace(patient, problems=problems), reason)
     with suppress(LesionDeltaError):
         records.fail(out, patient.label, results)
     return results
 
 
 def _run(
-    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None, work: Path | None
+    patient: Patient,
+    out: Path,
+    settings: Settings,
+    models: Sequence[Model],
+    raw: Path | None,
+    work: Path | None,
+    problems: dict[str, str],
 ) -> tuple[VisitResult, ...]:
+    """Run a patient; `problems` gains each failed visit's own reason as soon as it is known."""
     contrasts = models[0].contrasts
     identity = fingerprint(patient, settings, models)
     earlier = records.finished_results(out, patient.label, identity)
@@ -76,11 +85,12 @@ def _run(
     _log_choices(patient)
 
     usable = usable_visits(patient, contrasts)
+    problems.update(usable.problems)
     prepared = prepared_patient(usable, settings.preprocessing, contrasts, work)
+    problems.update(prepared.failures)
     segmented = segment(prepared, models, settings.segmentation)
 
     limits = thresholds(models, settings.segmentation)
-    problems = {**usable.problems, **prepared.failures}
     results = {label: VisitResult(patient.label, label, "failed", why) for label, why in problems.items()}
     visits = {visit.label: visit for visit in usable.visits}
     for index, seen in enumerate(segmented):
@@ -108,7 +118,7 @@ def log_path(out: Path, patient: str) -> Path:
 
 
 def _labels(patient: Patient) -> list[str]:
-    return [*(visit.label for visit in patient.visits), *patient.problems]
+    return list(dict.fromkeys([*(visit.label for visit in patient.visits), *patient.problems]))
 
 
 def _output(seen: SegmentedVisit, limits: Thresholds, models: Sequence[Model]) -> VisitOutput:
@@ -136,7 +146,7 @@ def _judge(
     brain_mm3 = float(prepared.brain.data.sum() * prepared.grid.voxel_volume_mm3)
     reasons = [
         *seen.prepared.warnings,
-        *(f"{visit_name(label)} failed, so it could not serve as prior" for label in problems),
+        *(f"{visit_name(label)} failed: it is not among the visits compared" for label in problems),
         *implausible(seen, brain_mm3, output.orig_mask),
     ]
     status: records.Status = "flagged" if reasons else "ok" if seen.lesions else "ok-zero-lesions"
