@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -128,6 +129,14 @@ def test_an_interrupted_build_starts_again(patients, tmp_path):
     (dataset.visits_folder(tmp_path) / "sub-001__ses-02.b2nd").unlink()
     found = dataset.build(patients[:1], tmp_path, PATCH)
     assert load(tmp_path, found["patients"]["001"][1])[0].shape[0] == 2
+
+
+def test_a_second_build_at_the_same_time_waits_and_takes_what_the_first_stored(patients, tmp_path, caplog):
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(2) as pool:  # each locks a file of its own, as processes do
+        one, other = pool.map(lambda _: dataset.build(patients[:1], tmp_path, PATCH), range(2))
+    assert one == other
+    assert caplog.text.count("storing patient 001") == 1
 
 
 def test_no_lesion_at_all(tmp_path):

@@ -23,7 +23,7 @@ def plan(folder, preset, network=SINGLE):
     with environment(folder):
         from lesiondelta.nnunet.planning import make_plan
 
-        return make_plan(folder, preset, network)["configurations"]["3d_fullres"]
+        return make_plan(preset, network)["configurations"]["3d_fullres"]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,12 @@ def test_methods_share_the_plan_but_for_the_network(folder):
     networks = [p["architecture"].pop("network_class_name") for p in plans]
     assert networks == [methods.load(name).network for name in methods.names()]
     assert all(p == plans[0] for p in plans)
+
+
+def test_trainings_that_share_the_folder_overwrite_no_plans(folder):
+    before = set(folder.rglob("*"))
+    plan(folder, presets.load("small"))
+    assert {path.name for path in set(folder.rglob("*")) - before} <= {"dataset.json"}  # a copy that nnU-Net makes
 
 
 def test_nnunet_plans_what_the_preset_leaves_open(folder):

@@ -29,7 +29,7 @@ def trainer(request, folder, tmp_path):
     with environment(folder):
         from lesiondelta.nnunet.planning import make_plan
 
-        plan = make_plan(folder, preset, method.network)
+        plan = make_plan(preset, method.network)
     with environment(folder, loader_processes=0):
         yield _trainer(job, plan, None)
 

@@ -1,16 +1,18 @@
 """From training patients to nnU-Net's preprocessed storage: every visit once, z-scored, in the patient's union box."""
 
+import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lesiondelta.errors import CohortError, GeometryError
+from lesiondelta.errors import CohortError, GeometryError, OutputError
 from lesiondelta.files import write_json
 from lesiondelta.images import Array, Volume, read_image, read_mask, require_same_grid
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit, content_hash, contrasts, visit_identifier
@@ -61,6 +63,8 @@ def description(folder: Path) -> dict[str, Any]:
 def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int]) -> dict[str, Any]:
     """Store the patients in `folder` unless they are there already, and return the description of what is there.
 
+    Where another process is storing into `folder`, wait for it and take what it stored.
+
     Parameters
     ----------
     patients : sequence of TrainingPatient
@@ -74,11 +78,34 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
     """
     names = contrasts(patients)
     content = content_hash(patients)
-    if (folder / DESCRIPTION).is_file():
-        found = description(folder)
-        if found["content"] == content and found["contrasts"] == list(names):
-            return found
+    if not (folder / DESCRIPTION).is_file():
+        with _alone(folder):
+            if not (folder / DESCRIPTION).is_file():
+                _store(patients, names, content, folder, patch)
+    found = description(folder)
+    if found["content"] != content or found["contrasts"] != list(names):
         raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process stores into `folder`; the system frees the lock of a process that is killed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot lock {folder}: {error.strerror or error}. Choose a folder on another disk."
+        ) from error
+    with lock:
+        yield
+
+
+def _store(
+    patients: Sequence[TrainingPatient], names: Sequence[str], content: str, folder: Path, patch: Sequence[int]
+) -> None:
     shutil.rmtree(visits_folder(folder), ignore_errors=True)  # the rest of a build that was interrupted
     visits_folder(folder).mkdir(parents=True)
     places_path(visits_folder(folder), "").parent.mkdir(exist_ok=True)
@@ -94,7 +121,6 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
         "patients": {label: [visit.identifier for visit in patient] for label, patient in stored.items()},
     }
     write_json(folder / DESCRIPTION, found)  # last: it says that the rest is whole
-    return found
 
 
 def fingerprint(visits: Sequence[Stored], channels: int) -> dict[str, Any]:

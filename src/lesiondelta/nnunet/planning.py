@@ -5,16 +5,16 @@ Imports nnunetv2: import this module inside `environment` only.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from lesiondelta.networks.unet import SingleVisitUNet
-from lesiondelta.nnunet.dataset import NAME, preprocessed_folder
+from lesiondelta.nnunet.dataset import NAME
 from lesiondelta.nnunet.environment import prints_logged
 from lesiondelta.nnunet.presets import Preset
 
@@ -23,13 +23,10 @@ SMALL_PATCH = 0.25  # of the median brain; below it nnU-Net computes Dice over t
 UNLIMITED_GB = 1e6
 
 
-def make_plan(folder: Path, preset: Preset, network: str) -> dict[str, Any]:
-    """Plan `preset` for the data in `folder`, then put in the method's network; call it inside `environment`."""
+def make_plan(preset: Preset, network: str) -> dict[str, Any]:
+    """Plan `preset` for the data that `environment` points to, then put in the method's network."""
     with prints_logged():
-        planner = FamilyPlanner(preset)
-        planner.plan_experiment()
-    path = preprocessed_folder(folder) / f"{planner.plans_identifier}.json"
-    plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        plan: dict[str, Any] = json.loads(json.dumps(FamilyPlanner(preset).plan_experiment()))
     plan["configurations"][CONFIGURATION]["architecture"]["network_class_name"] = network
     return plan
 
@@ -80,12 +77,15 @@ class FamilyPlanner(ExperimentPlanner):
         return plan
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Drop the absent 2D network, and let Dice be that of the batch where patches are small, as nnU-Net does."""
+        """Drop the absent 2D network, and let Dice be that of the batch where patches are small, as nnU-Net does.
+
+        Nothing is written: trainings that share the folder would overwrite each other's plans.
+        """
         plans["configurations"].pop("2d")
         chosen = plans["configurations"][CONFIGURATION]
         share = np.prod(chosen["patch_size"]) / np.prod(np.asarray(chosen["median_image_size_in_voxels"], float))
         chosen["batch_dice"] = bool(share < SMALL_PATCH)
-        super().save_plans(plans)
+        recursive_fix_for_json_export(plans)
 
     def static_estimate_VRAM_usage(  # noqa: N802
         self,

@@ -151,7 +151,7 @@ def _run(job: Job, progress: ProgressCallback | None) -> None:
     with environment(job.data):
         from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
 
-        plan = make_plan(job.data, job.preset, job.method.network)
+        plan = make_plan(job.preset, job.method.network)
     if job.gpus == 1:
         run_job(job, plan, progress)
         return
