@@ -43,6 +43,7 @@ from lesiondelta.simulation import Acquisition, simulate_patient
 
 TEST_PATIENTS, TEST_SEED = 3, 9000
 PARTNER_SEED = 7000
+CAUTION = "a first, weak model made this mask: see its model card, and check every lesion"
 WINDOW = (64, 64, 64)
 OVERLAP = SegmentationSettings().overlap
 
@@ -116,7 +117,7 @@ def package(work: Path) -> None:
     description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     for key in ("format", "format_version", "weights_sha256"):
         description.pop(key)
-    description |= {"name": "bundled-1", "patch": list(WINDOW), "training": training_facts(work)}
+    description |= {"name": "bundled-1", "patch": list(WINDOW), "caution": CAUTION, "training": training_facts(work)}
     export_model(BUNDLED, load_model(folder).network, description, half=True)
 
 

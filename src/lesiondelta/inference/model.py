@@ -33,6 +33,7 @@ class Description(BaseModel):
     threshold: float = Field(gt=0, lt=1)
     min_lesion_mm3: float = Field(ge=0)
     weights_sha256: str
+    caution: str = Field("", description="what every user of its masks must be told")
     training: dict[str, Any] = {}
 
 
@@ -72,6 +73,11 @@ class Model:
     def min_lesion_mm3(self) -> float:
         """Lesions smaller than this are dropped."""
         return self.description.min_lesion_mm3
+
+    @property
+    def caution(self) -> str:
+        """What every user of its masks must be told, or nothing."""
+        return self.description.caution
 
     @property
     def sha256(self) -> str:
