@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +16,7 @@ from lesiondelta.formats.bids import read_cohort
 from lesiondelta.formats.derivatives import Place
 from lesiondelta.images import read_image, read_itk_transform, read_mask, require_same_grid, resample
 from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort import check_start
+from lesiondelta.pipeline.cohort import _completed, check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.tiny import image_path, rows, write_patient
@@ -238,6 +240,27 @@ def test_processes_give_the_same_as_one(tmp_path, done, models):
     )
     for name in stamps(done / "out"):
         assert (tmp_path / "out" / name).read_bytes() == (done / "out" / name).read_bytes()
+
+
+def test_patients_in_flight_are_collected_after_the_first_crash():
+    """Real futures: one patient fails while another runs and a third waits."""
+    started, release = threading.Event(), threading.Event()
+
+    def succeed():
+        started.set()
+        release.wait(30)
+        return (records.VisitResult("02", "1", "ok"),)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(succeed)
+        waiting = pool.submit(succeed)
+        started.wait(30)
+        failed: Future = Future()
+        failed.set_result((records.VisitResult("01", "1", "failed"),))
+        waiting.add_done_callback(lambda _: release.set())  # it is cancelled
+        ended = list(_completed([failed, running, waiting], stop=True))
+    assert ended == [failed, running]
+    assert waiting.cancelled()
 
 
 def test_patients_are_picklable_for_worker_processes():

@@ -2,8 +2,8 @@
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,12 +53,10 @@ def run_cohort(
     """
     patients = [*(Patient(label, (), problems={"": why}) for label, why in cohort.problems.items()), *cohort.patients]
     results: dict[str, Results] = {}
-    for patient, outcome in _run_all(patients, Job(out, raw, settings, work), processes):
+    for patient, outcome in _run_all(patients, Job(out, raw, settings, work), processes, stop_on_first_crash):
         results[patient.label] = outcome
         if report:
             report(patient, outcome)
-        if stop_on_first_crash and any_failed(outcome):
-            break
     for patient in patients:
         stopped = "not run: an earlier patient failed and --stop-on-first-crash was given"
         results.setdefault(patient.label, failed_results(patient, stopped))
@@ -83,31 +81,51 @@ def any_failed(results: Sequence[VisitResult]) -> bool:
     return any(result.status == "failed" for result in results)
 
 
-def _run_all(patients: Sequence[Patient], job: Job, processes: int) -> Iterator[tuple[Patient, Results]]:
+def _run_all(patients: Sequence[Patient], job: Job, processes: int, stop: bool) -> Iterator[tuple[Patient, Results]]:
     if min(processes, len(patients)) > 1:
-        yield from _run_in_pool(patients, job, processes)
-    else:
-        for patient in patients:
-            yield patient, _work(patient, job)
+        yield from _run_in_pool(patients, job, processes, stop)
+        return
+    for patient in patients:
+        outcome = _work(patient, job)
+        yield patient, outcome
+        if stop and any_failed(outcome):
+            return
 
 
-def _run_in_pool(patients: Sequence[Patient], job: Job, processes: int) -> Iterator[tuple[Patient, Results]]:
+def _run_in_pool(
+    patients: Sequence[Patient], job: Job, processes: int, stop: bool
+) -> Iterator[tuple[Patient, Results]]:
     """A process that dies (out of memory, a library's fault) breaks its pool: those it took along run again, alone."""
-    broken = []
+    broken, failed = [], False
     pool = _pool(processes)
     try:
         futures = {pool.submit(_work, patient, job): patient for patient in patients}
-        for future in as_completed(futures):
+        for future in _completed(futures, stop):
             if isinstance(future.exception(), BrokenProcessPool):
                 broken.append(futures[future])
             else:
+                failed |= any_failed(future.result())
                 yield futures[future], future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     for patient in broken:
+        if stop and failed:
+            return
         log.warning("sub-%s: its process pool broke; it runs again, alone", patient.label)
         with _pool(1) as pool:
-            yield patient, _outcome(pool.submit(_work, patient, job), patient, job.out)
+            outcome = _outcome(pool.submit(_work, patient, job), patient, job.out)
+        failed |= any_failed(outcome)
+        yield patient, outcome
+
+
+def _completed(futures: Collection[Future[Results]], stop: bool) -> Iterator[Future[Results]]:
+    """Futures as they end; with `stop`, after the first failed patient only those that run already."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        yield from done
+        if stop and any(future.exception() is None and any_failed(future.result()) for future in done):
+            waiting = {future for future in waiting if not future.cancel()}
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
