@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lesiondelta.images import Grid, Volume
-from lesiondelta.pipeline.patient import implausible
+from lesiondelta.pipeline.patient import implausible, uncovered
 from lesiondelta.pipeline.segmentation import SegmentedVisit, on_own_grid
 from lesiondelta.preprocessing.patient import PreparedVisit
 
@@ -98,3 +98,11 @@ def test_implausible_results_are_flagged():
     huge = Volume(np.ones((60, 60, 60), bool), PATIENT.affine)
     large = SegmentedVisit(whole.prepared, whole.probability, huge, 1)
     assert "216 ml of lesions" in implausible(large, 1.4e6, huge)[0]
+
+
+def test_a_visit_that_leaves_out_part_of_the_brain_says_so():
+    brain = Volume(np.ones((10, 10, 10), bool), np.eye(4))
+    whole, part = (Volume(np.ones((10, 10, 10), np.float32), np.eye(4)) for _ in range(2))
+    part.data[:, :, 8:] = 0
+    visit = PreparedVisit("1", {"T1w": whole, "FLAIR": part}, {}, {}, {})
+    assert uncovered(visit, brain) == ["the FLAIR covers 80% of the brain"]

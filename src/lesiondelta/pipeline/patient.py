@@ -16,7 +16,7 @@ from lesiondelta.inference import Model
 from lesiondelta.pipeline.checks import fingerprint, usable_visits, visit_name
 from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds, on_own_grid, segment, thresholds
 from lesiondelta.pipeline.store import prepared_patient
-from lesiondelta.preprocessing.patient import PreparedPatient
+from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.report.pictures import Panel, write_picture
 from lesiondelta.settings import Settings
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LARGE_LESIONS_ML = 200.0
 BRAIN_ML = (700.0, 2200.0)
+LEAST_COVERED = 0.95
 
 
 def run_patient(
@@ -96,7 +97,7 @@ def _run(
     for index, seen in enumerate(segmented):
         place = places[seen.prepared.label]
         output = _output(seen, limits, models)
-        result = _judge(patient.label, segmented, index, prepared, problems, output)
+        result = _judge(patient.label, segmented, index, prepared, problems, output, models)
         write_visit(place, visits[place.visit], output, raw)
         _draw(place, result, segmented, index, limits)
         results[place.visit] = result
@@ -140,6 +141,7 @@ def _judge(
     prepared: PreparedPatient,
     problems: Mapping[str, str],
     output: VisitOutput,
+    models: Sequence[Model],
 ) -> VisitResult:
     """The status of a visit, and the row of figures for the tables."""
     seen, prior = segmented[index], segmented[prior_index(index, len(segmented))]
@@ -148,6 +150,8 @@ def _judge(
         *seen.prepared.warnings,
         *(f"{visit_name(label)} failed: it is not among the visits compared" for label in problems),
         *implausible(seen, brain_mm3, output.orig_mask),
+        *uncovered(seen.prepared, prepared.brain),
+        *(model.caution for model in models if model.caution),
     ]
     status: records.Status = "flagged" if reasons else "ok" if seen.lesions else "ok-zero-lesions"
     figures: dict[str, float | str] = {
@@ -171,6 +175,12 @@ def implausible(seen: SegmentedVisit, brain_mm3: float, own_mask: Volume) -> lis
     if seen.lesions and not own_mask.data.any():
         found.append("no lesion of the patient's space is left on the FLAIR's own grid")
     return found
+
+
+def uncovered(visit: PreparedVisit, brain: Volume) -> list[str]:
+    """Images that leave out a part of the brain: lesions there are not seen, and volumes do not compare."""
+    shares = {name: float((image.data[brain.data] != 0).mean()) for name, image in visit.images.items()}
+    return [f"the {name} covers {share:.0%} of the brain" for name, share in shares.items() if share < LEAST_COVERED]
 
 
 def _draw(
