@@ -15,19 +15,20 @@ def demo(
 ) -> None:
     """Simulate a patient with two visits, segment it with the bundled model on CPU, and score the masks.
 
-    The patient moves between visits and images, so that registration has something to do. Takes a few minutes.
+    The patient moves between visits and images, so that registration has something to do; the images are skull-stripped.
+    Takes a few minutes.
     """
     from lesiondelta.evaluation.tables import evaluate as score_folders
     from lesiondelta.formats.bids import read_cohort
     from lesiondelta.pipeline.cohort import check_start
-    from lesiondelta.simulation import write_cohort
+    from lesiondelta.simulation import Acquisition, write_cohort
 
     bids, results, scores = out / "bids", out / "results", out / "scores"
     settings = run.default_settings(model or ())
     with run.nothing_built():
         check_start(settings, results, bids)
     with console.progress("simulating a patient", None):
-        write_cohort(bids, 1, 2, seed)
+        write_cohort(bids, 1, 2, seed, acquisition=Acquisition(mode="native", whole_head=False))
     if run.run_and_print(read_cohort(bids), results, settings, bids):
         raise typer.Exit(run.EXIT_FAILED_PATIENT)
     summary = score_folders(bids / "derivatives" / "reference", results, scores)
