@@ -206,7 +206,8 @@ leave-one-out counterpart yet. Two patients say little: no interval is given, an
 {scores}
 
 Simulated patients are the first stages' own kind, and the last stage has forgotten them: expect false lesions where
-images differ from the two open patients. `run` flags every visit that this model segments. The simulated partner of an open patient is made from the same images, hence easier than a real second visit.
+images differ from the two open patients. `run` flags every visit that this model segments. The simulated
+partner of an open patient is made from the same images, hence easier than a real second visit.
 """
 
 

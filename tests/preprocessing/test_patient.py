@@ -10,7 +10,8 @@ from lesiondelta.preprocessing.patient import prepare_patient
 from lesiondelta.settings import PreprocessingSettings
 from tests.preprocessing.heads import SPACING_MM, moved, person, rigid, write_patient, write_sheared
 
-QUICK = PreprocessingSettings(registration="none", bias_correction=False, spacing_mm=SPACING_MM)
+QUICK = PreprocessingSettings(registration="none", bias_correction=False, gate=False, spacing_mm=SPACING_MM)
+GATED = QUICK.model_copy(update={"gate": True})
 
 
 def brain_of(images):
@@ -123,7 +124,7 @@ def test_mask_on_another_grid_is_refused(tmp_path):
 
 def test_another_persons_visit_is_refused_and_named(tmp_path):
     patient = write_patient(tmp_path, [person(0), person(9), person(0)])
-    prepared = prepare_patient(patient, QUICK)
+    prepared = prepare_patient(patient, GATED)
     assert [visit.label for visit in prepared.visits] == ["0", "2"]
     assert "01_1_FLAIR.nii.gz" in prepared.failures["1"]
     assert all("Visit 1" in visit.warnings[0] for visit in prepared.visits)
@@ -131,7 +132,7 @@ def test_another_persons_visit_is_refused_and_named(tmp_path):
 
 def test_same_input_same_output_and_picklable(tmp_path):
     patient = write_patient(tmp_path, [person(0), person(0)])
-    first, second = prepare_patient(patient, QUICK), pickle.loads(pickle.dumps(prepare_patient(patient, QUICK)))
+    first, second = prepare_patient(patient, GATED), pickle.loads(pickle.dumps(prepare_patient(patient, GATED)))
     for a, b in zip(first.visits, second.visits, strict=True):
         for contrast in a.images:
             np.testing.assert_array_equal(a.images[contrast].data, b.images[contrast].data)

@@ -15,8 +15,7 @@ def demo(
 ) -> None:
     """Simulate a patient with two visits, segment it with the bundled model on CPU, and score the masks.
 
-    The patient moves between visits and images, so that registration has something to do; the images are skull-stripped.
-    Takes a few minutes.
+    The patient moves between visits and images, so that registration has something to do. Takes a few minutes.
     """
     from lesiondelta.evaluation.tables import evaluate as score_folders
     from lesiondelta.formats.bids import read_cohort

@@ -44,7 +44,7 @@ def check_alignment(fixed: Located, moving: Located, brain: Volume) -> Check:
             "believed): look whether both show the head of one person, and whether the voxel sizes are right."
         )
     value = residual_mm(fixed, moving, brain)
-    if value > RESIDUAL_FAIL_MM:
+    if not value <= RESIDUAL_FAIL_MM:  # so that NaN fails, too
         raise RegistrationError(
             f"{names} are {value:.1f} mm out of line (limit {RESIDUAL_FAIL_MM:.1f} mm): look at both, "
             "or try another registration engine."
@@ -58,7 +58,7 @@ def check_person(fixed: Located, moving: Located, brain: Volume) -> Check:
     names = f"{moving.image.name} and {fixed.image.name}"
     value = displacement_mm(fixed, moving, brain)
     figures = f"after registration the brain would still have to move by {value:.1f} mm (limit {PERSON_FAIL_MM:.1f} mm)"
-    if value > PERSON_FAIL_MM:
+    if not value <= PERSON_FAIL_MM:  # so that NaN fails, too
         raise RegistrationError(f"{names} do not show one person: {figures}. Look whether a file was mixed up.")
     doubt = f"{names} may not show one person: {figures}. Look at both."
     return Check(value, (doubt,) if value > PERSON_WARN_MM else ())

@@ -6,7 +6,7 @@ from scipy import ndimage
 from lesiondelta.images import Array, Volume, to_sitk
 
 N4_SPACING_MM = 4.0
-N4_ITERATIONS = (50, 50, 50, 50)
+N4_ITERATIONS = (20, 20, 20)
 
 
 def nonzero_mask(images: Array) -> Array:
