@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.images import Affine, Array, Volume
+from lesiondelta.images import Affine, Array, Volume, resample
 from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_protocols, imperfect_mask
 from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
 from lesiondelta.simulation.contrast import (
@@ -190,9 +190,17 @@ def _native_visits(
                 least_mm=0.7 if anatomy.spacing_mm < 1.5 else anatomy.spacing_mm,
             )
             images[name] = scan(rng, whole, grid, poses[name], protocols[name])
+            if not acquisition.whole_head:
+                images[name] = _stripped(images[name], anatomy, poses[name])
         fine = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
         on_flair = reference_on(fine, images["FLAIR"].grid, poses["FLAIR"])
         yield _visit(images, images["FLAIR"].with_data(on_flair), days[visit], poses)
+
+
+def _stripped(image: Volume, anatomy: Anatomy, pose: Affine) -> Volume:
+    """The image with 0 outside the brain, as brain extraction leaves it."""
+    inside = resample(Volume(anatomy.brain > 0, anatomy.affine), image.grid, pose, order="nearest")
+    return image.with_data(np.where(inside.data, image.data, 0).astype(image.data.dtype))
 
 
 def _visit(
