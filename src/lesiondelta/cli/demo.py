@@ -10,7 +10,7 @@ from lesiondelta.cli import console, evaluate, run
 
 def demo(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("lesiondelta-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another patient.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another patient.")] = 0,
     model: run.Models = None,
 ) -> None:
     """Simulate a patient with two visits, segment it with the bundled model on CPU, and score the masks.
