@@ -1,18 +1,17 @@
 """Train the model that comes with lesiondelta, score it, and write it into the package with its card.
 
-    python recipes/bundled_model.py WORK [--data DIR] [--device auto|cpu|cuda] [--threads N]
+    python recipes/bundled_model.py WORK [--data DIR] [--device auto|cpu|cuda] [--threads N] [--stage NAME]
 
-WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
+WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages, each from scratch or
+from `--initial`:
 
-1. `atlas`    simulated patients made from the MNI152 atlas alone, from scratch or from `--initial`;
-2. `without-07`, `without-19`   from `atlas`: a few atlas patients and one of the two open labelled patients (CC-BY),
-              scored on the other one (leave-one-out);
-3. `final`    from `atlas`: the same with both, of the same budget;
-4. `refined`  from `final`: both open patients alone, longer. This is what ships, in half precision.
+1. `final`    both open labelled patients (CC-BY) and simulated ones. This is what ships, in half precision;
+2. `without-07`, `without-19`   the same with only one of the open patients, and fewer iterations: leave-one-out.
 
-`--initial` must not have seen the open patients, or leave-one-out means nothing.
-
-Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data) only the first stage is made.
+An open patient is given many second visits: on its own images, lesions vanish and others appear, in the shapes and at
+the places of other patients' lesions, and scanner, slices and noise change. `--initial` must not have seen the open
+patients, or leave-one-out means nothing. Without the open images (`--data`, default $LESIONDELTA_DATA or
+../shared/data) `final` is trained on patients simulated from the MNI152 atlas alone.
 """
 
 import argparse
@@ -20,9 +19,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from lesiondelta import methods
 from lesiondelta.files import write_json
@@ -32,38 +33,48 @@ from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
 from lesiondelta.nnunet.job import Progress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import train
-from lesiondelta.simulation import Acquisition, Anatomy, image_anatomy, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, image_anatomy, simulate_patient
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "src" / "lesiondelta" / "models" / "bundled"
 
 SEED = 0
-SELF_PRIOR_SHARE = 0.2  # so that a patient with one visit is served too
+SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
 OPEN_PATIENTS = ("07", "19")
-ATLAS_PATIENTS, ATLAS_SEED = 18, 1000
-HEAVY = 45  # lesions of every third atlas patient: the more there is to see, the sooner it is learned
-VARIANTS, VARIANT_SEED = 5, 5000  # of each open patient: other scanners, some lesions gone, some added
-RECIPE = Recipe(optimiser="adamw", momentum=0.9, weight_decay=1e-4)
-PRESET = Preset("bundled", 1, 25, 1, patch=None, batch=None, base_features=8, max_features=64)
+ATLAS_PATIENTS, ATLAS_SEED = 8, 1000
+RECIPE = Recipe(optimiser="adamw", learning_rate=3e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
+PRESET = Preset("bundled", 42, 25, 1, patch=(64, 64, 64), batch=2, base_features=16, max_features=256)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How an open patient is made into a training patient with two visits.
+
+    `untouched` keeps the patient's own image as the first visit. `lesions` are those added to its own ones (None: a
+    few); `sharp_share` is the share of visits with 1 mm voxels.
+    """
+
+    untouched: bool = False
+    lesions: int | None = None
+    sharp_share: float = 1.0
+
+
+VARIANT_SEED = 5000
+VARIANTS = (
+    *(Variant(untouched=True, lesions=lesions) for lesions in (3, 12)),
+    *(Variant(lesions=lesions) for lesions in (None, None, 20)),
+    *(Variant(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, 10, 20)),
+    *(Variant(lesions=lesions, sharp_share=0.5) for lesions in (25, 35, 50)),
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: its patients (atlas patients, and which open ones), budget, and the stage it starts from.
-
-    Patches of 32 and of 48 voxels get the same four stages of network. Small ones around lesions teach quickly what a
-    lesion is, larger and random ones what is none.
-    """
+    """One training: which open patients it sees, and for how many epochs."""
 
     name: str
-    atlas: int
     open_patients: tuple[str, ...]
     epochs: int
-    learning_rate: float
-    patch: int
-    batch: int
-    foreground_share: float
-    start: str | None = None
 
     @property
     def iterations(self) -> int:
@@ -72,14 +83,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("atlas", ATLAS_PATIENTS, (), 30, 5e-3, 32, 4, 0.75),
-    Stage("without-07", 4, ("19",), 8, 3e-3, 48, 2, 0.33, "atlas"),
-    Stage("without-19", 4, ("07",), 8, 3e-3, 48, 2, 0.33, "atlas"),
-    Stage("final", 4, OPEN_PATIENTS, 8, 3e-3, 48, 2, 0.33, "atlas"),
-    Stage("refined", 0, OPEN_PATIENTS, 24, 3e-3, 48, 2, 0.33, "final"),
+    Stage("final", OPEN_PATIENTS, 42),
+    Stage("without-07", ("19",), 14),
+    Stage("without-19", ("07",), 14),
 )
-
-SHIPPED = STAGES[-1]
+SHIPPED = STAGES[0]
 
 
 def main() -> None:
@@ -87,31 +95,32 @@ def main() -> None:
     given = arguments(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
-    for stage in STAGES if with_data else STAGES[:1]:
-        if given.stage not in (None, stage.name):
-            continue
-        patients = [atlas_patient(given.work, ATLAS_SEED + k, given.data) for k in range(stage.atlas)]
-        for label in stage.open_patients:
-            patients += [open_variant(given.work, label, k, given.data) for k in range(VARIANTS)]
-        run_stage(stage, patients, given)
+    for stage in STAGES if with_data else [replace(SHIPPED, open_patients=())]:
+        if given.stage in (None, stage.name):
+            run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
+
+
+def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[TrainingPatient]:
+    """Simulated patients, and the variants of the stage's open ones."""
+    for seed in range(ATLAS_SEED, ATLAS_SEED + ATLAS_PATIENTS):
+        yield atlas_patient(work, seed, data)
+    for label in stage.open_patients:
+        for number, variant in enumerate(VARIANTS):
+            yield open_variant(work, label, number, variant, data)
 
 
 def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse.Namespace) -> Path:
     """Train one stage, or return at once if it is done."""
-    start = given.work / stage.start / "model" if stage.start else given.initial
-    recipe = replace(RECIPE, learning_rate=stage.learning_rate, foreground_share=stage.foreground_share)
-    method = replace(methods.load("difference_weighting"), recipe=recipe)
-    preset = replace(PRESET, epochs=stage.epochs, patch=(stage.patch,) * 3, batch=stage.batch)
     begun = time.process_time()
     model = train(
         patients,
         given.work / stage.name,
-        method,
-        preset,
+        replace(methods.load("difference_weighting"), recipe=RECIPE),
+        replace(PRESET, epochs=stage.epochs),
         seed=SEED,
         device=given.device,
         threads=given.threads,
-        initial_weights=start,
+        initial_weights=given.initial,
         self_prior_share=SELF_PRIOR_SHARE,
         progress=report,
     )
@@ -129,8 +138,8 @@ def report(progress: Progress) -> None:
 
 
 def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
-    """A patient made from the atlas; shapes of real lesions where there are any, never those of the open patients."""
-    return stored(work, f"atlas{seed}", seed, masks=lesion_masks(data), lesion_count=None if seed % 3 else HEAVY)
+    """A patient made from the atlas."""
+    return stored(work, f"atlas{seed}", lambda: simulate_patient(seed, lesion_masks=lesion_masks(data)))
 
 
 def lesion_masks(data: Path) -> list[Path]:
@@ -139,32 +148,38 @@ def lesion_masks(data: Path) -> list[Path]:
     return [mask for mask in masks if not any(f"sub-{label}_" in mask.name for label in OPEN_PATIENTS)]
 
 
-def open_variant(work: Path, label: str, variant: int, data: Path) -> TrainingPatient:
-    """A real labelled patient, given a second visit."""
-    return stored(work, f"open{label}v{variant}", VARIANT_SEED + variant, (data, label), Acquisition(sharp_share=0.4))
+def open_variant(work: Path, label: str, number: int, variant: Variant, data: Path) -> TrainingPatient:
+    """A real labelled patient as a training patient."""
+    seed = VARIANT_SEED + 100 * int(label) + number
+
+    def make() -> SimulatedPatient:
+        anatomy = open_anatomy(data, label, seed)
+        made = simulate_patient(
+            seed,
+            anatomy=anatomy,
+            acquisition=Acquisition(sharp_share=variant.sharp_share),
+            lesion_masks=lesion_masks(data),
+            lesion_count=variant.lesions,
+        )
+        return with_own_visit(made, anatomy) if variant.untouched else made
+
+    return stored(work, f"open{label}v{number}", make)
 
 
-def stored(
-    work: Path,
-    label: str,
-    seed: int,
-    anatomy: tuple[Path, str] | None = None,
-    acquisition: Acquisition | None = None,
-    masks: Sequence[Path] = (),
-    lesion_count: int | None = None,
-) -> TrainingPatient:
+def with_own_visit(patient: SimulatedPatient, anatomy: Anatomy) -> SimulatedPatient:
+    """The patient with the real images as first visit; what was added to them is then new at the second."""
+    first = patient.visits[0]
+    own = {name: first.images[name].with_data(image) for name, image in anatomy.lesioned.items()}
+    lesions = first.lesions.with_data(np.asarray(anatomy.lesions) > 0)
+    return replace(patient, visits=(replace(first, images=own, lesions=lesions), *patient.visits[1:]))
+
+
+def stored(work: Path, label: str, make: Callable[[], SimulatedPatient]) -> TrainingPatient:
     """Simulate a patient once, and keep the files."""
     folder = work / "patients" / label
     if not (folder / "done").is_file():
         print(f"simulating {label}", flush=True)
-        made = simulate_patient(
-            seed,
-            anatomy=open_anatomy(*anatomy, seed) if anatomy else None,
-            acquisition=acquisition,
-            lesion_masks=masks,
-            lesion_count=lesion_count,
-        )
-        for number, visit in enumerate(made.visits):
+        for number, visit in enumerate(make().visits):
             for name, image in {**visit.images, "lesions": visit.lesions}.items():
                 write_volume(folder / f"{number}_{name}.nii.gz", image)
         (folder / "done").touch()

@@ -60,7 +60,7 @@ def draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[s
 
 
 def _draw_protocol(rng: np.random.Generator, name: str, sharp: bool, corrected: bool) -> Protocol:
-    noise = float(np.exp(rng.uniform(np.log(0.015), np.log(0.08))))
+    noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.06))))
     bias = rng.uniform(0.0, 0.04) if corrected else rng.uniform(0.05, 0.2)
     tilt = tuple(rng.uniform(-12, 12, 3).tolist())
     if sharp:

@@ -10,6 +10,7 @@ from lesiondelta.simulation.anatomy import Anatomy
 from lesiondelta.simulation.fields import smooth_field
 from lesiondelta.simulation.lesions import Lesion
 
+RECOLOURING = 0.5  # of the way
 ATLAS_T1W = (0.33, 0.65, 0.87)  # CSF, grey and white matter of the MNI152 T1w
 
 
@@ -68,7 +69,7 @@ def normal_variants(rng: np.random.Generator, anatomy: Anatomy) -> Array:
 def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Array, variants: Array) -> Array:
     """The image without lesions; white matter is about 1. `variants` brighten the FLAIR."""
     if anatomy.is_real:
-        return anatomy.healthy[name] / white_mean(anatomy, name)
+        return recoloured(anatomy, name, contrast, anatomy.healthy[name])
     image = np.tensordot(np.array(contrast.means, dtype=np.float32), anatomy.tissues, axes=1)
     if name in anatomy.healthy:
         atlas = np.interp(anatomy.healthy[name], (0, *ATLAS_T1W, 1.2), (0, *contrast.means, 1.2)).astype(np.float32)
@@ -78,18 +79,28 @@ def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Arra
     return (image * texture * anatomy.brain).astype(np.float32)
 
 
-def white_mean(anatomy: Anatomy, name: str) -> float:
-    """Mean of a real image's white matter."""
-    return float(anatomy.healthy[name][anatomy.tissues[2] > 0.8].mean())
+def recoloured(anatomy: Anatomy, name: str, contrast: Contrast, image: Array) -> Array:
+    """A real image with white matter at 1, and its fluid and grey matter moved half of the way to a contrast's."""
+    white, fluid, grey = own_means(anatomy, name)
+    moved = image / white
+    for tissue, wanted, own in zip(anatomy.tissues[:2], contrast.means[:2], (fluid, grey), strict=True):
+        moved += RECOLOURING * (wanted - own) * tissue
+    return (moved * anatomy.brain).astype(np.float32)
+
+
+def own_means(anatomy: Anatomy, name: str) -> tuple[float, float, float]:
+    """Mean of a real image's white matter; of its fluid and grey matter, where white matter is 1."""
+    fluid, grey, white = (float(anatomy.healthy[name][tissue > 0.8].mean()) for tissue in anatomy.tissues)
+    return white, fluid / white, grey / white
 
 
 def tissue_means(anatomy: Anatomy, name: str, contrast: Contrast) -> tuple[float, float]:
     """Means of the fluid and of grey matter, where white matter is 1."""
+    fluid, grey, _ = contrast.means
     if not anatomy.is_real:
-        return contrast.means[0], contrast.means[1]
-    white = white_mean(anatomy, name)
-    fluid, grey = (float(anatomy.healthy[name][anatomy.tissues[k] > 0.8].mean()) / white for k in (0, 1))
-    return fluid, grey
+        return fluid, grey
+    _, own_fluid, own_grey = own_means(anatomy, name)
+    return own_fluid + RECOLOURING * (fluid - own_fluid), own_grey + RECOLOURING * (grey - own_grey)
 
 
 def add_lesions(

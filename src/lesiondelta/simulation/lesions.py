@@ -257,8 +257,8 @@ def _finish(
 ) -> Lesion:
     """Give a shape its looks: larger lesions are brighter on FLAIR and darker on T1w."""
     size = np.log10(max(voxels) * spacing_mm**3)
-    flair = float(np.clip(0.18 + 0.05 * size + rng.normal(0, 0.1), 0.06, 0.7))
-    t1w = float(np.clip(rng.normal(0.05 + 0.10 * size, 0.14), 0.0, 0.85))
+    flair = float(np.clip(0.42 + 0.12 * size + rng.normal(0, 0.18), 0.12, 1.4))
+    t1w = float(np.clip(rng.normal(0.10 + 0.10 * size, 0.14), 0.0, 0.85))
     return Lesion(identity, box, score, voxels, flair, t1w, float(rng.uniform(0.8, 2.0)), float(rng.uniform(0, 0.25)))
 
 

@@ -17,9 +17,9 @@ from lesiondelta.simulation.contrast import (
     healthy_image,
     jitter,
     normal_variants,
+    recoloured,
     texture_fields,
     tissue_means,
-    white_mean,
 )
 from lesiondelta.simulation.evolution import Rates, changes_between
 from lesiondelta.simulation.head import draw_head, head_values, no_head, with_head
@@ -227,5 +227,5 @@ def _ideal(anatomy: Anatomy, disease: _Disease, visit: int, name: str, contrast:
         kept = ndimage.grey_dilation(there[anatomy.lesions], size=3)
         gone = ndimage.grey_dilation(((anatomy.lesions > 0) & (there[anatomy.lesions] == 0)).astype(np.float32), size=5)
         share = np.maximum(1 - ndimage.gaussian_filter(gone, 0.7), kept)
-        image = image + share * (anatomy.lesioned[name] / white_mean(anatomy, name) - image)
+        image = image + share * (recoloured(anatomy, name, contrast, anatomy.lesioned[name]) - image)
     return add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), look.textures[name])
