@@ -43,7 +43,7 @@ SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
 OPEN_PATIENTS = ("07", "19")
 ATLAS_PATIENTS, ATLAS_SEED = 8, 1000
 RECIPE = Recipe(optimiser="adamw", learning_rate=3e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 42, 25, 1, patch=(64, 64, 64), batch=2, base_features=16, max_features=256)
+PRESET = Preset("bundled", 28, 25, 1, patch=(64, 64, 64), batch=2, base_features=16, max_features=256)
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Stage:
 
 
 STAGES = (
-    Stage("final", OPEN_PATIENTS, 42),
-    Stage("without-07", ("19",), 14),
-    Stage("without-19", ("07",), 14),
+    Stage("final", OPEN_PATIENTS, 28),
+    Stage("without-07", ("19",), 10),
+    Stage("without-19", ("07",), 10),
 )
 SHIPPED = STAGES[0]
 
