@@ -1,12 +1,12 @@
-"""All pairs of brains through the registration and the gate: `python benchmarks/person_gate.py $LESIONDELTA_DATA`.
+"""Pairs of brains through the registration and the gate: `python benchmarks/person_gate.py $LESIONDELTA_DATA`.
 
-Every raw and every research patient of the open data against every other in both directions, sub-12's two visits,
-sub-12 moved and cut into other slices, and simulated patients with their own follow-up. Prints a line per pair.
+sub-12's first visit against every other patient of the open data, in both directions; its two visits; itself moved and
+cut into other slices; simulated patients with their own follow-up and against each other. Prints a line per pair.
 """
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -23,24 +23,38 @@ from lesiondelta.simulation.patient import simulate_patient
 
 RAW = (("12", "1"), ("12", "2"), ("04", "1"), ("20", "2"))
 RESEARCH = ("07", "19")
-Head = tuple[str, str, Volume, Volume, bool]
-"""Person, name, FLAIR, brain in the FLAIR's space, stripped."""
+SIMULATED = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One visit: its images where its own FLAIR lies, and its brain there."""
+
+    person: str
+    name: str
+    images: dict[str, Located]
+    brain: Volume
+    stripped: bool
 
 
 def main() -> None:
     """Print one line per ordered pair, the pairs of one person first."""
-    data = Path(sys.argv[1])
-    heads = [*real_heads(data), *simulated_heads((1, 2))]
-    heads += [head for first in heads[:1] for head in perturbed(first)]
-    pairs = sorted(permutations(heads, 2), key=lambda pair: pair[0][0] != pair[1][0])
+    heads = [*real_heads(Path(sys.argv[1])), *simulated_heads()]
+    heads += perturbed(heads[0])
+    pairs = sorted(permutations(heads, 2), key=lambda pair: pair[0].person != pair[1].person)
     for fixed, moving in pairs:
-        if fixed[0] == moving[0] or wanted(fixed[1], moving[1]):
+        if wanted(fixed, moving):
             print(compared(fixed, moving), flush=True)
 
 
-def wanted(a: str, b: str) -> bool:
-    """Pairs of two people: originals alone, both real or both simulated."""
-    return "moved" not in a + b and a.startswith("sim") == b.startswith("sim")
+def wanted(a: Head, b: Head) -> bool:
+    """All pairs of one person; of two people those with sub-12's first visit, and the simulated ones' first visits."""
+    names = {a.name, b.name}
+    if a.person == b.person:
+        return True
+    return ("12-1" in names and not any("sim" in n or "moved" in n for n in names)) or all(
+        "sim" in n and n.endswith("-0") for n in names
+    )
 
 
 def real_heads(data: Path) -> Iterator[Head]:
@@ -55,17 +69,17 @@ def real_heads(data: Path) -> Iterator[Head]:
         yield head(person, person, flair, t1w)
 
 
-def simulated_heads(seeds: tuple[int, ...]) -> Iterator[Head]:
+def simulated_heads() -> Iterator[Head]:
     """Whole heads as from the scanner, two visits each."""
-    for seed in seeds:
+    for seed in SIMULATED:
         patient = simulate_patient(seed, 2, acquisition=Acquisition("native"))
         for index, visit in enumerate(patient.visits):
             yield head(f"sim{seed}", f"sim{seed}-{index}", visit.images["FLAIR"], visit.images["T1w"])
 
 
 def perturbed(original: Head) -> Iterator[Head]:
-    """The same head turned by up to 15 degrees, shifted by 20 mm, with noise, in slices of 4 mm."""
-    person, name, flair, mask, _ = original
+    """The same head turned by up to 15 degrees, shifted by 20 mm, with noise, in slices of 4 mm; FLAIR alone."""
+    flair = original.images["FLAIR"].image
     for index, angle in enumerate((0.1, 0.26)):
         place: Affine = np.eye(4)
         place[:3, :3], place[:3, 3] = euler_matrix(angle, -angle / 2, angle / 3), (20, -10, 15)
@@ -75,30 +89,33 @@ def perturbed(original: Head) -> Iterator[Head]:
         moved = resample(flair, grid, place)
         noise = np.random.default_rng(index).normal(0, 0.03 * np.percentile(flair.data, 98), moved.data.shape)
         noisy = replace(moved, data=(moved.data + noise).astype(np.float32))
-        yield person, f"{name}-moved{index}", noisy, resample(mask, grid, place, "nearest"), False
+        mask = resample(original.brain, grid, place, "nearest")
+        yield Head(original.person, f"{original.name}-moved{index}", {"FLAIR": Located(noisy, np.eye(4))}, mask, False)
 
 
 def head(person: str, name: str, flair: Volume, t1w: Volume) -> Head:
     """A head with its brain."""
+    to_t1w = elastix(flair, t1w, degrees=6)
+    images = {"FLAIR": Located(flair, np.eye(4)), "T1w": Located(t1w, to_t1w)}
     own = brain.own_mask(flair)
     if own is not None:
-        return person, name, flair, own, True
+        return Head(person, name, images, own, stripped=True)
     grid = isotropic_grid(corners_mm(flair.grid), 2.0, 20.0)
-    mask = brain.extract(resample(t1w, grid, elastix(flair, t1w, degrees=6), "linear"), "atlas")
-    return person, name, flair, mask, False
+    mask = brain.extract(resample(t1w, grid, to_t1w, "linear"), "atlas")
+    return Head(person, name, images, mask, stripped=False)
 
 
 def compared(a: Head, b: Head) -> str:
     """Register b to a and measure."""
-    mask = a[3] if a[4] or b[4] else dilate(a[3], 10.0)
-    transform = elastix(a[2], b[2], degrees=12, fixed_mask=mask)
-    fixed, moving = Located(a[2], np.eye(4)), Located(b[2], transform)
-    moved_mm, residual_mm = displacement_mm(fixed, moving, a[3]), gate.residual_mm(fixed, moving, a[3])
+    mask = a.brain if a.stripped or b.stripped else dilate(a.brain, 10.0)
+    transform = elastix(a.images["FLAIR"].image, b.images["FLAIR"].image, degrees=12, fixed_mask=mask)
+    placed = {name: Located(image.image, image.transform @ transform) for name, image in b.images.items()}
+    person = {name: displacement_mm(a.images[name], placed[name], a.brain) for name in a.images if name in placed}
+    residual = gate.residual_mm(a.images["FLAIR"], placed["FLAIR"], a.brain)
     stretch = "/".join(f"{s:.2f}" for s in gate.scales(transform))
-    kind = "same " if a[0] == b[0] else "other"
-    return (
-        f"{kind} {a[1]:>12} <- {b[1]:<12} person {moved_mm:5.2f} mm  residual {residual_mm:5.2f} mm  scales {stretch}"
-    )
+    kind = "same " if a.person == b.person else "other"
+    figures = "  ".join(f"{name} {mm:5.2f} mm" for name, mm in person.items())
+    return f"{kind} {a.name:>12} <- {b.name:<12} person: {figures}  residual {residual:5.2f} mm  scales {stretch}"
 
 
 if __name__ == "__main__":

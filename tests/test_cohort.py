@@ -1,6 +1,6 @@
 import pytest
 
-from lesiondelta.cohort import Visit, prior_index, visit_pairs
+from lesiondelta.cohort import prior_index
 
 
 def test_the_prior_is_the_visit_before():
@@ -14,6 +14,5 @@ def test_there_is_no_other_visit(index):
         prior_index(index, 2)
 
 
-def test_visit_pairs():
-    visits = [Visit(label, {}) for label in "abc"]
-    assert [(p.prior.label, p.current.label) for p in visit_pairs(visits)] == [("b", "a"), ("a", "b"), ("b", "c")]
+def test_the_prior_is_the_first_visit():
+    assert [prior_index(i, 4, "baseline") for i in range(4)] == [1, 0, 0, 0]

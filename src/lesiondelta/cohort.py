@@ -1,9 +1,10 @@
 """Patients, their visits in time order, and which visit is compared with which."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,14 @@ class Cohort:
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class VisitPair:
-    """A visit to segment and the visit it is compared with."""
+def prior_index(index: int, visits: int, policy: Literal["previous", "baseline"] = "previous") -> int:
+    """Index of the visit that visit `index` is compared with.
 
-    prior: Visit
-    current: Visit
-
-
-def prior_index(index: int, visits: int) -> int:
-    """Index of the visit before; for the first visit the next one (paper, 2.1), for a single visit itself."""
+    The visit before it, or the first one under "baseline"; for the first visit the next one (paper, 2.1), for a single
+    visit itself.
+    """
     if not 0 <= index < visits:
         raise IndexError(f"visit {index} of {visits}")
-    return index - 1 if index else min(1, visits - 1)
-
-
-def visit_pairs(visits: Sequence[Visit]) -> Iterator[VisitPair]:
-    """Each visit with its prior."""
-    for index, current in enumerate(visits):
-        yield VisitPair(prior=visits[prior_index(index, len(visits))], current=current)
+    if not index:
+        return min(1, visits - 1)
+    return 0 if policy == "baseline" else index - 1

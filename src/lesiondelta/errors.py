@@ -5,6 +5,7 @@ LesionDeltaError
     ImageError              an image file: unreadable, 4D, not finite, all zero
     GeometryError           an affine or a grid
     CohortError             a dataset, a patient, a visit: absent, incomplete, ambiguous
+      NoVisitError          none of a patient's visits can be used
   RegistrationError         two images could not be brought into one space (the gate)
   ModelError                weights or their description: corrupt, foreign, unsuitable
   OutputError               the output folder: not writable, full, or somebody else's
@@ -12,6 +13,8 @@ LesionDeltaError
 
 A message says what was found, in which file, and what to do about it.
 """
+
+from collections.abc import Mapping
 
 
 class LesionDeltaError(Exception):
@@ -32,6 +35,14 @@ class GeometryError(InputError):
 
 class CohortError(InputError):
     """A dataset, a patient or a visit is absent, incomplete or ambiguous."""
+
+
+class NoVisitError(CohortError):
+    """None of a patient's visits can be used; `failures` says why, by visit label."""
+
+    def __init__(self, patient: str, failures: Mapping[str, str]) -> None:
+        super().__init__(f"Patient {patient}: no visit can be used. " + " ".join(failures.values()))
+        self.failures = dict(failures)
 
 
 class RegistrationError(LesionDeltaError):

@@ -137,7 +137,9 @@ def test_same_input_same_output_and_picklable(tmp_path):
         for contrast in a.images:
             np.testing.assert_array_equal(a.images[contrast].data, b.images[contrast].data)
         assert a.quality == b.quality
-    assert {"T1w_residual_mm", "baseline_residual_mm", "baseline_person_mm"} == set(first.visits[1].quality)
+    assert {"T1w_residual_mm", "baseline_residual_mm", "baseline_FLAIR_person_mm", "baseline_T1w_person_mm"} == set(
+        first.visits[1].quality
+    )
 
 
 def test_bias_field_is_removed(tmp_path):

@@ -44,11 +44,12 @@ def spread(args: Sequence[str], lists: set[str], exactly: Mapping[str, int]) -> 
     spread_args: list[str] = []
     rest = list(args)
     while rest:
-        name = rest.pop(0)
+        argument = rest.pop(0)
+        name, _, first = argument.partition("=")
         if name not in lists:
-            spread_args.append(name)
+            spread_args.append(argument)
             continue
-        values = []
+        values = [first] if first else []
         while rest and not rest[0].startswith("-"):
             values.append(rest.pop(0))
         if len(values) != exactly.get(name, len(values)) or not values:

@@ -67,8 +67,8 @@ def train(
     """
     from lesiondelta import methods
     from lesiondelta.formats.bids import read_cohort
+    from lesiondelta.inference import choose_device
     from lesiondelta.nnunet import presets
-    from lesiondelta.nnunet.training import choose_device
     from lesiondelta.nnunet.training import train as train_method
     from lesiondelta.pipeline.training import prepare_training
     from lesiondelta.settings import PreprocessingSettings

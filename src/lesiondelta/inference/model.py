@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lesiondelta.cohort import prior_index
 from lesiondelta.errors import ModelError
 from lesiondelta.files import sha256
 
@@ -33,6 +34,7 @@ class Description(BaseModel):
     threshold: float = Field(gt=0, lt=1)
     min_lesion_mm3: float = Field(ge=0)
     weights_sha256: str
+    prior: Literal["previous", "baseline"] = "previous"
     caution: str = Field("", description="what every user of its masks must be told")
     training: dict[str, Any] = {}
 
@@ -73,6 +75,10 @@ class Model:
     def min_lesion_mm3(self) -> float:
         """Lesions smaller than this are dropped."""
         return self.description.min_lesion_mm3
+
+    def prior_index(self, index: int, visits: int) -> int:
+        """Which of the visits, in time order, visit `index` is compared with."""
+        return prior_index(index, visits, self.description.prior)
 
     @property
     def caution(self) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesiondelta.cohort import prior_index
 from lesiondelta.errors import InputError, ModelError
 from lesiondelta.images import Array
 from lesiondelta.inference.model import Model
@@ -62,9 +61,10 @@ def lesion_probabilities(
         weights = torch.zeros(_padded(tensors[0].shape[1:], model.description.patch))
         logits = [torch.zeros_like(weights) for _ in visits]
         gaussian = gaussian_window(model.description.patch)
+        priors = [model.prior_index(index, len(visits)) for index in range(len(visits))]
         for box in _occupied(tensors, model, overlap):
             windows = [_cut(tensor, box, model.description.patch).to(chosen) for tensor in tensors]
-            for accumulated, window in zip(logits, window_logits(network, windows, mirror), strict=True):
+            for accumulated, window in zip(logits, window_logits(network, windows, priors, mirror), strict=True):
                 accumulated[box] += window.cpu() * gaussian
             weights[box] += gaussian
             done += 1
@@ -79,7 +79,9 @@ def lesion_probabilities(
 
 
 @torch.inference_mode()
-def window_logits(network: torch.nn.Module, windows: Sequence[Tensor], mirroring: bool) -> list[Tensor]:
+def window_logits(
+    network: torch.nn.Module, windows: Sequence[Tensor], priors: Sequence[int], mirroring: bool
+) -> list[Tensor]:
     """Logit of lesion minus logit of background for one window of n visits.
 
     The softmax of two classes is the sigmoid of this difference, so one number per voxel is enough.
@@ -87,6 +89,8 @@ def window_logits(network: torch.nn.Module, windows: Sequence[Tensor], mirroring
     Parameters
     ----------
     windows : sequence of (C, x, y, z)
+    priors : sequence of int
+        For each visit the index of the one it is compared with.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def window_logits(network: torch.nn.Module, windows: Sequence[Tensor], mirroring
     for flip in axes:
         states = [network.encode(torch.flip(window[None], flip)) for window in windows]  # type: ignore[operator]
         for index, accumulated in enumerate(sums):
-            logits = network.decode(states[index], states[prior_index(index, len(states))])  # type: ignore[operator]
+            logits = network.decode(states[index], states[priors[index]])  # type: ignore[operator]
             accumulated += torch.flip(logits[:, 1:2] - logits[:, 0:1], flip)[0, 0].float()
     return [accumulated / len(axes) for accumulated in sums]
 

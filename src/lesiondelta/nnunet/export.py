@@ -42,6 +42,7 @@ def export_model(
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         save_file(weights, partial / WEIGHTS)
+        (partial / WEIGHTS).chmod(0o644)  # safetensors makes it private
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
         write_json(partial / DESCRIPTION, content | {"weights_sha256": sha256(partial / WEIGHTS)})
         partial.chmod(0o755)

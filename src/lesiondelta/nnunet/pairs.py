@@ -94,6 +94,4 @@ def draw_prior(current: int, visits: int, policy: PriorPolicy, self_prior_share:
     if policy == "random":
         other = int(np.random.randint(visits - 1))
         return other + (other >= current)
-    if policy == "baseline" and current > 0:
-        return 0
-    return prior_index(current, visits)
+    return prior_index(current, visits, policy)

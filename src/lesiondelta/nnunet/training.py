@@ -12,7 +12,9 @@ from typing import Any
 
 from lesiondelta import __version__
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
+from lesiondelta.evaluation.metrics import MIN_LESION_MM3
 from lesiondelta.files import sha256, write_json
+from lesiondelta.inference import choose_device
 from lesiondelta.methods import Method
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.cohort import FoldName, TrainingPatient, choose_fold
@@ -25,7 +27,6 @@ logger = logging.getLogger(__name__)
 LOADER_PROCESSES = 12  # with a GPU; on the CPU patches are read in between, which takes 3 % of the time
 DEFAULT_PATCH = (128, 128, 128)  # for compression alone, where the plan chooses the patch
 THRESHOLD = 0.5
-MIN_LESION_MM3 = 3.0
 
 
 def train(
@@ -87,7 +88,7 @@ def train(
     data = data or output / "data"
     stored = dataset.build(patients, data, preset.patch or DEFAULT_PATCH)
     members = choose_fold(list(stored["patients"]), fold, folds, seed)
-    chosen = choose_device(device)
+    chosen = choose_device(device).type
     job = Job(
         data, output, method, preset, fold, members, seed, self_prior_share, initial_weights, chosen, threads, gpus
     )
@@ -106,18 +107,6 @@ def _require_priors(patients: Sequence[TrainingPatient]) -> None:
             f"Patients with a single visit have no prior to train with: {', '.join(single)}. "
             "Leave them out, or give a self-prior share above 0."
         )
-
-
-def choose_device(name: DeviceName) -> str:
-    """The device of that name, the best one for "auto"; InputError where it is absent."""
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(device for device, here in available.items() if here)
-    if not available[name]:
-        raise InputError(f"There is no {name} device here: choose {[d for d, here in available.items() if here]}.")
-    return name
 
 
 def _settings(job: Job, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,6 +236,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any]) 
         "network": network_description(chosen["architecture"], len(contrasts)),
         "threshold": THRESHOLD,
         "min_lesion_mm3": MIN_LESION_MM3,
+        "prior": "baseline" if job.method.prior == "baseline" else "previous",
         "training": {
             **job.identity(),
             "epochs_done": job.preset.epochs,
@@ -263,6 +253,8 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any]) 
 
 def _commit() -> str | None:
     """The commit of the source this runs from, None for an installed package."""
+    if Path(__file__).parents[2].name != "src":
+        return None
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

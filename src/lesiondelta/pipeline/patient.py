@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lesiondelta.cohort import Patient, prior_index
-from lesiondelta.errors import LesionDeltaError, OutputError
+from lesiondelta.cohort import Patient
+from lesiondelta.errors import LesionDeltaError, NoVisitError, OutputError
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import Place, VisitOutput, visit_files, write_visit
 from lesiondelta.formats.records import VisitResult
@@ -56,6 +56,8 @@ def _guarded(
     except LesionDeltaError as error:
         log.error("sub-%s: %s", patient.label, error)
         reason = str(error)
+        if isinstance(error, NoVisitError):
+            problems.update(error.failures)
     except Exception as error:
         log.exception("sub-%s: a fault in lesiondelta", patient.label)
         reason = f"a fault in lesiondelta ({type(error).__name__}: {error}): see {log_path(out, patient.label)}"
@@ -82,6 +84,7 @@ def _run(
         log.info("sub-%s is finished: input, settings and model are the same", patient.label)
         return earlier
     places = {visit.label: Place(out, patient.label, visit.label) for visit in patient.visits}
+    _warn_of_replaced(out, patient)
     records.begin(out, patient.label, identity, [f for p in places.values() for f in visit_files(p, contrasts)])
     _log_choices(patient)
 
@@ -99,12 +102,21 @@ def _run(
         output = _output(seen, limits, models)
         result = _judge(patient.label, segmented, index, prepared, problems, output, models)
         write_visit(place, visits[place.visit], output, raw)
-        _draw(place, result, segmented, index, limits)
+        _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
         results[place.visit] = result
     written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts)]
     ordered = [results.pop(label) for label in _labels(patient) if label in results]
     records.finish(out, patient.label, identity, written, ordered)
     return tuple(ordered)
+
+
+def _warn_of_replaced(out: Path, patient: Patient) -> None:
+    """A visit is segmented with its prior: a run over other visits replaces the patient's results as a whole."""
+    earlier = records.read_record(out, patient.label)
+    replaced = {result.visit for result in earlier.results} - set(_labels(patient)) if earlier else set()
+    if replaced:
+        names = ", ".join(visit_name(label) for label in sorted(replaced))
+        log.warning("sub-%s: earlier results of %s are removed, this run is without them", patient.label, names)
 
 
 def failed_results(patient: Patient, reason: str) -> tuple[VisitResult, ...]:
@@ -144,7 +156,7 @@ def _judge(
     models: Sequence[Model],
 ) -> VisitResult:
     """The status of a visit, and the row of figures for the tables."""
-    seen, prior = segmented[index], segmented[prior_index(index, len(segmented))]
+    seen, prior = segmented[index], segmented[models[0].prior_index(index, len(segmented))]
     brain_mm3 = float(prepared.brain.data.sum() * prepared.grid.voxel_volume_mm3)
     reasons = [
         *seen.prepared.warnings,
@@ -183,10 +195,7 @@ def uncovered(visit: PreparedVisit, brain: Volume) -> list[str]:
     return [f"the {name} covers {share:.0%} of the brain" for name, share in shares.items() if share < LEAST_COVERED]
 
 
-def _draw(
-    place: Place, result: VisitResult, segmented: Sequence[SegmentedVisit], index: int, limits: Thresholds
-) -> None:
-    prior = prior_index(index, len(segmented))
+def _draw(place: Place, result: VisitResult, segmented: Sequence[SegmentedVisit], index: int, prior: int) -> None:
     panels = [_panel(segmented[i]) for i in dict.fromkeys((prior, index))]
     seen = segmented[index]
     lesions = f"{seen.lesions} lesion{'' if seen.lesions == 1 else 's'}, {seen.lesion_volume_mm3 / 1000:.2f} ml"

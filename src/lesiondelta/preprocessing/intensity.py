@@ -46,6 +46,7 @@ def correct_bias(image: Volume, mask: Volume) -> Volume:
     shrink = [max(1, round(N4_SPACING_MM / edge)) for edge in image.grid.spacing]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
+    n4.SetNumberOfThreads(1)  # its sums depend on how many there are
     n4.Execute(sitk.Shrink(source, shrink), sitk.Shrink(inside, shrink))
     field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(source)).T)
     return image.with_data((image.data / field).astype(np.float32))

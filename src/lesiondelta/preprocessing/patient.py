@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from lesiondelta.cohort import Patient, Visit
-from lesiondelta.errors import CohortError, LesionDeltaError
+from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError
 from lesiondelta.images import (
     Affine,
     Grid,
@@ -116,7 +116,7 @@ def prepare_patient(
 
 def _require_visits(patient: Patient, found: Sequence[object], failures: Mapping[str, str]) -> None:
     if not found:
-        raise CohortError(f"Patient {patient.label}: no visit can be used. " + " ".join(failures.values()))
+        raise NoVisitError(patient.label, failures)
 
 
 def _each(items: Sequence[V], step: Callable[[V], R], failures: dict[str, str]) -> list[R]:
@@ -137,7 +137,7 @@ def _load(visit: Visit, contrasts: Sequence[str], reference: str, settings: Prep
     if missing:
         raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
     images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
-    own_brain = _own_brain(visit, images[reference], settings)
+    own_brain = _own_brain(visit, images, reference, settings)
     transforms = {reference: np.eye(4)}
     for contrast in contrasts:
         if contrast != reference:
@@ -146,13 +146,19 @@ def _load(visit: Visit, contrasts: Sequence[str], reference: str, settings: Prep
     return _Loaded(visit.label, images, transforms, own_brain, {})
 
 
-def _own_brain(visit: Visit, image: Volume, settings: PreprocessingSettings) -> Volume | None:
-    """The mask the visit brings: the user's, or that of images stripped already."""
+def _own_brain(
+    visit: Visit, images: Mapping[str, Volume], reference: str, settings: PreprocessingSettings
+) -> Volume | None:
+    """The mask the visit brings: the user's, or that of its reference if every image is stripped already."""
     if visit.brain_mask is not None:
         mask = read_mask(visit.brain_mask)
-        require_same_grid(mask, image)
+        require_same_grid(mask, images[reference])
         return mask
-    return None if settings.skull_strip == "force" else brain.own_mask(image, certain=settings.skull_strip == "skip")
+    if settings.skull_strip == "force":
+        return None
+    certain = settings.skull_strip == "skip"
+    masks = {contrast: brain.own_mask(image, certain) for contrast, image in images.items()}
+    return masks[reference] if all(mask is not None for mask in masks.values()) else None
 
 
 def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:
@@ -185,7 +191,11 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     placed = _checked_contrasts(placed, reference, mask)
     before, now = Located(fixed, np.eye(4)), Located(moving, transform)
     placed = _noted(placed, "baseline_residual_mm", gate.check_alignment(before, now, mask))
-    return _noted(placed, "baseline_person_mm", gate.check_person(before, now, mask))
+    for contrast, image in visit.images.items():  # a mixed-up file may be any of them
+        before = Located(baseline.images[contrast], baseline.transforms[contrast])
+        checked = gate.check_person(before, Located(image, transforms[contrast]), mask)
+        placed = _noted(placed, f"baseline_{contrast}_person_mm", checked)
+    return placed
 
 
 def _checked_contrasts(visit: _Loaded, reference: str, mask: Volume) -> _Loaded:

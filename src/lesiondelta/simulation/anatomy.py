@@ -106,7 +106,7 @@ def _deformation(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm:
     step = 4
     coarse = tuple(-(-n // step) for n in shape)
     center = (np.array(shape) - 1) / 2
-    scale = 1 + rng.uniform(-0.02, 0.08) + rng.uniform(-0.05, 0.05, 3)  # never much larger than the atlas: its box
+    scale = 1 + rng.uniform(0.03, 0.13) + rng.uniform(-0.04, 0.04, 3)  # the atlas is larger than most people
     shift = (
         np.stack(
             [
