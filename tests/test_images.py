@@ -14,7 +14,6 @@ from lesiondelta.images import (
     Grid,
     Volume,
     corners_mm,
-    crop,
     from_sitk,
     isotropic_grid,
     read_image,
@@ -133,12 +132,6 @@ def test_isotropic_grid_covers_its_points():
     assert (corners.min(axis=0) <= points.min(axis=0) - 2).all()
     assert (corners.max(axis=0) >= points.max(axis=0) + 2).all()
     np.testing.assert_allclose(grid.spacing, 1)
-
-
-def test_cropping_moves_the_affine():
-    volume = blob(*GRIDS["oblique"])
-    part = crop(volume, (slice(10, 50), slice(5, 60), slice(20, 70)))
-    np.testing.assert_allclose(part.affine @ [0, 0, 0, 1], volume.affine @ [10, 5, 20, 1])
 
 
 def test_sheared_axes_have_no_itk_image():

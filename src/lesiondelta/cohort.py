@@ -6,6 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+CONTRASTS = ("T1w", "FLAIR")
+"""What every visit has to bring."""
+
 
 @dataclass(frozen=True)
 class Visit:

@@ -177,14 +177,6 @@ def isotropic_grid(points_mm: Array, spacing_mm: float, margin_mm: float = 0.0) 
     return Grid((x, y, z), affine)
 
 
-def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
-    """Cut a box of voxels; the affine follows."""
-    start = [axis.start or 0 for axis in box]
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    return Volume(volume.data[box], affine, volume.name)
-
-
 def to_sitk(volume: Volume) -> Any:  # noqa: ANN401  (SimpleITK has no types)
     """Convert to a SimpleITK image in LPS.
 

@@ -165,7 +165,8 @@ def run(
     skipped when the command is given again; a changed input, setting or model is not.
     """
     with nothing_built():
-        from lesiondelta.formats.bids import CONTRASTS, read_cohort, read_filters
+        from lesiondelta.cohort import CONTRASTS
+        from lesiondelta.formats.bids import read_cohort, read_filters
 
         settings = _settings(
             model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,

@@ -1,7 +1,7 @@
 """Two folders of masks -> scores a visit, a patient and in all. Visits are averaged first, then patients."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,3 @@ def _tsv(table: pd.DataFrame) -> str:
 
 def _number(value: float) -> float | None:
     return None if pd.isna(value) else float(value)
-
-
-def measures(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, float | None]]:
-    """The part of a summary that holds the means."""
-    found: Mapping[str, Mapping[str, float | None]] = summary["measures"]
-    return found

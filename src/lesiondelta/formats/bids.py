@@ -21,10 +21,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lesiondelta.cohort import Cohort, Patient, Visit
+from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
 
-CONTRASTS = ("T1w", "FLAIR")
 ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
 LABEL = re.compile(r"[a-zA-Z0-9+]+")
 LONG_NAMES = {

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 from lesiondelta.errors import InputError
+from lesiondelta.methods import Recipe
+
+SHORT = Recipe(optimiser="adamw", learning_rate=3e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
+"""For hundreds of iterations: the paper's SGD still finds nothing where this has learned what a lesion is."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Preset:
         GPU memory the plan aims at; used only where patch or batch is None.
     count_encoder_twice : bool
         Count the encoder's activations twice in that plan, as two visits pass it.
+    recipe : Recipe or None
+        Takes the place of every method's own, so that methods stay comparable.
     """
 
     name: str
@@ -34,6 +40,7 @@ class Preset:
     max_features: int = 320
     memory_gb: float = 8.0
     count_encoder_twice: bool = False
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.iterations_per_epoch, self.validation_iterations) < 1:
@@ -46,7 +53,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("paper", 1000, 250, 50, patch=(128, 160, 128), batch=2),
-        Preset("small", 40, 50, 5, patch=(64, 64, 64), batch=2, base_features=16, max_features=256),
+        Preset("small", 20, 50, 5, patch=(64, 64, 64), batch=2, base_features=16, max_features=256, recipe=SHORT),
         Preset("smoke", 2, 4, 1, patch=(32, 32, 32), batch=2, base_features=8, max_features=32),
     )
 }

@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def train(
     OutputError
         `output` holds a training with other settings.
     """
+    method = replace(method, recipe=preset.recipe or method.recipe)
     if method.longitudinal and self_prior_share == 0:
         _require_priors(patients)
     data = data or output / "data"

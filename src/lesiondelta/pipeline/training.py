@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lesiondelta.cohort import Cohort, Patient, Visit
+from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
 from lesiondelta.images import Volume, read_mask, require_same_grid, resample, write_volume
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
@@ -16,8 +16,6 @@ from lesiondelta.pipeline.checks import usable_visits, visit_name
 from lesiondelta.pipeline.store import image_path, prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import PreprocessingSettings
-
-CONTRASTS = ("T1w", "FLAIR")
 
 
 def prepare_training(

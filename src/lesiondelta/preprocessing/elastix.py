@@ -1,6 +1,6 @@
 """Rigid and affine registration by itk-elastix: mutual information, pyramids in mm, one fixed seed.
 
-Elastix's images have rectangular axes, so sheared ones are resampled first. A start is folded into the moving image's
+Elastix's images have rectangular axes, so sheared ones are resampled first. The start is folded into the moving image's
 affine, so every transform below is found from the identity and composed in plain matrices.
 """
 
@@ -38,9 +38,8 @@ def elastix(
     degrees: Literal[6, 12],
     threads: int = 1,
     fixed_mask: Volume | None = None,
-    start: Affine | None = None,
 ) -> Affine:
-    """Rigid (6), or rigid and then affine (12), from `start` or from the centres of gravity.
+    """Rigid (6), or rigid and then affine (12), from the centres of gravity on.
 
     A rigid transform joins two contrasts of one visit, which needs the full detail. An affine one joins two images of
     one contrast, for which copies at 2 mm are as accurate and five times quicker.
@@ -49,7 +48,7 @@ def elastix(
     -------
     (4, 4) fixed point -> moving point, RAS+ mm
     """
-    transform = between_centres(fixed, moving) if start is None else start
+    transform = between_centres(fixed, moving)
     if degrees == 12:
         fixed, moving = coarse(fixed, COARSE_MM), coarse(moving, COARSE_MM)
         fixed_mask = fixed_mask and coarse_mask(fixed_mask, COARSE_MM)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Affine, Array, Volume, resample
 from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_protocols, imperfect_mask
 from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
@@ -26,8 +27,6 @@ from lesiondelta.simulation.head import draw_head, head_values, no_head, with_he
 from lesiondelta.simulation.lesions import Lesion, draw_lesions
 from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
 from lesiondelta.simulation.shapes import draw_shapes
-
-CONTRASTS = ("T1w", "FLAIR")
 
 
 @dataclass(frozen=True, eq=False)
