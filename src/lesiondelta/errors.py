@@ -41,7 +41,8 @@ class NoVisitError(CohortError):
     """None of a patient's visits can be used; `failures` says why, by visit label."""
 
     def __init__(self, patient: str, failures: Mapping[str, str]) -> None:
-        super().__init__(f"Patient {patient}: no visit can be used. " + " ".join(failures.values()))
+        reasons = " ".join(dict.fromkeys(failures.values())) or "It has none."
+        super().__init__(f"sub-{patient}: no visit can be used. {reasons}")
         self.failures = dict(failures)
 
 

@@ -219,6 +219,27 @@ def test_a_failed_patient_keeps_each_visits_reason_and_no_mask(tmp_path, models)
     assert not stamps(tmp_path / "out")
 
 
+def test_visits_that_fail_together_keep_their_own_reasons(tmp_path, models):
+    write_patient(tmp_path / "bids", "01", ("1", "2"))
+    bad = [image_path(tmp_path / "bids", "01", session, "FLAIR") for session in ("1", "2")]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:100])
+    for result, own, other in zip(run(tmp_path, models[:1]), bad, reversed(bad), strict=True):
+        assert result.status == "failed"
+        assert own.name in result.reason
+        assert other.name not in result.reason
+
+
+def test_a_run_over_fewer_visits_says_which_results_go(tmp_path, models, caplog):
+    write_patient(tmp_path / "bids", "01", ("1", "2"))
+    run(tmp_path, models[:1])
+    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.2)
+    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
+    run_cohort(read_cohort(tmp_path / "bids", sessions=["2"]), tmp_path / "out", settings, raw=tmp_path / "bids")
+    assert "earlier results of ses-1 are removed" in caplog.text
+    assert list(rows(tmp_path / "out")) == [("sub-01", "ses-2")]
+
+
 def test_a_dataset_without_sessions(tmp_path, models):
     source = write_patient(tmp_path / "bids", "01") / "ses-1/anat"
     target = tmp_path / "bids/sub-01/anat"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lesiondelta.errors import CohortError
+from lesiondelta.errors import CohortError, NoVisitError
 from lesiondelta.images import Grid, Volume, corners_mm, isotropic_grid, resample, to_sitk, write_itk_transform
+from lesiondelta.preprocessing import brain
 from lesiondelta.preprocessing.patient import prepare_patient
 from lesiondelta.settings import PreprocessingSettings
 from tests.preprocessing.heads import SPACING_MM, moved, person, rigid, write_patient, write_sheared
@@ -101,8 +102,25 @@ def test_missing_contrast_names_what_is_missing(tmp_path):
 
 def test_no_usable_visit(tmp_path):
     patient = write_patient(tmp_path, [{"FLAIR": person(0)["FLAIR"]}])
-    with pytest.raises(CohortError, match="no T1w"):
+    with pytest.raises(NoVisitError, match="no T1w") as raised:
         prepare_patient(patient, QUICK)
+    assert "no T1w" in raised.value.failures["0"]
+
+
+def test_a_visit_is_stripped_only_if_all_its_images_are(tmp_path, monkeypatch):
+    images = {"FLAIR": person(0)["FLAIR"], "T1w": person(0, skull=True)["T1w"]}
+    extracted = []
+
+    def extract(head, method, threads):
+        extracted.append(head)
+        return head.with_data(head.data > 0)
+
+    monkeypatch.setattr(brain, "extract", extract)
+    for skull_strip, expected in (("auto", 1), ("skip", 0), ("force", 1)):
+        extracted.clear()
+        patient = write_patient(tmp_path / skull_strip, [images])
+        prepare_patient(patient, QUICK.model_copy(update={"skull_strip": skull_strip}))
+        assert len(extracted) == expected
 
 
 def test_a_failing_baseline_hands_over(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from lesiondelta import __version__
 from lesiondelta.cohort import Patient, Visit
-from lesiondelta.errors import CohortError, LesionDeltaError, ModelError
+from lesiondelta.errors import CohortError, LesionDeltaError, ModelError, NoVisitError
 from lesiondelta.files import sha256
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import Model, bundled_model, load_model
@@ -22,7 +22,7 @@ def usable_visits(patient: Patient, contrasts: Sequence[str]) -> Patient:
 
     Raises
     ------
-    CohortError
+    NoVisitError
         No visit is left.
     """
     problems, usable = dict(patient.problems), []
@@ -35,7 +35,7 @@ def usable_visits(patient: Patient, contrasts: Sequence[str]) -> Patient:
     for label, problem in problems.items():
         log.error("%s: %s", visit_name(label), problem)
     if not usable:
-        raise CohortError(" ".join(dict.fromkeys(problems.values())) or f"sub-{patient.label} has no visit.")
+        raise NoVisitError(patient.label, problems)
     return replace(patient, visits=tuple(usable), problems=problems)
 
 

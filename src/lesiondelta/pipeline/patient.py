@@ -173,7 +173,13 @@ def _judge(
         "brain_volume_mm3": brain_mm3,
         **seen.prepared.quality,
     }
-    return VisitResult(patient, seen.prepared.label, status, "; ".join(dict.fromkeys(reason.rstrip(".") for reason in reasons)), figures)
+    return VisitResult(
+        patient,
+        seen.prepared.label,
+        status,
+        "; ".join(dict.fromkeys(reason.rstrip(".") for reason in reasons)),
+        figures,
+    )
 
 
 def implausible(seen: SegmentedVisit, brain_mm3: float, own_mask: Volume) -> list[str]:
