@@ -4,11 +4,13 @@
 
 Scores (Dice, HD95 and lesion F1 as `lesiondelta evaluate` defines them):
 
-- simulated patients that no training saw, made by the simulator that made the training patients;
+- simulated patients that no training saw;
 - the two open labelled patients, each by the model that was trained without it: its own 1 mm images alone, as a patient
   with a single visit; with a simulated second visit; and seen through simulated slices of 1.5 to 5 mm;
 - the raw visits of sub-12, which no training saw: how many of the places that experts marked as brighter or darker than
-  before lie on a lesion of the visit where they are bright. That mask shows change alone, so that there is no Dice.
+  before touch a lesion of the visit where they are bright. That mask shows change alone, so that there is no Dice.
+
+CPU, no mirroring: what users without a GPU get. All stages must be complete.
 """
 
 import json
@@ -55,6 +57,8 @@ def main() -> None:
     """Score, export, write the card."""
     given = arguments(__doc__)
     torch.set_num_threads(given.threads)
+    for stage in STAGES:
+        load_model(given.work / stage.name / "model")
     package(given.work)
     rows = list(simulated_scores(given.data))
     for label in OPEN_PATIENTS:
@@ -70,7 +74,7 @@ def simulated_scores(data: Path) -> Iterator[dict[str, Any]]:
     for seed in range(TEST_SEED, TEST_SEED + TEST_PATIENTS):
         patient = simulate_patient(seed, lesion_masks=lesion_masks(data))
         images = [stacked(visit.images, model) for visit in patient.visits]
-        for number, probability in enumerate(lesion_probabilities(images, [model], overlap=OVERLAP)):
+        for number, probability in enumerate(probabilities(images, model)):
             reference = patient.visits[number].lesions
             yield row(f"simulated {seed}, visit {number + 1}", model, probability, reference.data, reference.grid)
 
@@ -89,13 +93,18 @@ def open_scores(work: Path, data: Path, label: str) -> Iterator[dict[str, Any]]:
         ("1 mm, single visit, trained on", shipped, [own]),
     )
     for name, model, visits in cases:
-        probability = lesion_probabilities(visits, [model], overlap=OVERLAP)[0]
+        probability = probabilities(visits, model)[0]
         yield row(f"sub-{label} {name}", model, probability, lesions, grid)
     thick = guise(anatomy, 0.0)
-    seen = lesion_probabilities([stacked(v.images, left_out) for v in thick.visits], [left_out], overlap=OVERLAP)
+    seen = probabilities([stacked(visit.images, left_out) for visit in thick.visits], left_out)
     for number, (visit, probability) in enumerate(zip(thick.visits, seen, strict=True), start=1):
         name = f"sub-{label} thick slices, visit {number}, left out"
         yield row(name, left_out, probability, visit.lesions.data, grid)
+
+
+def probabilities(visits: Sequence[Array], model: Model) -> list[Array]:
+    """As a user without a GPU gets them."""
+    return lesion_probabilities(visits, [model], overlap=OVERLAP, mirroring=False, device="cpu")
 
 
 def guise(anatomy: Anatomy, sharp_share: float) -> SimulatedPatient:
@@ -112,7 +121,8 @@ def change_scores(work: Path, data: Path, threads: int) -> dict[str, Any]:
     """`lesiondelta run` on sub-12, and how many of the experts' changes its masks touch."""
     raw, out = data / "ljubljana-longitudinal", work / "sub-12"
     settings = Settings(
-        preprocessing=PreprocessingSettings(threads=threads), segmentation=SegmentationSettings(models=(BUNDLED,))
+        preprocessing=PreprocessingSettings(threads=threads),
+        segmentation=SegmentationSettings(models=(BUNDLED,), device="cpu"),
     )
     cohort = read_cohort(raw, participants=["12"])
     run_cohort(cohort, out, check_start(settings, out, raw), raw=raw, work=work / "prepared")
@@ -198,7 +208,7 @@ def card(work: Path, rows: Sequence[Mapping[str, Any]], change: Mapping[str, Any
         budget="\n".join(budget_row(stage, work) for stage in STAGES),
         scores=scores,
         **{f"mean_{key}": float(np.mean([r[key] for r in simulated])) for key in ("dsc", "hd95_mm", "lesion_f1")},
-        commit=description["training"]["commit"][:7],
+        commit=str(description["training"]["commit"])[:7],
         atlas=ATLAS_PATIENTS,
         variants=len(VARIANTS),
         tests=TEST_PATIENTS,
@@ -257,11 +267,13 @@ little: no interval is given, and none should be inferred.
 |---|---|---|---|---|---|
 {scores}
 
-The simulated partner and thick slices of an open patient are made from its own images, hence easier than real ones.
+Simulated test patients have lesion shapes of the same 23 masks as training. The simulated partner and thick slices of
+an open patient are made from its own images, with a few lesions gone and others painted in (procedural shapes; the
+reference follows them): easier than real ones.
 
 Raw visits of sub-12 (slices of 3 mm, whole head; never trained on), by `lesiondelta run`: of {change[brighter]} places
-that experts marked as changed and that became brighter, {change[brighter_on_lesion_of_second_visit]} lie on a lesion of
-the second visit's mask; of {change[darker]} that became darker, {change[darker_on_lesion_of_first_visit]} on one of the
+that experts marked as changed and that became brighter, {change[brighter_on_lesion_of_second_visit]} touch a lesion of
+the second visit's mask; of {change[darker]} that became darker, {change[darker_on_lesion_of_first_visit]} one of the
 first visit's. The masks hold {change[lesion_ml][0]:.1f} and {change[lesion_ml][1]:.1f} ml of a brain of
 {change[brain_ml]:.0f} ml. There is no reference of all lesions, hence no Dice.
 """

@@ -1,4 +1,4 @@
-"""Train the model that comes with lesiondelta, score it, and write it into the package with its card.
+"""Train the model that comes with lesiondelta; `bundled_card.py` scores it and writes it into the package.
 
     python recipes/bundled_model.py WORK [--data DIR] [--device auto|cpu|cuda] [--threads N] [--stage NAME]
 
@@ -15,18 +15,20 @@ patients, or leave-one-out means nothing. Without the open images (`--data`, def
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from lesiondelta import methods
-from lesiondelta.files import write_json
+from lesiondelta import methods, simulation
+from lesiondelta.files import write_json, write_text
 from lesiondelta.images import Volume, read_image, read_mask, write_volume
 from lesiondelta.methods import Recipe
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
@@ -111,8 +113,8 @@ def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[Training
 
 def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse.Namespace) -> Path:
     """Train one stage, or return at once if it is done."""
-    begun = time.process_time()
-    model = train(
+    clock = Clock(given.work / stage.name / "cpu_seconds.json")
+    return train(
         patients,
         given.work / stage.name,
         replace(methods.load("difference_weighting"), recipe=RECIPE),
@@ -122,24 +124,32 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
         threads=given.threads,
         initial_weights=given.initial,
         self_prior_share=SELF_PRIOR_SHARE,
-        progress=report,
+        progress=clock.report,
     )
-    record = given.work / stage.name / "cpu_seconds.json"
-    spent = json.loads(record.read_text())["seconds"] if record.is_file() else 0.0
-    write_json(record, {"seconds": spent + time.process_time() - begun})
-    return model
 
 
-def report(progress: Progress) -> None:
-    """One line per iteration."""
-    dice = f" Dice {progress.dice:.3f}" if progress.dice is not None else ""
-    place = f"epoch {progress.epoch} iteration {progress.iteration}"
-    print(f"{time.strftime('%H:%M:%S')} {place} loss {progress.train_loss:.4f}{dice}", flush=True)
+class Clock:
+    """Prints the course of a training, and adds its CPU time to a file after every epoch."""
+
+    def __init__(self, record: Path) -> None:
+        self.record = record
+        self.counted = time.process_time()
+
+    def report(self, progress: Progress) -> None:
+        """One line per iteration."""
+        dice = f" Dice {progress.dice:.3f}" if progress.dice is not None else ""
+        place = f"epoch {progress.epoch} iteration {progress.iteration}"
+        print(f"{time.strftime('%H:%M:%S')} {place} loss {progress.train_loss:.4f}{dice}", flush=True)
+        if progress.dice is not None:
+            spent = json.loads(self.record.read_text())["seconds"] if self.record.is_file() else 0.0
+            now = time.process_time()
+            write_json(self.record, {"seconds": spent + now - self.counted})
+            self.counted = now
 
 
 def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
     """A patient made from the atlas."""
-    return stored(work, f"atlas{seed}", lambda: simulate_patient(seed, lesion_masks=lesion_masks(data)))
+    return stored(work, f"atlas{seed}", str(seed), lambda: simulate_patient(seed, lesion_masks=lesion_masks(data)))
 
 
 def lesion_masks(data: Path) -> list[Path]:
@@ -163,27 +173,36 @@ def open_variant(work: Path, label: str, number: int, variant: Variant, data: Pa
         )
         return with_own_visit(made, anatomy) if variant.untouched else made
 
-    return stored(work, f"open{label}v{number}", make)
+    return stored(work, f"open{label}v{number}", f"{seed} {variant}", make)
 
 
 def with_own_visit(patient: SimulatedPatient, anatomy: Anatomy) -> SimulatedPatient:
-    """The patient with the real images as first visit; what was added to them is then new at the second."""
+    """The patient with the real images and lesions as first visit (not in its instance map or the changes)."""
     first = patient.visits[0]
     own = {name: first.images[name].with_data(image) for name, image in anatomy.lesioned.items()}
     lesions = first.lesions.with_data(np.asarray(anatomy.lesions) > 0)
     return replace(patient, visits=(replace(first, images=own, lesions=lesions), *patient.visits[1:]))
 
 
-def stored(work: Path, label: str, make: Callable[[], SimulatedPatient]) -> TrainingPatient:
-    """Simulate a patient once, and keep the files."""
+def stored(work: Path, label: str, arguments: str, make: Callable[[], SimulatedPatient]) -> TrainingPatient:
+    """Simulate a patient once, and keep the files until the simulator or the arguments change."""
     folder = work / "patients" / label
-    if not (folder / "done").is_file():
+    identity, record = f"{simulator()} {arguments}", folder / "identity"
+    if not record.is_file() or record.read_text() != identity:
+        record.unlink(missing_ok=True)
         print(f"simulating {label}", flush=True)
         for number, visit in enumerate(make().visits):
             for name, image in {**visit.images, "lesions": visit.lesions}.items():
                 write_volume(folder / f"{number}_{name}.nii.gz", image)
-        (folder / "done").touch()
+        write_text(record, identity)
     return TrainingPatient(label, tuple(_visit(folder, number) for number in range(2)))
+
+
+@cache
+def simulator() -> str:
+    """Hash of the simulator's source."""
+    sources = sorted(Path(simulation.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _visit(folder: Path, number: int) -> TrainingVisit:
@@ -213,7 +232,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="this one alone")
-    parser.add_argument("--initial", type=Path, help="exported model that the first stage starts from")
+    parser.add_argument("--initial", type=Path, help="exported model that every stage starts from")
     return parser.parse_args()
 
 

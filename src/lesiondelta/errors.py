@@ -42,8 +42,12 @@ class NoVisitError(CohortError):
 
     def __init__(self, patient: str, failures: Mapping[str, str]) -> None:
         reasons = " ".join(dict.fromkeys(failures.values())) or "It has none."
-        super().__init__(f"sub-{patient}: no visit can be used. {reasons}")
-        self.failures = dict(failures)
+        super().__init__(f"No visit of patient {patient} can be used. {reasons}")
+        self.patient, self.failures = patient, dict(failures)
+
+    def __reduce__(self) -> tuple[type, tuple[str, dict[str, str]]]:
+        """Travel between processes."""
+        return type(self), (self.patient, self.failures)
 
 
 class RegistrationError(LesionDeltaError):

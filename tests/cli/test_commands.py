@@ -59,6 +59,7 @@ def test_list_options_take_their_values_as_fmriprep_does():
     assert spread(["--visit", "a", "b", "--visit", "c", "d"], lists, {"--visit": 2}) == [
         "--visit", "a", "--visit", "b", "--visit", "c", "--visit", "d",
     ]  # fmt: skip
+    assert spread(["--visit=a", "b"], lists, {"--visit": 2}) == ["--visit", "a", "--visit", "b"]
 
 
 def test_an_impossible_setting_is_named(capsys, tmp_path):

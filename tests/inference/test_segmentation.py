@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,15 @@ def test_n_visits_cost_n_encoder_calls_a_window(model):
         hook.remove()
     assert windows[-1][0] == windows[-1][1] == len(windows)
     assert calls == {"encoder": 3 * len(windows), "decoder": 3 * len(windows)}
+
+
+def test_the_first_visit_may_be_the_prior_of_all(model):
+    """Then the third visit's result is that of the pair (first, third)."""
+    visits = [brain((16, 16, 16)) for _ in range(3)]
+    with_first = replace(model, description=model.description.model_copy(update={"prior": "baseline"}))
+    expected = lesion_probabilities([visits[0], visits[2]], [model])[1]
+    np.testing.assert_array_equal(lesion_probabilities(visits, [with_first])[2], expected)
+    assert not np.array_equal(lesion_probabilities(visits, [model])[2], expected)
 
 
 def test_each_visit_depends_on_its_prior_alone(model):

@@ -182,6 +182,19 @@ def test_adamw(run, tmp_path):
     assert load_model(model).description.training["method"]["recipe"]["optimiser"] == "adamw"
 
 
+def test_a_presets_recipe_takes_the_place_of_the_methods(run, tmp_path):
+    model = run(tmp_path / "out", preset=replace(TINY, epochs=1, recipe=presets.load("small").recipe))
+    training = load_model(model).description.training
+    assert training["method"]["recipe"]["learning_rate"] == presets.load("small").recipe.learning_rate
+    assert (model / "weights.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it
+
+
+@pytest.mark.parametrize(("policy", "prior"), [("baseline", "baseline"), ("random", "previous")])
+def test_a_model_says_which_visit_it_compares_with(run, tmp_path, policy, prior):
+    model = run(tmp_path / "out", method=replace(METHOD, prior=policy), preset=replace(TINY, epochs=1))
+    assert load_model(model).description.prior == prior
+
+
 def test_absent_device():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")

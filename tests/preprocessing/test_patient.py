@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from lesiondelta.cohort import Visit
 from lesiondelta.errors import CohortError, NoVisitError
 from lesiondelta.images import Grid, Volume, corners_mm, isotropic_grid, resample, to_sitk, write_itk_transform
-from lesiondelta.preprocessing import brain
-from lesiondelta.preprocessing.patient import prepare_patient
+from lesiondelta.preprocessing.patient import _own_brain, prepare_patient
 from lesiondelta.settings import PreprocessingSettings
 from tests.preprocessing.heads import SPACING_MM, moved, person, rigid, write_patient, write_sheared
 
@@ -105,22 +105,24 @@ def test_no_usable_visit(tmp_path):
     with pytest.raises(NoVisitError, match="no T1w") as raised:
         prepare_patient(patient, QUICK)
     assert "no T1w" in raised.value.failures["0"]
+    assert pickle.loads(pickle.dumps(raised.value)).failures == raised.value.failures
 
 
-def test_a_visit_is_stripped_only_if_all_its_images_are(tmp_path, monkeypatch):
-    images = {"FLAIR": person(0)["FLAIR"], "T1w": person(0, skull=True)["T1w"]}
-    extracted = []
-
-    def extract(head, method, threads):
-        extracted.append(head)
-        return head.with_data(head.data > 0)
-
-    monkeypatch.setattr(brain, "extract", extract)
-    for skull_strip, expected in (("auto", 1), ("skip", 0), ("force", 1)):
-        extracted.clear()
-        patient = write_patient(tmp_path / skull_strip, [images])
-        prepare_patient(patient, QUICK.model_copy(update={"skull_strip": skull_strip}))
-        assert len(extracted) == expected
+@pytest.mark.parametrize(
+    ("skull", "skull_strip", "has_mask", "stripped"),
+    [
+        (None, "auto", True, True),
+        ("T1w", "auto", False, True),
+        ("FLAIR", "auto", False, False),
+        ("T1w", "skip", True, True),
+        (None, "force", False, False),
+    ],
+)
+def test_a_visit_brings_its_mask_only_if_all_images_are_stripped(skull, skull_strip, has_mask, stripped):
+    images = {name: person(0, skull=name == skull)[name] for name in ("T1w", "FLAIR")}
+    settings = QUICK.model_copy(update={"skull_strip": skull_strip})
+    mask, found = _own_brain(Visit("0", {}), images, "FLAIR", settings)
+    assert (mask is not None, found) == (has_mask, stripped)
 
 
 def test_a_failing_baseline_hands_over(tmp_path):
@@ -146,6 +148,13 @@ def test_another_persons_visit_is_refused_and_named(tmp_path):
     assert [visit.label for visit in prepared.visits] == ["0", "2"]
     assert "01_1_FLAIR.nii.gz" in prepared.failures["1"]
     assert all("Visit 1" in visit.warnings[0] for visit in prepared.visits)
+
+
+def test_another_persons_t1w_alone_is_refused(tmp_path):
+    patient = write_patient(tmp_path, [person(0), {"FLAIR": person(0)["FLAIR"], "T1w": person(9)["T1w"]}])
+    prepared = prepare_patient(patient, GATED)
+    assert [visit.label for visit in prepared.visits] == ["0"]
+    assert "01_1_T1w.nii.gz" in prepared.failures["1"]
 
 
 def test_same_input_same_output_and_picklable(tmp_path):

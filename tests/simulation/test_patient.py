@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from lesiondelta.images import Volume, read_image, read_mask, require_same_grid, resample
-from lesiondelta.simulation import image_anatomy, simulate_patient
+from lesiondelta.simulation import Anatomy, image_anatomy, simulate_patient
+from lesiondelta.simulation.contrast import Contrast, recoloured, tissue_means
 from lesiondelta.simulation.evolution import CHANGES, changes_between
 from lesiondelta.simulation.fields import rigid
 
@@ -19,6 +20,18 @@ def test_same_seed_same_voxels(anatomy, aligned_patient):
             np.testing.assert_array_equal(image.data, b.images[name].data)
         np.testing.assert_array_equal(a.instances.data, b.instances.data)
     assert aligned_patient.changes == again.changes
+
+
+def test_a_real_image_moves_half_of_the_way_to_a_contrast():
+    """White matter 200, fluid 60 and grey matter 260 on FLAIR: 1, 0.3 and 1.3; wanted 0.1 and 1.1."""
+    tissues = np.zeros((3, 3, 1, 1), np.float32)
+    tissues[[0, 1, 2], [0, 1, 2]] = 1
+    flair = np.array([60, 260, 200], np.float32).reshape(3, 1, 1)
+    anatomy = Anatomy(np.eye(4), np.ones((3, 1, 1), bool), tissues, {"FLAIR": flair}, {"FLAIR": flair})
+    contrast = Contrast((0.1, 1.1, 1.0), 0.0)
+    moved = recoloured(anatomy, "FLAIR", contrast, flair).ravel()
+    np.testing.assert_allclose(moved, [0.2, 1.2, 1.0], atol=1e-6)
+    np.testing.assert_allclose(tissue_means(anatomy, "FLAIR", contrast), (0.2, 1.2), atol=1e-6)
 
 
 def test_another_seed_is_another_person(aligned_patient):

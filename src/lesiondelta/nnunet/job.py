@@ -60,9 +60,11 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the weights, as plain JSON: two runs that differ in them must not be mixed."""
+        preset = asdict(self.preset) | {"patch": list(self.preset.patch) if self.preset.patch else None}
+        del preset["recipe"]  # the method has it
         return {
             "method": asdict(self.method),
-            "preset": asdict(self.preset) | {"patch": list(self.preset.patch) if self.preset.patch else None},
+            "preset": preset,
             "fold": self.fold,
             "train": list(self.members.train),
             "validation": list(self.members.validation),

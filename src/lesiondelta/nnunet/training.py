@@ -55,7 +55,7 @@ def train(
     output : path
         Holds training.json, checkpoint.pth (every epoch), tensorboard/, model/ and, unless `data` is given, data/.
     method, preset : Method, Preset
-        Change single options with `dataclasses.replace`.
+        Change single options with `dataclasses.replace`. A preset's recipe takes the place of the method's.
     fold : int or "all"
         The fold held out; "all" trains on every patient.
     seed : int
@@ -119,7 +119,7 @@ def _settings(job: Job, stored: Mapping[str, Any]) -> dict[str, Any]:
 def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of a new training, refuse to continue one that had others."""
     if not path.is_file():
-        write_json(path, settings)
+        write_json(path, {**settings, "commit": _commit()})
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in settings if found.get(name) != settings[name]]
@@ -248,7 +248,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any]) 
             "initial_weights": job.initial_weights.name if job.initial_weights else None,
             "device": job.device,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
-            "commit": _commit(),
+            "commit": json.loads((job.output / "training.json").read_text(encoding="utf-8")).get("commit"),
         },
     }
 

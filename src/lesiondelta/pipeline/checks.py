@@ -57,6 +57,11 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
                 f"{model.name} needs {model.contrasts} and {models[0].name} {models[0].contrasts}: they cannot be "
                 "averaged; give models of one kind."
             )
+        if model.description.prior != models[0].description.prior:
+            raise ModelError(
+                f"{model.name} compares with the {model.description.prior} visit and {models[0].name} with the "
+                f"{models[0].description.prior} one: they cannot be averaged; give models of one kind."
+            )
         if "FLAIR" not in model.contrasts:
             raise ModelError(f"{model.name} does not use the FLAIR, on whose grid the masks are written.")
         if unknown := set(model.contrasts) - {"T1w", "FLAIR"}:

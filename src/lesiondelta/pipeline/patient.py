@@ -113,7 +113,8 @@ def _run(
 def _warn_of_replaced(out: Path, patient: Patient) -> None:
     """A visit is segmented with its prior: a run over other visits replaces the patient's results as a whole."""
     earlier = records.read_record(out, patient.label)
-    replaced = {result.visit for result in earlier.results} - set(_labels(patient)) if earlier else set()
+    kept = earlier.results if earlier else ()
+    replaced = {result.visit for result in kept if result.status != "failed"} - set(_labels(patient))
     if replaced:
         names = ", ".join(visit_name(label) for label in sorted(replaced))
         log.warning("sub-%s: earlier results of %s are removed, this run is without them", patient.label, names)

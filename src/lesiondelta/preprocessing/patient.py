@@ -73,12 +73,16 @@ class PreparedPatient:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A visit as read; `transforms` take points of the patient's space (at first: of its reference) to each image."""
+    """A visit as read; `transforms` take points of the patient's space (at first: of its reference) to each image.
+
+    `own_brain` is the mask it brings; `stripped` says that its reference shows nothing but the brain.
+    """
 
     label: str
     images: Mapping[str, Volume]
     transforms: Mapping[str, Affine]
     own_brain: Volume | None
+    stripped: bool
     quality: Mapping[str, float]
     warnings: tuple[str, ...] = ()
 
@@ -137,28 +141,31 @@ def _load(visit: Visit, contrasts: Sequence[str], reference: str, settings: Prep
     if missing:
         raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
     images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
-    own_brain = _own_brain(visit, images, reference, settings)
+    own_brain, stripped = _own_brain(visit, images, reference, settings)
     transforms = {reference: np.eye(4)}
     for contrast in contrasts:
         if contrast != reference:
             engine = ENGINES[settings.registration]
             transforms[contrast] = engine(images[reference], images[contrast], degrees=6, threads=settings.threads)
-    return _Loaded(visit.label, images, transforms, own_brain, {})
+    return _Loaded(visit.label, images, transforms, own_brain, stripped, {})
 
 
 def _own_brain(
     visit: Visit, images: Mapping[str, Volume], reference: str, settings: PreprocessingSettings
-) -> Volume | None:
-    """The mask the visit brings: the user's, or that of its reference if every image is stripped already."""
+) -> tuple[Volume | None, bool]:
+    """The mask the visit brings, and whether its reference is stripped.
+
+    That mask is the user's, or the reference's foreground if every image is stripped: one alone may be a thin slab.
+    """
     if visit.brain_mask is not None:
         mask = read_mask(visit.brain_mask)
         require_same_grid(mask, images[reference])
-        return mask
+        return mask, brain.own_mask(images[reference]) is not None
     if settings.skull_strip == "force":
-        return None
-    certain = settings.skull_strip == "skip"
-    masks = {contrast: brain.own_mask(image, certain) for contrast, image in images.items()}
-    return masks[reference] if all(mask is not None for mask in masks.values()) else None
+        return None, False
+    masks = {c: brain.own_mask(image, certain=settings.skull_strip == "skip") for c, image in images.items()}
+    all_stripped = all(mask is not None for mask in masks.values())
+    return masks[reference] if all_stripped else None, masks[reference] is not None
 
 
 def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:
@@ -180,8 +187,7 @@ def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings)
 def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, settings: PreprocessingSettings) -> _Loaded:
     """Register a visit to the baseline, compose its transforms, and check that both are aligned and one person's."""
     fixed, moving = baseline.images[reference], visit.images[reference]
-    whole_heads = baseline.own_brain is None and visit.own_brain is None
-    near = dilate(mask, NEAR_MM) if whole_heads else mask
+    near = mask if baseline.stripped or visit.stripped else dilate(mask, NEAR_MM)
     engine = ENGINES[settings.registration]
     transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=near)
     transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}

@@ -85,7 +85,7 @@ def recoloured(anatomy: Anatomy, name: str, contrast: Contrast, image: Array) ->
     moved = image / white
     for tissue, wanted, own in zip(anatomy.tissues[:2], contrast.means[:2], (fluid, grey), strict=True):
         moved += RECOLOURING * (wanted - own) * tissue
-    return (moved * anatomy.brain).astype(np.float32)
+    return (np.clip(moved, 0, None) * anatomy.brain).astype(np.float32)
 
 
 def own_means(anatomy: Anatomy, name: str) -> tuple[float, float, float]:

@@ -88,7 +88,7 @@ def simulate_patient(
     acquisition : None is `Acquisition()`: aligned images as preprocessing leaves them.
     lesion_masks : real masks on the MNI152 grid to take shapes from.
     rates : of change between visits.
-    lesion_count : None draws between 1 and 60.
+    lesion_count : None draws between 1 and 60, for a real patient 1 to 7 besides its own.
     small : voxels of 2 mm instead of 1 mm, where the anatomy is drawn from the atlas.
     """
     rng = np.random.default_rng(seed)
