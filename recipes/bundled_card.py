@@ -81,7 +81,7 @@ def simulated_scores(data: Path) -> Iterator[dict[str, Any]]:
 
 def open_scores(work: Path, data: Path, label: str) -> Iterator[dict[str, Any]]:
     """An open patient by the model trained without it, and its own images by the model that ships."""
-    left_out, shipped = load_model(work / f"without-{label}" / "model"), load_model(BUNDLED)
+    left_out, shipped = load_model(work / f"refined-without-{label}" / "model"), load_model(BUNDLED)
     anatomy = open_anatomy(data, label, PARTNER_SEED)
     lesions = np.asarray(anatomy.lesions) > 0
     grid = Grid((lesions.shape[0], lesions.shape[1], lesions.shape[2]), anatomy.affine)
@@ -182,11 +182,22 @@ def training_facts(work: Path, training: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": "recipes/bundled_model.py",
         "commit": training["commit"],
         "versions": training["versions"],
-        "iterations": SHIPPED.iterations,
-        "cpu_minutes": cpu_minutes(work, SHIPPED.name),
+        "stages": {
+            name: {"iterations": stage.iterations, "cpu_minutes": cpu_minutes(work, name)} for name, stage in line()
+        },
         "data": "simulated patients (MNI152 atlas), Ljubljana cross-sectional sub-07 and sub-19 (CC-BY)",
         "self_prior_share": SELF_PRIOR_SHARE,
     }
+
+
+def line() -> list[tuple[str, Stage]]:
+    """The stages that the weights went through, the first one first."""
+    stages, stage = {stage.name: stage for stage in STAGES}, SHIPPED
+    passed = [(stage.name, stage)]
+    while stage.start:
+        stage = stages[stage.start]
+        passed.insert(0, (stage.name, stage))
+    return passed
 
 
 def cpu_minutes(work: Path, stage: str) -> float:
@@ -197,7 +208,6 @@ def cpu_minutes(work: Path, stage: str) -> float:
 
 def card(work: Path, rows: Sequence[Mapping[str, Any]], change: Mapping[str, Any]) -> str:
     """The model card."""
-    description = json.loads((BUNDLED / "model.json").read_text(encoding="utf-8"))
     scores = "\n".join(
         f"| {r['what']} | {r['dsc']:.3f} | {r['hd95_mm']:.1f} | {r['lesion_f1']:.3f} "
         f"| {r['reference_ml']:.1f} | {r['prediction_ml']:.1f} |"
@@ -208,14 +218,12 @@ def card(work: Path, rows: Sequence[Mapping[str, Any]], change: Mapping[str, Any
         budget="\n".join(budget_row(stage, work) for stage in STAGES),
         scores=scores,
         **{f"mean_{key}": float(np.mean([r[key] for r in simulated])) for key in ("dsc", "hd95_mm", "lesion_f1")},
-        commit=str(description["training"]["commit"])[:7],
         atlas=ATLAS_PATIENTS,
         variants=len(VARIANTS),
         tests=TEST_PATIENTS,
         share=SELF_PRIOR_SHARE,
         patch=PRESET.patch[0] if PRESET.patch else None,
         batch=PRESET.batch,
-        learning_rate=RECIPE.learning_rate,
         foreground_share=RECIPE.foreground_share,
         change=change,
     )
@@ -225,8 +233,12 @@ def budget_row(stage: Stage, work: Path) -> str:
     """A stage in the table of the card."""
     settings = json.loads((work / stage.name / "training.json").read_text(encoding="utf-8"))
     patients = f"{ATLAS_PATIENTS} atlas" + "".join(f" + {len(VARIANTS)} of sub-{p}" for p in stage.open_patients)
-    start = settings["initial_weights_sha256"] or "scratch"
-    return f"| {stage.name} | {patients} | {start} | {stage.iterations} | {cpu_minutes(work, stage.name)} |"
+    start = stage.start or settings["initial_weights_sha256"] or "scratch"
+    minutes = cpu_minutes(work, stage.name)
+    commit = load_model(work / stage.name / "model").description.training["commit"][:7]
+    return (
+        f"| {stage.name} | {patients} | {start} | {stage.learning_rate} | {stage.iterations} | {minutes} | {commit} |"
+    )
 
 
 CARD = """# The bundled model, version 2
@@ -240,27 +252,27 @@ mask needs an expert's look. It has not seen tumours, strokes, surgery, children
 scanners below 1.5 T.
 
 ## How it was made
-`recipes/bundled_model.py` at commit {commit}; scored and written by `recipes/bundled_card.py`.
+`recipes/bundled_model.py`, at the commits below; scored and written by `recipes/bundled_card.py`.
 
 - Network: nnU-Net's plain U-Net, 16 to 256 features in five stages, difference weighting at every stage.
 - Patients: both open labelled patients in {variants} guises each, with a second visit in which lesions vanish
-  or are added and contrast, noise and slices (1 to 5 mm) differ; {atlas} patients simulated from the MNI152 atlas. The
+  or are added and contrast, noise, brain mask and slices (1 to 5 mm) differ; {atlas} patients simulated from the MNI152 atlas. The
   shapes of added lesions come from the other 23 open consensus masks.
 - Data: University of Ljubljana, CC-BY (Lesjak et al., Neuroinformatics 16, 51-63, 2018); MNI152 (nilearn).
-- Patches of {patch}^3, {batch} an iteration, {foreground_share} of them centred on a lesion; AdamW from {learning_rate}
+- Patches of {patch}^3, {batch} an iteration, {foreground_share} of them centred on a lesion; AdamW
   with polynomial decay, Dice + cross-entropy with deep supervision, nnU-Net's augmentation; share of self-priors
   {share}, so that patients with one visit are served.
 
-| stage | patients | starts from | iterations | CPU minutes |
-|---|---|---|---|---|
+| stage | patients | starts from | learning rate | iterations | CPU minutes | commit |
+|---|---|---|---|---|---|---|
 {budget}
 
 ## Scores
 Threshold 0.5, lesions under 3 mm3 left out on both sides. Means over both visits of {tests} simulated patients: DSC
 {mean_dsc:.3f}, HD95 {mean_hd95_mm:.1f} mm, lesion F1 {mean_lesion_f1:.3f}.
 
-The model that ships was trained on both open patients. The leave-one-out scores belong to `without-07` and
-`without-19`, each of which saw one real patient only and had fewer iterations (table above). Two patients say
+The model that ships was trained on both open patients. The leave-one-out scores belong to
+`refined-without-07` and `refined-without-19`, each of which saw one real patient only and had fewer iterations (table). Two patients say
 little: no interval is given, and none should be inferred.
 
 | what | DSC | HD95 mm | lesion F1 | reference ml | prediction ml |

@@ -2,16 +2,17 @@
 
     python recipes/bundled_model.py WORK [--data DIR] [--device auto|cpu|cuda] [--threads N] [--stage NAME]
 
-WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages, each from scratch or
-from `--initial`:
+WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
 
-1. `final`    both open labelled patients (CC-BY) and simulated ones. This is what ships, in half precision;
-2. `without-07`, `without-19`   the same with only one of the open patients, and fewer iterations: leave-one-out.
+1. `final`    both open labelled patients (CC-BY) and simulated ones, from scratch or from `--initial`;
+2. `without-07`, `without-19`   the same with only one of the open patients, and fewer iterations;
+3. `refined`  from `final`, at a smaller learning rate. This is what ships, in half precision;
+4. `refined-without-07`, `refined-without-19`   the same from the stages without that patient: leave-one-out.
 
 An open patient is given many second visits: on its own images, lesions vanish and others appear, in the shapes and at
 the places of other patients' lesions, and scanner, slices and noise change. `--initial` must not have seen the open
 patients, or leave-one-out means nothing. Without the open images (`--data`, default $LESIONDELTA_DATA or
-../shared/data) `final` is trained on patients simulated from the MNI152 atlas alone.
+../shared/data) `final` and `refined` are trained on patients simulated from the MNI152 atlas alone.
 """
 
 import argparse
@@ -72,11 +73,13 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: which open patients it sees, and for how many epochs."""
+    """One training: which open patients it sees, for how many epochs, and the stage that it starts from."""
 
     name: str
     open_patients: tuple[str, ...]
     epochs: int
+    learning_rate: float = RECIPE.learning_rate
+    start: str | None = None
 
     @property
     def iterations(self) -> int:
@@ -88,8 +91,11 @@ STAGES = (
     Stage("final", OPEN_PATIENTS, 28),
     Stage("without-07", ("19",), 10),
     Stage("without-19", ("07",), 10),
+    Stage("refined", OPEN_PATIENTS, 8, 1e-3, "final"),
+    Stage("refined-without-07", ("19",), 3, 1e-3, "without-07"),
+    Stage("refined-without-19", ("07",), 3, 1e-3, "without-19"),
 )
-SHIPPED = STAGES[0]
+SHIPPED = STAGES[3]
 
 
 def main() -> None:
@@ -97,7 +103,7 @@ def main() -> None:
     given = arguments(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
-    for stage in STAGES if with_data else [replace(SHIPPED, open_patients=())]:
+    for stage in STAGES if with_data else [replace(stage, open_patients=()) for stage in (STAGES[0], SHIPPED)]:
         if given.stage in (None, stage.name):
             run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
 
@@ -117,12 +123,12 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
     return train(
         patients,
         given.work / stage.name,
-        replace(methods.load("difference_weighting"), recipe=RECIPE),
+        replace(methods.load("difference_weighting"), recipe=replace(RECIPE, learning_rate=stage.learning_rate)),
         replace(PRESET, epochs=stage.epochs),
         seed=SEED,
         device=given.device,
         threads=given.threads,
-        initial_weights=given.initial,
+        initial_weights=given.work / stage.start / "model" if stage.start else given.initial,
         self_prior_share=SELF_PRIOR_SHARE,
         progress=clock.report,
     )
@@ -232,7 +238,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="this one alone")
-    parser.add_argument("--initial", type=Path, help="exported model that every stage starts from")
+    parser.add_argument("--initial", type=Path, help="exported model that the stages without another start from")
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ def test_same_seed_same_voxels(anatomy, aligned_patient):
     assert aligned_patient.changes == again.changes
 
 
-def test_a_real_image_moves_half_of_the_way_to_a_contrast():
+def test_a_real_image_moves_three_quarters_of_the_way_to_a_contrast():
     """White matter 200, fluid 60 and grey matter 260 on FLAIR: 1, 0.3 and 1.3; wanted 0.1 and 1.1."""
     tissues = np.zeros((3, 3, 1, 1), np.float32)
     tissues[[0, 1, 2], [0, 1, 2]] = 1
@@ -30,8 +30,8 @@ def test_a_real_image_moves_half_of_the_way_to_a_contrast():
     anatomy = Anatomy(np.eye(4), np.ones((3, 1, 1), bool), tissues, {"FLAIR": flair}, {"FLAIR": flair})
     contrast = Contrast((0.1, 1.1, 1.0), 0.0)
     moved = recoloured(anatomy, "FLAIR", contrast, flair).ravel()
-    np.testing.assert_allclose(moved, [0.2, 1.2, 1.0], atol=1e-6)
-    np.testing.assert_allclose(tissue_means(anatomy, "FLAIR", contrast), (0.2, 1.2), atol=1e-6)
+    np.testing.assert_allclose(moved, [0.15, 1.15, 1.0], atol=1e-6)
+    np.testing.assert_allclose(tissue_means(anatomy, "FLAIR", contrast), (0.15, 1.15), atol=1e-6)
 
 
 def test_another_seed_is_another_person(aligned_patient):
@@ -75,7 +75,8 @@ def test_aligned_images_are_masked_and_keep_their_lesions(aligned_patient, anato
     for visit in aligned_patient.visits:
         for image in visit.images.values():
             assert image.data.dtype == np.float32
-            assert not image.data[~anatomy.brain].any()
+            outside = image.data[~anatomy.brain]
+            assert np.count_nonzero(outside) < 0.15 * anatomy.brain.sum()  # what brain extraction left
             assert np.count_nonzero(image.data) > 0.8 * anatomy.brain.sum()
             assert np.mean(image.data[visit.lesions.data] > 0) > 0.9
 

@@ -1,5 +1,6 @@
 """Scanners: pose, slices, bias field, noise, and what preprocessing makes of them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
 from lesiondelta.images import Array, Volume
-from lesiondelta.simulation.fields import smooth_field
+from lesiondelta.simulation.fields import distance_mm, smooth_field
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,24 @@ def _cubic(centers: Array, positions: Array) -> Array:
     spline = make_interp_spline(centers, np.eye(len(centers)), k=3)
     weights: Array = spline(np.clip(positions, centers[0], centers[-1])).astype(np.float32)
     return weights
+
+
+@dataclass(frozen=True, eq=False)
+class Leftovers:
+    """What brain extraction leaves outside a person's brain: where (X, Y, Z) bool, and how bright by contrast."""
+
+    where: Array
+    brightness: Mapping[str, Array]
+
+
+def draw_leftovers(rng: np.random.Generator, brain: Array, spacing_mm: float, names: Sequence[str]) -> Leftovers:
+    """Patches of a shell of up to 5 mm, the same at every visit; white matter is 1. Some people have none."""
+    shape, away = brain.shape, distance_mm(brain, spacing_mm)
+    thickness_mm = rng.uniform(1, 5) if rng.random() < 0.7 else 0.0
+    patches = smooth_field(rng, shape, 12 / spacing_mm) > rng.uniform(0.0, 1.5)
+    fields = {name: smooth_field(rng, shape, 3 / spacing_mm) for name in names}
+    brightness = {name: np.clip(rng.uniform(0.3, 0.8) + 0.4 * f, 0.05, 1.8) for name, f in fields.items()}
+    return Leftovers((away > 0) & (away <= thickness_mm) & patches, brightness)
 
 
 def imperfect_mask(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float) -> Array:

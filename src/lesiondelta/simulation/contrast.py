@@ -10,7 +10,7 @@ from lesiondelta.simulation.anatomy import Anatomy
 from lesiondelta.simulation.fields import smooth_field
 from lesiondelta.simulation.lesions import Lesion
 
-RECOLOURING = 0.5  # of the way
+RECOLOURING = 0.75  # of the way
 ATLAS_T1W = (0.33, 0.65, 0.87)  # CSF, grey and white matter of the MNI152 T1w
 
 
@@ -69,7 +69,10 @@ def normal_variants(rng: np.random.Generator, anatomy: Anatomy) -> Array:
 def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Array, variants: Array) -> Array:
     """The image without lesions; white matter is about 1. `variants` brighten the FLAIR."""
     if anatomy.is_real:
-        return recoloured(anatomy, name, contrast, anatomy.healthy[name])
+        image = recoloured(anatomy, name, contrast, anatomy.healthy[name])
+        if name == "FLAIR":
+            image += variants * (1 - tissue_means(anatomy, name, contrast)[0]) * anatomy.brain
+        return image
     image = np.tensordot(np.array(contrast.means, dtype=np.float32), anatomy.tissues, axes=1)
     if name in anatomy.healthy:
         atlas = np.interp(anatomy.healthy[name], (0, *ATLAS_T1W, 1.2), (0, *contrast.means, 1.2)).astype(np.float32)
@@ -80,7 +83,7 @@ def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Arra
 
 
 def recoloured(anatomy: Anatomy, name: str, contrast: Contrast, image: Array) -> Array:
-    """A real image with white matter at 1, and its fluid and grey matter moved half of the way to a contrast's."""
+    """A real image with white matter at 1, and its fluid and grey matter moved most of the way to a contrast's."""
     white, fluid, grey = own_means(anatomy, name)
     moved = image / white
     for tissue, wanted, own in zip(anatomy.tissues[:2], contrast.means[:2], (fluid, grey), strict=True):

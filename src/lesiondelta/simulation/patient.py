@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Affine, Array, Volume, resample
-from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_protocols, imperfect_mask
+from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_leftovers, draw_protocols, imperfect_mask
 from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
 from lesiondelta.simulation.contrast import (
     Contrast,
@@ -153,14 +153,17 @@ def _changes(disease: _Disease, visits: int) -> tuple[Mapping[int, str], ...]:
 def _aligned_visits(
     rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
 ) -> Iterator[SimulatedVisit]:
-    """Every visit on the anatomy's own grid, zero outside an imperfect brain mask."""
+    """Every visit on the anatomy's own grid, zero outside an imperfect brain mask that is not the brain's alone."""
     look = _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy))
+    left = draw_leftovers(rng, anatomy.brain, anatomy.spacing_mm, CONTRASTS)
     for visit, contrasts in enumerate(_scanners(rng, len(days))):
         protocols = draw_protocols(rng, acquisition)
-        mask = imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
+        mask = left.where | imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
         for name in CONTRASTS:
-            ideal = Volume(_ideal(anatomy, disease, visit, name, contrasts[name], look), anatomy.affine, name)
+            image = _ideal(anatomy, disease, visit, name, contrasts[name], look)
+            image[left.where] = left.brightness[name][left.where]
+            ideal = Volume(image, anatomy.affine, name)
             data = aligned(rng, ideal, protocols[name], 0.35 if name == "FLAIR" else 0.7)
             images[name] = ideal.with_data((np.clip(data, 1e-3, None) * mask * 500).astype(np.float32))
         instances = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
