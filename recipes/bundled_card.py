@@ -255,9 +255,9 @@ scanners below 1.5 T.
 `recipes/bundled_model.py`, at the commits below; scored and written by `recipes/bundled_card.py`.
 
 - Network: nnU-Net's plain U-Net, 16 to 256 features in five stages, difference weighting at every stage.
-- Patients: both open labelled patients in {variants} guises each, with a second visit in which lesions vanish
-  or are added and contrast, noise, brain mask and slices (1 to 5 mm) differ; {atlas} patients simulated from the MNI152 atlas. The
-  shapes of added lesions come from the other 23 open consensus masks.
+- Patients: both open labelled patients in {variants} guises each, with a second visit in which lesions vanish or are
+  added and contrast, noise, brain mask and slices (1 to 5 mm) differ; {atlas} patients simulated from the MNI152 atlas.
+  The shapes of added lesions come from the other 23 open consensus masks.
 - Data: University of Ljubljana, CC-BY (Lesjak et al., Neuroinformatics 16, 51-63, 2018); MNI152 (nilearn).
 - Patches of {patch}^3, {batch} an iteration, {foreground_share} of them centred on a lesion; AdamW
   with polynomial decay, Dice + cross-entropy with deep supervision, nnU-Net's augmentation; share of self-priors
@@ -271,9 +271,9 @@ scanners below 1.5 T.
 Threshold 0.5, lesions under 3 mm3 left out on both sides. Means over both visits of {tests} simulated patients: DSC
 {mean_dsc:.3f}, HD95 {mean_hd95_mm:.1f} mm, lesion F1 {mean_lesion_f1:.3f}.
 
-The model that ships was trained on both open patients. The leave-one-out scores belong to
-`refined-without-07` and `refined-without-19`, each of which saw one real patient only and had fewer iterations (table). Two patients say
-little: no interval is given, and none should be inferred.
+The model that ships was trained on both open patients. The leave-one-out scores belong to `refined-without-07` and
+`refined-without-19`, each of which saw one real patient only and had fewer iterations (table). Two patients say little:
+no interval is given, and none should be inferred.
 
 | what | DSC | HD95 mm | lesion F1 | reference ml | prediction ml |
 |---|---|---|---|---|---|
