@@ -48,6 +48,7 @@ from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Se
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
 
 NAME = "bundled-2"
+CAUTION = "the bundled model knows two real patients and was validated on none: check every lesion"
 TEST_PATIENTS, TEST_SEED = 3, 9000
 PARTNER_SEED = 7000
 OVERLAP = SegmentationSettings().overlap
@@ -172,7 +173,7 @@ def package(work: Path) -> None:
     description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     for key in ("format", "format_version", "weights_sha256"):
         description.pop(key)
-    description |= {"name": NAME, "training": training_facts(work, description["training"])}
+    description |= {"name": NAME, "caution": CAUTION, "training": training_facts(work, description["training"])}
     export_model(BUNDLED, load_model(folder).network, description, half=True)
 
 
@@ -247,7 +248,7 @@ Segments the white-matter lesions of every visit of a patient from T1w and FLAIR
 (difference weighting, Rokuss et al. 2024). It works offline on a CPU.
 
 **Not for clinical decisions.** It was trained on two real patients and on simulated ones, and has not been validated on
-a cohort. It is no medical device, and must not be used to diagnose, to stage, or to choose or change a treatment. Every
+a cohort: `run` flags every visit that it segments. It is no medical device, and must not be used to diagnose, to stage, or to choose or change a treatment. Every
 mask needs an expert's look. It has not seen tumours, strokes, surgery, children, contrast agent, spinal cord, or
 scanners below 1.5 T.
 
