@@ -248,9 +248,9 @@ Segments the white-matter lesions of every visit of a patient from T1w and FLAIR
 (difference weighting, Rokuss et al. 2024). It works offline on a CPU.
 
 **Not for clinical decisions.** It was trained on two real patients and on simulated ones, and has not been validated on
-a cohort: `run` flags every visit that it segments. It is no medical device, and must not be used to diagnose, to stage, or to choose or change a treatment. Every
-mask needs an expert's look. It has not seen tumours, strokes, surgery, children, contrast agent, spinal cord, or
-scanners below 1.5 T.
+a cohort: `run` flags every visit that it segments. It is no medical device, and must not be used to diagnose, to stage,
+or to choose or change a treatment. Every mask needs an expert's look. It has not seen tumours, strokes, surgery,
+children, contrast agent, spinal cord, or scanners below 1.5 T.
 
 ## How it was made
 `recipes/bundled_model.py`, at the commits below; scored and written by `recipes/bundled_card.py`.
