@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,16 @@ def test_a_batch_is_repeated_by_the_seed_alone(trainer):
         batches.append([next(loader)["data"] for _ in range(3)])
     assert all(torch.equal(a, b) for a, b in zip(batches[0], batches[1], strict=True))
     assert not torch.equal(batches[0][0], batches[2][0])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_self_prior_equals_its_visit_after_augmentation(trainer, share):
+    if not trainer.job.method.longitudinal:
+        pytest.skip("no prior")
+    trainer.job = replace(trainer.job, self_prior_share=share)
+    loader, _ = trainer.get_dataloaders()
+    pairs = [next(loader)["data"].chunk(2, dim=1) for _ in range(4)]
+    assert all(torch.equal(current, prior) for current, prior in pairs) == (share == 1)
 
 
 def transforms_of(trainer, kind):

@@ -125,7 +125,7 @@ class PairTrainer(nnUNetTrainer):
             inner = transform.transform if isinstance(transform, RandomTransform) else transform
             if isinstance(inner, GaussianBlurTransform):
                 inner.benchmark = False  # it picks the algorithm by the clock, and the two round differently
-        return transforms
+        return PairTransforms(transforms.transforms) if self.job.method.longitudinal else transforms
 
     # The course of a training
 
@@ -231,6 +231,23 @@ class PairTrainer(nnUNetTrainer):
 
     def _save_debug_information(self) -> None:
         """Leave debug.json out: training.json has the settings."""
+
+
+class PairTransforms(ComposeTransforms):
+    """nnU-Net's augmentation of a pair; a prior that is the visit itself stays so.
+
+    Noise and contrast are drawn channel by channel. A single visit, compared with itself, has no difference at all, and
+    in training it must not get one.
+    """
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Augment (2C, X, Y, Z)."""
+        current, prior = data_dict["image"].chunk(2)
+        same = torch.equal(current, prior)
+        augmented: dict[str, Any] = super().apply(data_dict, **params)
+        if same:
+            augmented["image"] = augmented["image"].chunk(2)[0].repeat(2, 1, 1, 1)
+        return augmented
 
 
 BOARD_NAMES = {
