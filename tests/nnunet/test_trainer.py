@@ -53,9 +53,8 @@ def test_a_batch_is_repeated_by_the_seed_alone(trainer):
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("trainer", ["longitudinal_concat", "difference_weighting"], indirect=True)
 def test_a_self_prior_equals_its_visit_after_augmentation(trainer, share):
-    if not trainer.job.method.longitudinal:
-        pytest.skip("no prior")
     trainer.job = replace(trainer.job, self_prior_share=share)
     loader, _ = trainer.get_dataloaders()
     pairs = [next(loader)["data"].chunk(2, dim=1) for _ in range(4)]
