@@ -4,15 +4,17 @@
 
 WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
 
-1. `final`    both open labelled patients (CC-BY) and simulated ones, from scratch or from `--initial`;
-2. `without-07`, `without-19`   the same with only one of the open patients, and fewer iterations;
-3. `refined`  from `final`, at a smaller learning rate. This is what ships, in half precision;
-4. `refined-without-07`, `refined-without-19`   the same from the stages without that patient: leave-one-out.
+1. `single`   a single-visit nnU-Net on every visit of the open labelled patients (CC-BY), of their guises and of
+              simulated patients, from scratch;
+2. `pairs`    difference weighting on the same patients, from `single`: its weights start small, so that the network
+              starts as the one it comes from. This is what ships, in half precision;
+3. `single-without-07`, `pairs-without-07`, and the same for 19: without that open patient and with fewer
+              iterations, for leave-one-out.
 
-An open patient is given many second visits: on its own images, lesions vanish and others appear, in the shapes and at
-the places of other patients' lesions, and scanner, slices and noise change. `--initial` must not have seen the open
-patients, or leave-one-out means nothing. Without the open images (`--data`, default $LESIONDELTA_DATA or
-../shared/data) `final` and `refined` are trained on patients simulated from the MNI152 atlas alone.
+An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
+appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change. Without the
+open images (`--data`, default $LESIONDELTA_DATA or ../shared/data) `single` and `pairs` are trained on patients
+simulated from the MNI152 atlas alone.
 """
 
 import argparse
@@ -27,12 +29,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from lesiondelta import methods, simulation
 from lesiondelta.files import write_json, write_text
 from lesiondelta.images import Volume, read_image, read_mask, write_volume
+from lesiondelta.inference import load_model
 from lesiondelta.methods import Recipe
+from lesiondelta.networks.unet import DifferenceWeighting
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
+from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import Progress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import train
@@ -43,14 +49,15 @@ BUNDLED = REPOSITORY / "src" / "lesiondelta" / "models" / "bundled"
 
 SEED = 0
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
+FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
 OPEN_PATIENTS = ("07", "19")
 ATLAS_PATIENTS, ATLAS_SEED = 8, 1000
-RECIPE = Recipe(optimiser="adamw", learning_rate=3e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 28, 25, 1, patch=(64, 64, 64), batch=2, base_features=16, max_features=256)
+RECIPE = Recipe(optimiser="adamw", learning_rate=2e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
+PRESET = Preset("bundled", 1, 25, 1, patch=(64, 64, 64), batch=2, base_features=16, max_features=256)
 
 
 @dataclass(frozen=True)
-class Variant:
+class Guise:
     """How an open patient is made into a training patient with two visits.
 
     `untouched` keeps the patient's own image as the first visit. `lesions` are those added to its own ones (None: a
@@ -62,24 +69,30 @@ class Variant:
     sharp_share: float = 1.0
 
 
-VARIANT_SEED = 5000
-VARIANTS = (
-    *(Variant(untouched=True, lesions=lesions) for lesions in (3, 12)),
-    *(Variant(lesions=lesions) for lesions in (None, None, 20)),
-    *(Variant(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, 10, 20)),
-    *(Variant(lesions=lesions, sharp_share=0.5) for lesions in (25, 35, 50)),
+GUISE_SEED = 5000
+GUISES = (
+    *(Guise(untouched=True, lesions=lesions) for lesions in (3, 5, 8, 12)),
+    *(Guise(lesions=lesions) for lesions in (None, 20)),
+    *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, 10, 20)),
+    *(Guise(lesions=lesions, sharp_share=0.5) for lesions in (25, 35, 50)),
 )
+AS_IT_IS = 4  # times that an open patient's own visit is listed; patients are drawn uniformly
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: which open patients it sees, for how many epochs, and the stage that it starts from."""
+    """One training: the method, which open patients it sees, for how many epochs, and the stage it starts from."""
 
     name: str
+    method: str
     open_patients: tuple[str, ...]
     epochs: int
-    learning_rate: float = RECIPE.learning_rate
     start: str | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Half the learning rate where the stage starts from another."""
+        return replace(RECIPE, learning_rate=RECIPE.learning_rate / 2) if self.start else RECIPE
 
     @property
     def iterations(self) -> int:
@@ -88,14 +101,14 @@ class Stage:
 
 
 STAGES = (
-    Stage("final", OPEN_PATIENTS, 28),
-    Stage("without-07", ("19",), 10),
-    Stage("without-19", ("07",), 10),
-    Stage("refined", OPEN_PATIENTS, 8, 1e-3, "final"),
-    Stage("refined-without-07", ("19",), 3, 1e-3, "without-07"),
-    Stage("refined-without-19", ("07",), 3, 1e-3, "without-19"),
+    Stage("single", "nnunet", OPEN_PATIENTS, 64),
+    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 88, "single"),
+    Stage("single-without-07", "nnunet", ("19",), 24),
+    Stage("pairs-without-07", "difference_weighting", ("19",), 16, "single-without-07"),
+    Stage("single-without-19", "nnunet", ("07",), 24),
+    Stage("pairs-without-19", "difference_weighting", ("07",), 16, "single-without-19"),
 )
-SHIPPED = STAGES[3]
+SHIPPED = STAGES[1]
 
 
 def main() -> None:
@@ -103,35 +116,51 @@ def main() -> None:
     given = arguments(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
-    for stage in STAGES if with_data else [replace(stage, open_patients=()) for stage in (STAGES[0], SHIPPED)]:
+    for stage in STAGES if with_data else [replace(stage, open_patients=()) for stage in STAGES[:2]]:
         if given.stage in (None, stage.name):
             run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
 
 
 def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[TrainingPatient]:
-    """Simulated patients, and the variants of the stage's open ones."""
+    """Simulated patients, and the stage's open ones as they are and in their guises."""
     for seed in range(ATLAS_SEED, ATLAS_SEED + ATLAS_PATIENTS):
         yield atlas_patient(work, seed, data)
     for label in stage.open_patients:
-        for number, variant in enumerate(VARIANTS):
-            yield open_variant(work, label, number, variant, data)
+        guises = [open_guise(work, label, number, guise, data) for number, guise in enumerate(GUISES)]
+        own = next(made for made, guise in zip(guises, GUISES, strict=True) if guise.untouched).visits[:1]
+        yield from (TrainingPatient(f"open{label}own{number}", own) for number in range(AS_IT_IS))
+        yield from guises
 
 
 def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse.Namespace) -> Path:
     """Train one stage, or return at once if it is done."""
-    clock = Clock(given.work / stage.name / "cpu_seconds.json")
+    clock, method = Clock(given.work / stage.name / "cpu_seconds.json"), methods.load(stage.method)
     return train(
         patients,
         given.work / stage.name,
-        replace(methods.load("difference_weighting"), recipe=replace(RECIPE, learning_rate=stage.learning_rate)),
+        replace(method, recipe=stage.recipe),
         replace(PRESET, epochs=stage.epochs),
         seed=SEED,
         device=given.device,
         threads=given.threads,
-        initial_weights=given.work / stage.start / "model" if stage.start else given.initial,
-        self_prior_share=SELF_PRIOR_SHARE,
+        initial_weights=with_difference_weighting(given.work / stage.start) if stage.start else None,
+        self_prior_share=SELF_PRIOR_SHARE if method.longitudinal else 0.0,
         progress=clock.report,
     )
+
+
+def with_difference_weighting(stage: Path) -> Path:
+    """The single-visit model of a stage with difference weighting added, gamma `FIRST_GAMMA` and beta 0."""
+    folder, model = stage / "with_difference_weighting", load_model(stage / "model")
+    if not folder.is_dir():
+        network, description = model.network, model.description
+        network.fusion = nn.ModuleList(DifferenceWeighting(features) for features in network.encoder.output_channels)
+        for weighting in network.fusion:
+            nn.init.constant_(weighting.norm.weight, FIRST_GAMMA)
+        of_pairs = {"class": methods.load("difference_weighting").network, "kwargs": description.network["kwargs"]}
+        changed = {"method": "difference_weighting", "network": of_pairs}
+        export_model(folder, network, description.model_dump(exclude={"weights_sha256"}) | changed)
+    return folder
 
 
 class Clock:
@@ -164,22 +193,22 @@ def lesion_masks(data: Path) -> list[Path]:
     return [mask for mask in masks if not any(f"sub-{label}_" in mask.name for label in OPEN_PATIENTS)]
 
 
-def open_variant(work: Path, label: str, number: int, variant: Variant, data: Path) -> TrainingPatient:
-    """A real labelled patient as a training patient."""
-    seed = VARIANT_SEED + 100 * int(label) + number
+def open_guise(work: Path, label: str, number: int, guise: Guise, data: Path) -> TrainingPatient:
+    """A real labelled patient as a training patient with two visits."""
+    seed = GUISE_SEED + 100 * int(label) + number
 
     def make() -> SimulatedPatient:
         anatomy = open_anatomy(data, label, seed)
         made = simulate_patient(
             seed,
             anatomy=anatomy,
-            acquisition=Acquisition(sharp_share=variant.sharp_share),
+            acquisition=Acquisition(sharp_share=guise.sharp_share),
             lesion_masks=lesion_masks(data),
-            lesion_count=variant.lesions,
+            lesion_count=guise.lesions,
         )
-        return with_own_visit(made, anatomy) if variant.untouched else made
+        return with_own_visit(made, anatomy) if guise.untouched else made
 
-    return stored(work, f"open{label}v{number}", f"{seed} {variant}", make)
+    return stored(work, f"open{label}guise{number}", f"{seed} {guise}", make)
 
 
 def with_own_visit(patient: SimulatedPatient, anatomy: Anatomy) -> SimulatedPatient:
@@ -238,7 +267,6 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="this one alone")
-    parser.add_argument("--initial", type=Path, help="exported model that the stages without another start from")
     return parser.parse_args()
 
 

@@ -89,6 +89,24 @@ def test_nothing_is_chosen_by_the_clock(trainer):
     assert not any(blur.benchmark for blur in blurs)
 
 
+def test_bfloat16_is_for_the_pass_alone(trainer):
+    """Logits and gradients are float32, and near those of a float32 pass."""
+    from lesiondelta.nnunet.trainer import in_bfloat16
+
+    network = trainer.plain_network()
+    batch = next(trainer.get_dataloaders()[0])["data"]
+    exact = type(network).forward(network, batch)
+    rounded = in_bfloat16(lambda x: type(network).forward(network, x))(batch)
+    assert len(rounded) == len(exact) > 1
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert 0 < (one - other).abs().mean() < 0.05 * other.std()
+    sum(scale.square().sum() for scale in rounded).backward()
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in network.parameters() if p.requires_grad
+    )
+
+
 def test_the_papers_recipe(trainer):
     group = trainer.optimizer.param_groups[0]
     assert isinstance(trainer.optimizer, torch.optim.SGD)

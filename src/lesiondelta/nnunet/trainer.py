@@ -6,7 +6,7 @@ Imports nnunetv2: import this module inside `environment` only.
 import logging
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from lesiondelta.errors import ModelError
@@ -75,6 +76,14 @@ class PairTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = job.method.recipe.foreground_share
         self.iteration = 0
         self.board: Any = None
+
+    def initialize(self) -> None:
+        """nnU-Net's, and bfloat16 on a CPU that computes in it: nnU-Net's mixed precision is for CUDA alone."""
+        super().initialize()
+        self.precision = "mixed float16" if self.device.type == "cuda" else "float32"
+        if self.device.type == "cpu" and computes_in_bfloat16():
+            self.precision = "mixed bfloat16"
+            self.network.forward = in_bfloat16(self.network.forward)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """The recipe's optimiser with nnU-Net's polynomial decay."""
@@ -248,6 +257,23 @@ class PairTransforms(ComposeTransforms):
         if same:
             augmented["image"] = augmented["image"].chunk(2)[0].repeat(2, 1, 1, 1)
         return augmented
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; emulated, it would be slower than float32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def in_bfloat16(forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """The same forward pass, its convolutions in bfloat16; weights and logits stay float32."""
+
+    def run(batch: Tensor) -> Any:  # noqa: ANN401
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = forward(batch)
+        return [scale.float() for scale in logits] if isinstance(logits, list) else logits.float()
+
+    return run
 
 
 BOARD_NAMES = {

@@ -197,7 +197,8 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
     finally:
         torch.set_num_threads(before)
     if trainer.local_rank == 0:
-        export_model(job.model, trainer.plain_network(), _description(job, plan, trainer.logger.get_checkpoint()))
+        description = _description(job, plan, trainer.logger.get_checkpoint(), trainer.precision)
+        export_model(job.model, trainer.plain_network(), description)
 
 
 def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) -> Any:  # noqa: ANN401
@@ -221,7 +222,7 @@ def _load_weights(network: Any, folder: Path) -> None:  # noqa: ANN401
         raise ModelError(f"The weights of {folder} do not fit the planned network: {error}") from error
 
 
-def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any]) -> dict[str, Any]:
+def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], precision: str) -> dict[str, Any]:
     from lesiondelta.nnunet.export import network_description
     from lesiondelta.nnunet.planning import CONFIGURATION
 
@@ -247,6 +248,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any]) 
             "last_validation_dice": dice if math.isfinite(dice) else None,
             "initial_weights": job.initial_weights.name if job.initial_weights else None,
             "device": job.device,
+            "precision": precision,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
             "commit": json.loads((job.output / "training.json").read_text(encoding="utf-8")).get("commit"),
         },
