@@ -62,7 +62,7 @@ def draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[s
 
 def _draw_protocol(rng: np.random.Generator, name: str, sharp: bool, corrected: bool) -> Protocol:
     noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.06))))
-    bias = rng.uniform(0.0, 0.04) if corrected else rng.uniform(0.05, 0.2)
+    bias = rng.uniform(0.0, 0.08) if corrected else rng.uniform(0.05, 0.2)
     tilt = tuple(rng.uniform(-12, 12, 3).tolist())
     if sharp:
         return Protocol(1.0, 1.0, (0, 1, 2), tilt, noise, bias)
@@ -136,7 +136,7 @@ def draw_leftovers(rng: np.random.Generator, brain: Array, spacing_mm: float, na
     thickness_mm = rng.uniform(1, 5) if rng.random() < 0.7 else 0.0
     patches = smooth_field(rng, shape, 12 / spacing_mm) > rng.uniform(0.0, 1.5)
     fields = {name: smooth_field(rng, shape, 3 / spacing_mm) for name in names}
-    brightness = {name: np.clip(rng.uniform(0.3, 0.8) + 0.4 * f, 0.05, 1.8) for name, f in fields.items()}
+    brightness = {name: np.clip(rng.uniform(0.3, 1.4) + 0.5 * f, 0.05, 2.5) for name, f in fields.items()}
     return Leftovers((away > 0) & (away <= thickness_mm) & patches, brightness)
 
 
