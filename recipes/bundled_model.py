@@ -104,9 +104,9 @@ STAGES = (
     Stage("single", "nnunet", OPEN_PATIENTS, 64),
     Stage("pairs", "difference_weighting", OPEN_PATIENTS, 80, "single"),
     Stage("single-without-07", "nnunet", ("19",), 24),
-    Stage("pairs-without-07", "difference_weighting", ("19",), 12, "single-without-07"),
+    Stage("pairs-without-07", "difference_weighting", ("19",), 10, "single-without-07"),
     Stage("single-without-19", "nnunet", ("07",), 24),
-    Stage("pairs-without-19", "difference_weighting", ("07",), 12, "single-without-19"),
+    Stage("pairs-without-19", "difference_weighting", ("07",), 10, "single-without-19"),
 )
 SHIPPED = STAGES[1]
 
