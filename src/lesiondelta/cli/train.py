@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,16 +67,14 @@ def train(
     """
     from lesiondelta import methods
     from lesiondelta.formats.bids import read_cohort
-    from lesiondelta.inference import choose_device
     from lesiondelta.nnunet import presets
+    from lesiondelta.nnunet.training import plan_job
     from lesiondelta.nnunet.training import train as train_method
-    from lesiondelta.pipeline.training import prepare_training
+    from lesiondelta.pipeline.training import prepare_training, require_labelled
     from lesiondelta.settings import PreprocessingSettings
 
     chosen, size = methods.load(method), presets.load(preset)
     size = replace(size, epochs=epochs) if epochs else size
-    number = _fold(fold)
-    choose_device(device.value)
     options = {
         "registration": registration.value, "brain_extraction": brain_extraction.value,
         "skull_strip": skull_strip.value, "gate": gate, "bias_correction": bias_correction,
@@ -84,17 +82,20 @@ def train(
     }  # fmt: skip
     settings = console.parsed(PreprocessingSettings, options)
     labelled = read_cohort(cohort, participant_label)
+    require_labelled(labelled)
     work = work_dir or out / "work"
+    given: dict[str, Any] = {
+        "fold": _fold(fold), "folds": folds, "seed": seed, "device": device.value, "gpus": gpus,
+        "threads": omp_nthreads or console.cores(), "initial_weights": initial_model,
+        "self_prior_share": self_prior_share, "data": work / "stored",
+    }  # fmt: skip
+    plan_job(labelled.patients, out, chosen, size, **given)
     with console.progress("preparing patients", len(labelled.patients)) as advance:
         patients = prepare_training(
             labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
         )
     with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
-        model = train_method(
-            patients, out, chosen, size, fold=number, folds=folds, seed=seed, device=device.value,
-            threads=omp_nthreads or console.cores(), gpus=gpus, initial_weights=initial_model,
-            self_prior_share=self_prior_share, data=work / "stored", progress=_shown(advance),
-        )  # fmt: skip
+        model = train_method(patients, out, chosen, size, **given, progress=_shown(advance))
     console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
 
 

@@ -34,7 +34,7 @@ def prepare_training(
     CohortError
         A visit cannot be used or has no reference mask.
     """
-    _require_labelled(cohort)
+    require_labelled(cohort)
     found = {}
     for patient in _run(cohort, partial(_prepare, work=work, settings=settings), processes):
         found[patient.label] = patient
@@ -56,7 +56,8 @@ def _run(cohort: Cohort, prepare: Callable[[Patient], TrainingPatient], processe
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _require_labelled(cohort: Cohort) -> None:
+def require_labelled(cohort: Cohort) -> None:
+    """Raise CohortError where a patient or visit cannot be used, or has no reference mask."""
     problems = [f"sub-{label}: {why}" for label, why in cohort.problems.items()]
     for patient in cohort.patients:
         problems += [f"sub-{patient.label} {visit_name(label)}: {why}" for label, why in patient.problems.items()]
