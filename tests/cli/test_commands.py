@@ -109,6 +109,43 @@ def test_evaluate_prints_and_writes_the_scores(capsys, tmp_path):
     assert json.loads((tmp_path / "scores/summary.json").read_text())["measures"]["dsc"]["mean"] == 1
 
 
+def test_a_missing_prediction_is_said_once(capsys, caplog, tmp_path):
+    for folder, sessions in (("truth", ("1", "2")), ("guess", ("1",))):
+        write_references(tmp_path / folder, "1", sessions)
+    outcome = call(capsys, "evaluate", tmp_path / "truth", tmp_path / "guess", "-o", tmp_path / "scores")
+    assert outcome.err.count("sub-1 ses-2 has a reference and no prediction") == 1
+    assert not caplog.records  # without a handler, Python would print them too
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Two tiny patients with references."""
+    for label in ("1", "2"):
+        write_patient(tmp_path / "bids", label, ("1", "2"))
+        write_references(tmp_path / "bids", label, ("1", "2"))
+    return tmp_path / "bids"
+
+
+def train(capsys, bids, *more):
+    return call(capsys, "train", bids, "-o", bids.parent / "out", "--fold", "all", *OPTIONS, *more)
+
+
+def test_train_without_a_terminal_tells_its_course(capsys, labelled):
+    outcome = train(capsys, labelled, "--preset", "smoke")
+    assert outcome.code == 0, outcome.err
+    log = (labelled.parent / "out/train.log").read_text()
+    for said in ("sub-2 is prepared", "epoch 1 of 2: loss", "epoch 2 of 2: loss"):
+        assert outcome.err.count(said) == log.count(said) == 1
+
+
+def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):
+    image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")
+    outcome = train(capsys, labelled, "--preset", "smoke")
+    assert outcome.code == 1
+    assert outcome.err.count("cannot be read") == 1
+    assert "cannot be read" in (labelled.parent / "out/train.log").read_text()
+
+
 def test_doctor_runs(capsys, tmp_path):
     outcome = call(capsys, "doctor", tmp_path)
     assert outcome.code in (0, 1)  # 1 where no bundled model is installed

@@ -63,7 +63,8 @@ def train(
 
       lesiondelta train COHORT --method difference_weighting --preset small -o OUT
 
-    The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`.
+    The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`. OUT/train.log tells its
+    course.
     """
     from lesiondelta import methods
     from lesiondelta.formats.bids import read_cohort
@@ -90,12 +91,13 @@ def train(
         "self_prior_share": self_prior_share, "data": work / "stored",
     }  # fmt: skip
     plan_job(labelled.patients, out, chosen, size, **given)
-    with console.progress("preparing patients", len(labelled.patients)) as advance:
-        patients = prepare_training(
-            labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
-        )
-    with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
-        model = train_method(patients, out, chosen, size, **given, progress=_shown(advance))
+    with console.log_file(out / "train.log"):
+        with console.progress("preparing patients", len(labelled.patients)) as advance:
+            patients = prepare_training(
+                labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
+            )
+        with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
+            model = train_method(patients, out, chosen, size, **given, progress=_shown(advance))
     console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
 
 
