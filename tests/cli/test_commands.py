@@ -1,6 +1,7 @@
 """The command line itself: help, versions, usage, the commands on tiny data."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from lesiondelta import __version__
 from lesiondelta.cli import app
 from lesiondelta.cli.console import spread
 from lesiondelta.images import read_image, read_mask, require_same_grid
+from lesiondelta.preprocessing.programs import find_program
 from tests.models import export_tiny_model
 from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
@@ -41,6 +43,24 @@ def test_help_imports_nothing_heavy():
     heavy = ("torch", "nibabel", "scipy", "numpy", "pandas", "matplotlib", "itk", "SimpleITK", "nnunetv2", "pydantic")
     said = subprocess.run([sys.executable, "-c", code % (heavy,)], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_segmenting_never_imports_nnunet(tmp_path):
+    """Not even through a library: a broken nnU-Net must not keep anyone from segmenting."""
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "1", ("1", "2"))
+    given = ["run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS]
+    code = f"""
+import sys
+from lesiondelta.cli import main
+try:
+    main({[str(word) for word in given]})
+except SystemExit as ended:
+    print([ended.code, *(name for name in sys.modules if name.startswith("nnunetv2"))], file=sys.stderr)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stderr.splitlines()[-1] in ("[0]", "[None]")
+    assert set(rows(tmp_path / "out")) == {("sub-1", "ses-1"), ("sub-1", "ses-2")}
 
 
 def test_wrong_usage_ends_with_2(capsys, tmp_path):
@@ -149,8 +169,17 @@ def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):
 def test_doctor_runs(capsys, tmp_path):
     outcome = call(capsys, "doctor", tmp_path)
     assert outcome.code in (0, 1)  # 1 where no bundled model is installed
-    for word in ("torch", "flirt", "GPU", "bundled model", "free space"):
+    for word in ("torch", "flirt", "sbatch", "GPU", "bundled model", "free space"):
         assert word in outcome.out
+
+
+def test_doctor_finds_the_programs_that_run_finds(capsys, monkeypatch, tmp_path):
+    """Beside the interpreter too, where pip puts them."""
+    (tmp_path / "hd-bet").write_text("#!/bin/sh\n")
+    (tmp_path / "hd-bet").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert find_program("hd-bet") == str(tmp_path / "hd-bet")
+    assert re.search(r"^\s*ok\s+hd-bet", call(capsys, "doctor", tmp_path).out, re.MULTILINE)
 
 
 def test_a_patient_is_prepared_once_for_two_thresholds(capsys, tmp_path):
