@@ -289,6 +289,7 @@ UNTRAINABLE = {
     "GPUs": (("--fold", "all", "--gpus", "99"), "99 GPUs"),
     "no start": (("--fold", "all", "--initial-model", "absent"), "absent is not a model folder"),
     "other start": (("--fold", "all", "--initial-model", "MODEL"), "do not fit nnunet"),
+    "prior of nothing": (("--fold", "all", "--prior", "random"), "nnunet sees no prior"),
     "other training": (("--fold", "all"), "another method"),
 }
 

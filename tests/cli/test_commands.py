@@ -158,6 +158,18 @@ def test_train_without_a_terminal_tells_its_course(capsys, labelled):
         assert outcome.err.count(said) == log.count(said) == 1
 
 
+def test_the_prior_can_be_chosen(capsys, labelled):
+    assert train(capsys, labelled, "--preset", "smoke", "--epochs", "1", "--prior", "baseline").code == 0
+    assert json.loads((labelled.parent / "out/model/model.json").read_text())["prior"] == "baseline"
+
+
+@pytest.mark.parametrize(("preset", "warned"), [((), True), (("--preset", "paper"), False)])
+def test_the_papers_preset_on_a_cpu_is_warned_about_unless_chosen(capsys, labelled, preset, warned):
+    image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")  # so that it ends at once
+    said = train(capsys, labelled, *preset).err
+    assert ("250,000 iterations of 2 patches of 128x160x128" in said) == ("--preset small" in said) == warned
+
+
 def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):
     image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")
     outcome = train(capsys, labelled, "--preset", "smoke")
