@@ -13,6 +13,7 @@ from lesiondelta.cli import app
 from lesiondelta.cli.console import spread
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.preprocessing.programs import find_program
+from lesiondelta.simulation import Acquisition, write_cohort
 from tests.models import export_tiny_model
 from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
@@ -135,6 +136,16 @@ def test_a_missing_prediction_is_said_once(capsys, caplog, tmp_path):
     outcome = call(capsys, "evaluate", tmp_path / "truth", tmp_path / "guess", "-o", tmp_path / "scores")
     assert outcome.err.count("sub-1 ses-2 has a reference and no prediction") == 1
     assert not caplog.records  # without a handler, Python would print them too
+
+
+def test_simulated_heads_can_be_stripped(capsys, tmp_path):
+    """A stripped cohort whose one patient is there: the flag alone says that it is the same cohort."""
+    write_cohort(tmp_path / "c", 0, 2, 0, acquisition=Acquisition("native", whole_head=False))
+    (tmp_path / "c/sub-001").mkdir()
+    (tmp_path / "c/sub-001/sub-001_sessions.tsv").touch()
+    given = ("simulate", tmp_path / "c", "--patients", "1", "--visits", "2")
+    assert "other settings" in call(capsys, *given).err
+    assert call(capsys, *given, "--stripped").code == 0
 
 
 @pytest.fixture
