@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lesiondelta.errors import InputError, ModelError
-from lesiondelta.inference import lesion_mask, lesion_probabilities, load_model
+from lesiondelta.inference import bundled_model, lesion_mask, lesion_probabilities, load_model
 from lesiondelta.inference.segmentation import window_starts
 from tests.models import KWARGS, build_network, export_tiny_model
 
@@ -136,6 +136,13 @@ def test_the_size_filter_counts_millimetres_and_26_neighbours():
 def test_different_grids_are_refused(model):
     with pytest.raises(InputError, match="one grid"):
         lesion_probabilities([brain(), brain((8, 8, 8))], [model])
+
+
+def test_the_bundled_model_loads_is_small_and_has_a_card():
+    folder = bundled_model()
+    assert load_model(folder).contrasts == ("T1w", "FLAIR")
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 12_000_000
+    assert (folder / "MODEL_CARD.md").is_file()
 
 
 def edit(folder, **changes):
