@@ -164,7 +164,9 @@ def _require_gpus(gpus: int, device: str, batch: int | None) -> None:
 def _require_same_network(folder: Path, method: Method) -> None:
     found, expected = type(load_model(folder).network).__name__, method.network.rpartition(".")[2]
     if found != expected:
-        raise ModelError(f"{folder} holds the weights of a {found}, which do not fit {method.name}'s {expected}.")
+        raise ModelError(
+            f"{folder} holds the weights of a {found}, which do not fit {method.name}'s {expected}: give another model."
+        )
 
 
 def _settings(job: Job) -> dict[str, Any]:
