@@ -15,7 +15,7 @@ import pytest
 from lesiondelta.cli import main
 from lesiondelta.images import Volume, write_volume
 from tests.models import export_tiny_model
-from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
+from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient, write_references
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +276,38 @@ def test_stop_on_first_crash_leaves_the_rest_alone_and_says_so(capsys, bids, mod
     assert outcome.code == 1
     assert "not run" in outcome.out
     assert not (bids.parent / "out/sub-good/ses-1").exists()
+
+
+UNTRAINABLE = {
+    "fold": (("--fold", "2", "--folds", "2"), "Fold 2 does not exist"),
+    "folds": (("--folds", "5"), "2 patients cannot be split into 5 folds"),
+    "no fold": (("--fold", "x"), "--fold x"),
+    "single visit": (
+        ("--fold", "all", "--method", "difference_weighting"),
+        "single visit have no prior to train with: 2",
+    ),
+    "GPUs": (("--fold", "all", "--gpus", "99"), "99 GPUs"),
+    "no start": (("--fold", "all", "--initial-model", "absent"), "absent is not a model folder"),
+    "other start": (("--fold", "all", "--initial-model", "MODEL"), "do not fit nnunet"),
+    "prior of nothing": (("--fold", "all", "--prior", "random"), "nnunet sees no prior"),
+    "other training": (("--fold", "all"), "another method"),
+}
+
+
+@pytest.mark.parametrize("mistake", UNTRAINABLE)
+def test_what_cannot_be_trained_is_said_before_patients_are_prepared(capsys, tmp_path, model, mistake):
+    options, said = UNTRAINABLE[mistake]
+    for label, sessions in (("1", ("1", "2")), ("2", ("1",))):
+        write_patient(tmp_path / "bids", label, sessions)
+        write_references(tmp_path / "bids", label, sessions)
+    if mistake == "other training":
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/training.json").write_text('{"method": {"name": "another"}}')
+    given = ["--preset", "smoke", "--method", "nnunet", *(model if option == "MODEL" else option for option in options)]
+    outcome = call(capsys, "train", tmp_path / "bids", "-o", tmp_path / "out", *OPTIONS, *given)
+    assert outcome.code == 1
+    assert one_sentence(outcome, said)
+    assert not (tmp_path / "out/work").exists()
 
 
 def one_sentence(outcome, words: str) -> bool:

@@ -1,6 +1,7 @@
 """The command line itself: help, versions, usage, the commands on tiny data."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from lesiondelta import __version__
 from lesiondelta.cli import app
 from lesiondelta.cli.console import spread
 from lesiondelta.images import read_image, read_mask, require_same_grid
+from lesiondelta.preprocessing.programs import find_program
+from lesiondelta.simulation import Acquisition, write_cohort
 from tests.models import export_tiny_model
 from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
@@ -41,6 +44,24 @@ def test_help_imports_nothing_heavy():
     heavy = ("torch", "nibabel", "scipy", "numpy", "pandas", "matplotlib", "itk", "SimpleITK", "nnunetv2", "pydantic")
     said = subprocess.run([sys.executable, "-c", code % (heavy,)], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_segmenting_never_imports_nnunet(tmp_path):
+    """Not even through a library: a broken nnU-Net must not keep anyone from segmenting."""
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "1", ("1", "2"))
+    given = ["run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS]
+    code = f"""
+import sys
+from lesiondelta.cli import main
+try:
+    main({[str(word) for word in given]})
+except SystemExit as ended:
+    print([ended.code, *(name for name in sys.modules if name.startswith("nnunetv2"))], file=sys.stderr)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stderr.splitlines()[-1] in ("[0]", "[None]")
+    assert set(rows(tmp_path / "out")) == {("sub-1", "ses-1"), ("sub-1", "ses-2")}
 
 
 def test_wrong_usage_ends_with_2(capsys, tmp_path):
@@ -109,11 +130,79 @@ def test_evaluate_prints_and_writes_the_scores(capsys, tmp_path):
     assert json.loads((tmp_path / "scores/summary.json").read_text())["measures"]["dsc"]["mean"] == 1
 
 
+def test_a_missing_prediction_is_said_once(capsys, caplog, tmp_path):
+    for folder, sessions in (("truth", ("1", "2")), ("guess", ("1",))):
+        write_references(tmp_path / folder, "1", sessions)
+    outcome = call(capsys, "evaluate", tmp_path / "truth", tmp_path / "guess", "-o", tmp_path / "scores")
+    assert outcome.err.count("sub-1 ses-2 has a reference and no prediction") == 1
+    assert not caplog.records  # without a handler, Python would print them too
+
+
+def test_simulated_heads_can_be_stripped(capsys, tmp_path):
+    """A stripped cohort whose one patient is there: the flag alone says that it is the same cohort."""
+    write_cohort(tmp_path / "c", 0, 2, 0, acquisition=Acquisition("native", whole_head=False))
+    (tmp_path / "c/sub-001").mkdir()
+    (tmp_path / "c/sub-001/sub-001_sessions.tsv").touch()
+    given = ("simulate", tmp_path / "c", "--patients", "1", "--visits", "2")
+    assert "other settings" in call(capsys, *given).err
+    assert call(capsys, *given, "--stripped").code == 0
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Two tiny patients with references."""
+    for label in ("1", "2"):
+        write_patient(tmp_path / "bids", label, ("1", "2"))
+        write_references(tmp_path / "bids", label, ("1", "2"))
+    return tmp_path / "bids"
+
+
+def train(capsys, bids, *more):
+    return call(capsys, "train", bids, "-o", bids.parent / "out", "--fold", "all", *OPTIONS, *more)
+
+
+def test_train_without_a_terminal_tells_its_course(capsys, labelled):
+    outcome = train(capsys, labelled, "--preset", "smoke")
+    assert outcome.code == 0, outcome.err
+    log = (labelled.parent / "out/train.log").read_text()
+    for said in ("sub-2 is prepared", "epoch 1 of 2: loss", "epoch 2 of 2: loss"):
+        assert outcome.err.count(said) == log.count(said) == 1
+
+
+def test_the_prior_can_be_chosen(capsys, labelled):
+    assert train(capsys, labelled, "--preset", "smoke", "--epochs", "1", "--prior", "baseline").code == 0
+    assert json.loads((labelled.parent / "out/model/model.json").read_text())["prior"] == "baseline"
+
+
+@pytest.mark.parametrize(("preset", "warned"), [((), True), (("--preset", "paper"), False)])
+def test_the_papers_preset_on_a_cpu_is_warned_about_unless_chosen(capsys, labelled, preset, warned):
+    image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")  # so that it ends at once
+    said = train(capsys, labelled, *preset).err
+    assert ("250,000 iterations of 2 patches of 128x160x128" in said) == ("--preset small" in said) == warned
+
+
+def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):
+    image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")
+    outcome = train(capsys, labelled, "--preset", "smoke")
+    assert outcome.code == 1
+    assert outcome.err.count("cannot be read") == 1
+    assert "cannot be read" in (labelled.parent / "out/train.log").read_text()
+
+
 def test_doctor_runs(capsys, tmp_path):
     outcome = call(capsys, "doctor", tmp_path)
     assert outcome.code in (0, 1)  # 1 where no bundled model is installed
-    for word in ("torch", "flirt", "GPU", "bundled model", "free space"):
+    for word in ("torch", "flirt", "sbatch", "GPU", "bundled model", "free space"):
         assert word in outcome.out
+
+
+def test_doctor_finds_the_programs_that_run_finds(capsys, monkeypatch, tmp_path):
+    """Beside the interpreter too, where pip puts them."""
+    (tmp_path / "hd-bet").write_text("#!/bin/sh\n")
+    (tmp_path / "hd-bet").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert find_program("hd-bet") == str(tmp_path / "hd-bet")
+    assert re.search(r"^\s*ok\s+hd-bet", call(capsys, "doctor", tmp_path).out, re.MULTILINE)
 
 
 def test_a_patient_is_prepared_once_for_two_thresholds(capsys, tmp_path):

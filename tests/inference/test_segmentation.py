@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from lesiondelta.errors import InputError, ModelError
-from lesiondelta.inference import lesion_mask, lesion_probabilities, load_model
+from lesiondelta.inference import bundled_model, lesion_mask, lesion_probabilities, load_model
 from lesiondelta.inference.segmentation import window_starts
-from tests.models import build_network, export_tiny_model
+from tests.models import KWARGS, build_network, export_tiny_model
 
 RNG = np.random.default_rng(0)
-C2 = {"input_channels": 2}
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +138,20 @@ def test_different_grids_are_refused(model):
         lesion_probabilities([brain(), brain((8, 8, 8))], [model])
 
 
+def test_the_bundled_model_loads_is_small_and_has_a_card():
+    folder = bundled_model()
+    assert load_model(folder).contrasts == ("T1w", "FLAIR")
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 12_000_000
+    assert (folder / "MODEL_CARD.md").is_file()
+
+
 def edit(folder, **changes):
     path = folder / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def unet(class_name="x.SingleVisitUNet", **kwargs):
+    return {"class": class_name, "kwargs": KWARGS | kwargs}
 
 
 @pytest.mark.parametrize(
@@ -152,19 +162,26 @@ def edit(folder, **changes):
         (lambda f: (f / "weights.safetensors").write_bytes(b"not a model"), "SHA-256"),
         (lambda f: (f / "model.json").write_text("{"), "not the description"),
         (lambda f: edit(f, format="something else"), "not the description"),
-        (lambda f: edit(f, network={"class": "os.system", "kwargs": C2}), "none of ours"),
-        (
-            lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": C2 | {"conv_op": "os.system"}}),
-            "not supported",
-        ),
-        (lambda f: edit(f, network={"class": "x.SingleVisitUNet", "kwargs": C2 | {"bad": 1}}), "cannot be built"),
+        (lambda f: edit(f, network=unet("os.system")), "none of ours"),
+        (lambda f: edit(f, network=unet(conv_op="os.system")), "not supported"),
+        (lambda f: edit(f, network=unet(bad=1)), "cannot be built"),
+        (lambda f: edit(f, network=unet(features_per_stage=[-4, 8, 16])), "cannot be built"),
+        (lambda f: edit(f, network=unet(conv_op=None)), "cannot be built"),
+        (lambda f: edit(f, network=unet() | {"kwargs": None}), "network.kwargs"),
+        (lambda f: edit(f, network=unet(strides=[1, 2, 2])), "strides"),
+        (lambda f: edit(f, network=unet(strides=[[1, 1, 0]] * 3)), "strides"),
+        (lambda f: edit(f, network=unet(num_classes=3)), "num_classes=3"),
+        (lambda f: edit(f, network=unet(deep_supervision=True)), "deep_supervision=True"),
+        (lambda f: edit(f, patch=[0, 16, 16]), "not the description"),
     ],
 )
 def test_damaged_and_foreign_models_are_refused(tmp_path, damage, message):
     folder = export_tiny_model(tmp_path / "model")
     damage(folder)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as refused:
         load_model(folder)
+    assert str(folder) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):

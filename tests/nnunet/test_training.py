@@ -176,6 +176,32 @@ def test_a_foreign_checkpoint_is_refused(run, tmp_path):
         run(out)
 
 
+def stopped_in(run, out, precision=None):
+    """A training stopped in its second epoch; the first is said to be of another precision."""
+    with pytest.raises(StoppedError):
+        run(out, progress=stop_at(1, 1))
+    checkpoint = torch.load(out / "checkpoint.pth", weights_only=True)
+    torch.save(checkpoint | ({"precision": precision} if precision else {}), out / "checkpoint.pth")
+    return checkpoint["precision"]
+
+
+def test_a_training_continues_in_the_precision_it_began_in(run, tmp_path, caplog):
+    own = stopped_in(run, tmp_path / "own")
+    other = "float32" if own == "mixed bfloat16" else "mixed bfloat16"
+    stopped_in(run, tmp_path / "other", other)
+    with caplog.at_level("INFO"):
+        models = {precision: run(tmp_path / name) for name, precision in (("own", own), ("other", other))}
+    assert {load_model(model).description.training["precision"] for model in models.values()} == {own, other}
+    assert not same(models[own], models[other])
+    assert caplog.text.count("continuing in") == 1
+
+
+def test_a_training_of_cuda_is_not_continued_on_the_cpu(run, tmp_path):
+    stopped_in(run, tmp_path / "out", "mixed float16")
+    with pytest.raises(ModelError, match="continue on the device it began on"):
+        run(tmp_path / "out")
+
+
 def test_adamw(run, tmp_path):
     recipe = methods.Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9)
     model = run(tmp_path / "out", method=replace(METHOD, recipe=recipe), preset=replace(TINY, epochs=1))

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -77,6 +78,18 @@ def test_training_input_lies_on_one_grid_with_its_reference_on_the_lesion(bids, 
         inside = flair.data[reference.data]
         assert np.quantile(inside, 0.1) > 420, "the reference lies on the bright spot"
         assert reference.data.sum() == pytest.approx(3 * 3 * 2 * 12, rel=0.35)  # 18 voxels of 2 x 2 x 3 mm
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_preparation_warned_of_is_logged(bids, tmp_path, caplog, processes):
+    write_references(bids, "01", ("1", "2"))
+    prepare_training(read_cohort(bids), tmp_path / "work", EASY)
+    record = tmp_path / "work/sub-01/prepared.json"
+    content = json.loads(record.read_text())
+    content["visits"][1]["warnings"] = ["0.8 mm off"]
+    record.write_text(json.dumps(content))
+    prepare_training(read_cohort(bids), tmp_path / "work", EASY, processes)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["sub-01 ses-2: 0.8 mm off"]
 
 
 def test_a_cohort_without_all_references_is_refused(bids, tmp_path):

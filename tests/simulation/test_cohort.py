@@ -57,6 +57,9 @@ def test_a_stopped_run_is_taken_up_and_gives_the_same_bytes(cohort, tmp_path):
 def test_folders_of_others_are_left_alone(cohort, tmp_path):
     with pytest.raises(OutputError, match="other settings"):
         write_cohort(cohort, 2, 2, 6, acquisition=STRIPPED, small=True)
+    with pytest.raises(OutputError, match="sub-002, which is not among the 1 patients"):
+        write_cohort(cohort, 1, 2, 5, acquisition=STRIPPED, small=True)
+    assert (cohort / "participants.tsv").read_text().split() == ["participant_id", "sub-001", "sub-002"]
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="not empty"):
         write_cohort(tmp_path, 1, 2, 5, small=True)

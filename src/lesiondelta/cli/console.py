@@ -1,20 +1,23 @@
 """What commands share: the console, progress, and options that take several values."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from lesiondelta.errors import InputError
+from lesiondelta.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 M = TypeVar("M", bound="BaseModel")
 
+logger = logging.getLogger(__name__)
 out = Console()
 errors = Console(stderr=True)
 
@@ -86,24 +89,59 @@ def progress(what: str, total: int | None) -> Iterator[Advance]:
 
 
 @contextmanager
-def log_lines(to: Callable[[str], None]) -> Iterator[None]:
-    """Show what is being done (the package's log) through the function `to`."""
-    import logging
+def log_lines(to: Callable[[str], None], lowest: int = logging.INFO, highest: int = logging.CRITICAL) -> Iterator[None]:
+    """Show what is being done (the package's log, between two levels) through the function `to`."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            to(record.getMessage())
+            if record.levelno <= highest:
+                to(record.getMessage())
 
-    handler = Lines(logging.INFO)
-    logger = logging.getLogger("lesiondelta")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    with _logged_by(Lines(lowest)):
+        yield
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """The package's log also goes to a file, its warnings to the standard error, and all of it without a terminal.
+
+    Errors are not printed: what ends a command is said once, at its end.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}. Choose another output folder.") from error
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    lowest = logging.WARNING if errors.is_terminal else logging.INFO
+    with closing(file), _logged_by(file), log_lines(_print_line, lowest, logging.WARNING):
+        try:
+            yield
+        except BaseException:
+            logger.exception("stopped")
+            raise
+
+
+@contextmanager
+def _logged_by(handler: logging.Handler) -> Iterator[None]:
+    package = logging.getLogger("lesiondelta")
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+def _print_line(line: str) -> None:
+    errors.print(plain(line), soft_wrap=True, highlight=False)
 
 
 def print_error(error: Exception) -> None:

@@ -13,6 +13,7 @@ def simulate(
     patients: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 8,
     visits: Annotated[int, typer.Option(min=1, help="Visits of each.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cohort.")] = 0,
+    stripped: Annotated[bool, typer.Option("--stripped", help="Brains alone, without skull and scalp.")] = False,
 ) -> None:
     """Simulate patients with lesions that appear, grow, shrink and vanish, with reference masks.
 
@@ -22,10 +23,14 @@ def simulate(
 
     The dataset can be given to `run`, `train` and `evaluate`; the references are in COHORT/derivatives/reference.
     """
-    from lesiondelta.simulation import write_cohort
+    from lesiondelta.simulation import Acquisition, write_cohort
 
+    acquisition = Acquisition(mode="native", whole_head=not stripped)
     with console.progress("simulating", patients) as advance:
-        write_cohort(out, patients, visits, seed, progress=lambda done, of: advance(f"{done} of {of} patients"))
+        write_cohort(
+            out, patients, visits, seed, acquisition=acquisition,
+            progress=lambda done, of: advance(f"{done} of {of} patients"),
+        )  # fmt: skip
     console.out.print(f"{patients} patients with {visits} visits are in {out}", soft_wrap=True, markup=False)
 
 

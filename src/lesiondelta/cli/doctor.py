@@ -4,7 +4,6 @@ import platform
 import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ PROGRAMS = {
     "hd-bet": "for --brain-extraction hd-bet",
     "mri_synthstrip": "FreeSurfer's SynthStrip, for --brain-extraction synthstrip",
     "run_samseg_long": "FreeSurfer's SAMSEG",
+    "sbatch": "SLURM, to run patients as jobs",
 }
 GIB = 2**30
 
@@ -100,9 +100,9 @@ def _package(name: str) -> tuple[str, bool]:
 
 
 def _program(name: str) -> tuple[str, bool]:
-    path = shutil.which(name)
-    if path is None and name == "niimath" and find_spec("niimath"):
-        path = f"Python package {version('niimath')}"
+    from lesiondelta.preprocessing.programs import find_program
+
+    path = find_program(name)
     return path or f"not installed ({PROGRAMS[name]})", path is not None
 
 

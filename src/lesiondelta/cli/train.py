@@ -1,8 +1,10 @@
 """`train`: a labelled cohort becomes a model."""
 
+import logging
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,9 +25,20 @@ from lesiondelta.cli.run import (
 )
 from lesiondelta.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
+    from lesiondelta.methods import Method
     from lesiondelta.nnunet.cohort import FoldName
     from lesiondelta.nnunet.job import Progress, ProgressCallback
+
+
+class Prior(StrEnum):
+    """Which visit a visit is compared with: the one before it, any other, or the first."""
+
+    previous = "previous"
+    random = "random"
+    baseline = "baseline"
 
 
 def train(
@@ -34,7 +47,8 @@ def train(
     method: Annotated[str, typer.Option(help="nnunet, longitudinal_concat or difference_weighting.")] = (
         "difference_weighting"
     ),
-    preset: Annotated[str, typer.Option(help="paper, small or smoke.")] = "paper",
+    preset: Annotated[str | None, typer.Option(help="paper (the default), small or smoke.")] = None,
+    prior: Annotated[Prior | None, typer.Option(help="Partner of a visit; the method's own by default.")] = None,
     fold: Annotated[str, typer.Option(help="The fold held out (0 to folds - 1), or `all` to train on everyone.")] = "0",
     folds: Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, first weights, sampling and augmentation.")] = 0,
@@ -63,20 +77,19 @@ def train(
 
       lesiondelta train COHORT --method difference_weighting --preset small -o OUT
 
-    The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`.
+    The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`. OUT/train.log tells its
+    course.
     """
     from lesiondelta import methods
     from lesiondelta.formats.bids import read_cohort
-    from lesiondelta.inference import choose_device
     from lesiondelta.nnunet import presets
+    from lesiondelta.nnunet.training import plan_job
     from lesiondelta.nnunet.training import train as train_method
-    from lesiondelta.pipeline.training import prepare_training
+    from lesiondelta.pipeline.training import prepare_training, require_labelled
     from lesiondelta.settings import PreprocessingSettings
 
-    chosen, size = methods.load(method), presets.load(preset)
+    chosen, size = _with_prior(methods.load(method), prior), presets.load(preset or "paper")
     size = replace(size, epochs=epochs) if epochs else size
-    number = _fold(fold)
-    choose_device(device.value)
     options = {
         "registration": registration.value, "brain_extraction": brain_extraction.value,
         "skull_strip": skull_strip.value, "gate": gate, "bias_correction": bias_correction,
@@ -84,23 +97,39 @@ def train(
     }  # fmt: skip
     settings = console.parsed(PreprocessingSettings, options)
     labelled = read_cohort(cohort, participant_label)
+    require_labelled(labelled)
     work = work_dir or out / "work"
-    with console.progress("preparing patients", len(labelled.patients)) as advance:
-        patients = prepare_training(
-            labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
-        )
-    with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
-        model = train_method(
-            patients, out, chosen, size, fold=number, folds=folds, seed=seed, device=device.value,
-            threads=omp_nthreads or console.cores(), gpus=gpus, initial_weights=initial_model,
-            self_prior_share=self_prior_share, data=work / "stored", progress=_shown(advance),
-        )  # fmt: skip
+    given: dict[str, Any] = {
+        "fold": _fold(fold), "folds": folds, "seed": seed, "device": device.value, "gpus": gpus,
+        "threads": omp_nthreads or console.cores(), "initial_weights": initial_model,
+        "self_prior_share": self_prior_share, "data": work / "stored",
+    }  # fmt: skip
+    job = plan_job(labelled.patients, out, chosen, size, **given)
+    with console.log_file(out / "train.log"):
+        if preset is None and job.device == "cpu":
+            logger.warning(
+                "On this CPU the default preset, paper, is %s iterations of %s patches of %s voxels, which is work for "
+                "a GPU: stop it and give --preset small for what a CPU can do.",
+                f"{size.epochs * size.iterations_per_epoch:,}", size.batch, "x".join(map(str, size.patch or ())),
+            )  # fmt: skip
+        with console.progress("preparing patients", len(labelled.patients)) as advance:
+            patients = prepare_training(
+                labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
+            )
+        with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
+            model = train_method(patients, out, chosen, size, **given, progress=_shown(advance))
     console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(cls=console.SpacedValues)(train)
+
+
+def _with_prior(method: "Method", prior: Prior | None) -> "Method":
+    if prior and not method.longitudinal:
+        raise InputError(f"{method.name} sees no prior: leave --prior {prior} out, or take another method.")
+    return replace(method, prior=prior.value) if prior else method
 
 
 def _fold(text: str) -> "FoldName":

@@ -1,6 +1,5 @@
 """Two folders of masks -> scores a visit, a patient and in all. Visits are averaged first, then patients."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,8 +12,6 @@ from lesiondelta.evaluation.metrics import IOU, MIN_LESION_MM3, Scores, Undefine
 from lesiondelta.files import write_json, write_text
 from lesiondelta.formats.bids import BidsFile, natural, parse_name
 from lesiondelta.images import read_mask, require_same_grid
-
-log = logging.getLogger(__name__)
 
 KEYS = ["participant_id", "session_id"]
 LESION_LABELS = ("L", "lesion")
@@ -30,15 +27,13 @@ def evaluate(
     """Score every visit that has a reference, write per_visit.tsv, per_patient.tsv and summary.json, return the last.
 
     Masks are `sub-X[_ses-Y]..._label-L_mask.nii.gz` (or label-lesion) anywhere under the two folders. A visit without a
-    prediction is listed as missing and warned about; it has no scores and is in no mean.
+    prediction is listed under `missing_predictions`; it has no scores and is in no mean.
     """
     pairs, missing = matching_masks(reference, prediction)
     rows = [
         {**dict(zip(KEYS, _names(visit), strict=True)), **asdict(_score(*pair, min_lesion_mm3, undefined))}
         for visit, pair in pairs.items()
     ]
-    for visit in missing:
-        log.warning("%s has a reference and no prediction: it is in no mean", " ".join(_names(visit)))
     visits = pd.DataFrame(rows)
     patients = per_patient(visits)
     summary = {

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from lesiondelta.cohort import prior_index
 from lesiondelta.errors import ModelError
@@ -16,6 +16,8 @@ from lesiondelta.files import sha256
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 NETWORKS = ("SingleVisitUNet", "ConcatenationUNet", "DifferenceWeightingUNet")
+
+Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class Description(BaseModel):
@@ -29,7 +31,7 @@ class Description(BaseModel):
     method: str
     contrasts: tuple[str, ...]
     spacing_mm: float = Field(gt=0)
-    patch: tuple[int, int, int]
+    patch: Triple
     network: dict[str, Any]
     threshold: float = Field(gt=0, lt=1)
     min_lesion_mm3: float = Field(ge=0)
@@ -138,14 +140,29 @@ def read_description(folder: Path) -> Description:
 
 
 def _require_consistent(description: Description, folder: Path) -> None:
-    """Raise ModelError where the window or the channels cannot be those of the network."""
-    kwargs = description.network.get("kwargs", {})
-    if kwargs.get("input_channels") != len(description.contrasts):
+    """Raise ModelError where the window or the channels cannot be those of the network, or its output not a mask."""
+    kwargs, path = description.network.get("kwargs"), folder / DESCRIPTION
+    if not isinstance(kwargs, dict):
+        raise ModelError(f"{path} does not describe the network's arguments (network.kwargs): export the model again.")
+    for name, value in (
+        ("input_channels", len(description.contrasts)),
+        ("num_classes", 2),
+        ("deep_supervision", False),
+    ):
+        if kwargs.get(name) != value:
+            raise ModelError(
+                f"{path} describes a network with {name}={kwargs.get(name)}, which must be {value}: "
+                "export the model again."
+            )
+    try:
+        strides = TypeAdapter(list[Triple]).validate_python(kwargs.get("strides"))
+    except ValidationError as error:
         raise ModelError(
-            f"{folder} describes a network of {kwargs.get('input_channels')} channels for {description.contrasts}."
-        )
-    for edge, strides in zip(description.patch, zip(*kwargs.get("strides", ()), strict=True), strict=False):
-        if edge % math.prod(strides):
+            f"{path} describes a network with strides={kwargs.get('strides')}, not three whole numbers for each stage: "
+            "export the model again."
+        ) from error
+    for edge, *factors in zip(description.patch, *strides, strict=True):
+        if edge % math.prod(factors):
             raise ModelError(f"{folder} describes windows of {description.patch}, which its strides do not divide.")
 
 
@@ -159,7 +176,7 @@ def _build(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
     class_name = str(described.get("class")).rpartition(".")[2]
     if class_name not in NETWORKS:
         raise ModelError(f"{folder} describes the network {described.get('class')}, which is none of ours: {NETWORKS}.")
-    kwargs = dict(described.get("kwargs", {}))
+    kwargs = dict(described["kwargs"])
     for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
         name = str(kwargs.get(key)).rpartition(".")[2]
         if kwargs.get(key) is not None and name not in parts:
@@ -167,8 +184,9 @@ def _build(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
         kwargs[key] = parts.get(name)
     try:
         return getattr(unet, class_name)(**kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ModelError(f"{folder} describes a network that cannot be built ({error}).") from error
+    except Exception as error:  # torch and the U-Net raise many kinds for arguments they cannot use
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(f"{folder} describes a network that cannot be built ({reason}): export it again.") from error
 
 
 def _load_weights(network: Any, path: Path) -> None:  # noqa: ANN401

@@ -49,6 +49,11 @@ class Job:
     gpus: int = 1
 
     @property
+    def settings(self) -> Path:
+        """The settings it was started with."""
+        return self.output / "training.json"
+
+    @property
     def checkpoint(self) -> Path:
         """Written at the end of every epoch."""
         return self.output / "checkpoint.pth"

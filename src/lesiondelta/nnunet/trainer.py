@@ -48,6 +48,7 @@ def create_trainer(
     trainer.initialize()
     if job.checkpoint.is_file():
         trainer.load_checkpoint(str(job.checkpoint))
+    trainer.apply_precision()
     return trainer
 
 
@@ -78,11 +79,15 @@ class PairTrainer(nnUNetTrainer):
         self.board: Any = None
 
     def initialize(self) -> None:
-        """nnU-Net's, and bfloat16 on a CPU that computes in it: nnU-Net's mixed precision is for CUDA alone."""
+        """nnU-Net's, and the precision of a training that begins here."""
         super().initialize()
-        self.precision = "mixed float16" if self.device.type == "cuda" else "float32"
+        self.precision = PRECISIONS.get(self.device.type, ("float32",))[0]
         if self.device.type == "cpu" and computes_in_bfloat16():
             self.precision = "mixed bfloat16"
+
+    def apply_precision(self) -> None:
+        """Compute in bfloat16 if that is the precision: nnU-Net's mixed precision is for CUDA alone."""
+        if self.precision == "mixed bfloat16":
             self.network.forward = in_bfloat16(self.network.forward)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
@@ -209,13 +214,23 @@ class PairTrainer(nnUNetTrainer):
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "history": plain_numbers(self.logger.get_checkpoint()),
             "epochs_done": self.current_epoch,
+            "precision": self.precision,
         }
         with atomic(Path(filename)) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Continue after the last finished epoch."""
+        """Continue after the last finished epoch, in the precision it was computed in."""
         checkpoint = read_checkpoint(filename_or_checkpoint, self.device)
+        precision = checkpoint.get("precision", self.precision)
+        if precision not in PRECISIONS.get(self.device.type, ("float32",)):
+            raise ModelError(
+                f"{filename_or_checkpoint} was trained in {precision}, which the device {self.device.type} does not "
+                "compute in here: continue on the device it began on, or delete it to train from the start."
+            )
+        if precision != self.precision:
+            logger.info("continuing in %s, as it began; here it would be %s", precision, self.precision)
+        self.precision = precision
         self.plain_network().load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(checkpoint["optimiser"])
         if self.grad_scaler is not None and checkpoint["grad_scaler"] is not None:
@@ -275,6 +290,9 @@ def in_bfloat16(forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
 
     return run
 
+
+PRECISIONS = {"cuda": ("mixed float16",), "cpu": ("float32", "mixed bfloat16")}
+"""What a training can be computed in, by device; a CPU without instructions for bfloat16 emulates them."""
 
 BOARD_NAMES = {
     "train_losses": "loss/train",

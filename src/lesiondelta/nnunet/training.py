@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
+from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.evaluation.metrics import MIN_LESION_MM3
 from lesiondelta.files import sha256, write_json
-from lesiondelta.inference import choose_device
+from lesiondelta.inference import choose_device, load_model
 from lesiondelta.methods import Method
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.cohort import FoldName, TrainingPatient, choose_fold
@@ -79,30 +80,70 @@ def train(
 
     Raises
     ------
-    CohortError
-        A longitudinal method, no self-priors, and a patient with a single visit.
-    OutputError
-        `output` holds a training with other settings.
+    CohortError, InputError, ModelError, OutputError
+        As `plan_job`, and where the stored patients or the training in `output` are not these.
     """
-    method = replace(method, recipe=preset.recipe or method.recipe)
-    if method.longitudinal and self_prior_share == 0:
-        _require_priors(patients)
-    data = data or output / "data"
-    stored = dataset.build(patients, data, preset.patch or DEFAULT_PATCH)
-    members = choose_fold(list(stored["patients"]), fold, folds, seed)
-    chosen = choose_device(device).type
-    job = Job(
-        data, output, method, preset, fold, members, seed, self_prior_share, initial_weights, chosen, threads, gpus
-    )
-    settings = _settings(job, stored)
-    _require_same_settings(output / "training.json", settings)
+    job = plan_job(
+        patients, output, method, preset, fold=fold, folds=folds, seed=seed, device=device, threads=threads, gpus=gpus,
+        initial_weights=initial_weights, self_prior_share=self_prior_share, data=data,
+    )  # fmt: skip
+    stored = dataset.build(patients, job.data, preset.patch or DEFAULT_PATCH)
+    settings = {**_settings(job), "patients_content": stored["content"]}
+    _require_same_settings(job.settings, settings)
+    if not job.settings.is_file():
+        write_json(job.settings, {**settings, "commit": _commit()})
     if not (job.model / "model.json").is_file():
         _remove_partial(output)
         _run(job, progress)
     return job.model
 
 
-def _require_priors(patients: Sequence[TrainingPatient]) -> None:
+def plan_job(
+    patients: Sequence[Patient | TrainingPatient],
+    output: Path,
+    method: Method,
+    preset: Preset,
+    *,
+    fold: FoldName = "all",
+    folds: int = 5,
+    seed: int = 0,
+    device: DeviceName = "auto",
+    threads: int = 1,
+    gpus: int = 1,
+    initial_weights: Path | None = None,
+    self_prior_share: float = 0.0,
+    data: Path | None = None,
+) -> Job:
+    """What `train` with these arguments would do; raises what can be known before the patients are prepared.
+
+    Raises
+    ------
+    CohortError
+        A longitudinal method, no self-priors, and a patient with a single visit.
+    InputError
+        A fold that does not exist, an absent device, or GPUs that cannot share the batch.
+    ModelError
+        `initial_weights` is no exported model.
+    OutputError
+        `output` holds a training with other settings.
+    """
+    method = replace(method, recipe=preset.recipe or method.recipe)
+    if method.longitudinal and self_prior_share == 0:
+        _require_priors(patients)
+    members = choose_fold([patient.label for patient in patients], fold, folds, seed)
+    chosen = choose_device(device).type
+    _require_gpus(gpus, chosen, preset.batch)
+    if initial_weights is not None:
+        _require_same_network(initial_weights, method)
+    job = Job(
+        data or output / "data", output, method, preset, fold, members, seed, self_prior_share, initial_weights,
+        chosen, threads, gpus,
+    )  # fmt: skip
+    _require_same_settings(job.settings, _settings(job))
+    return job
+
+
+def _require_priors(patients: Sequence[Patient | TrainingPatient]) -> None:
     single = [patient.label for patient in patients if len(patient.visits) == 1]
     if single:
         raise CohortError(
@@ -111,15 +152,31 @@ def _require_priors(patients: Sequence[TrainingPatient]) -> None:
         )
 
 
-def _settings(job: Job, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _require_gpus(gpus: int, device: str, batch: int | None) -> None:
+    from torch.cuda import device_count
+
+    if gpus > 1 and (device != "cuda" or gpus > device_count()):
+        raise InputError(f"{gpus} GPUs are asked for, {device_count()} are here: lower the number.")
+    if batch is not None and gpus > batch:
+        raise InputError(f"{gpus} GPUs cannot share a batch of {batch}: use fewer GPUs or a larger batch.")
+
+
+def _require_same_network(folder: Path, method: Method) -> None:
+    found, expected = type(load_model(folder).network).__name__, method.network.rpartition(".")[2]
+    if found != expected:
+        raise ModelError(
+            f"{folder} holds the weights of a {found}, which do not fit {method.name}'s {expected}: give another model."
+        )
+
+
+def _settings(job: Job) -> dict[str, Any]:
     start = sha256(job.initial_weights / "weights.safetensors") if job.initial_weights is not None else None
-    return {**job.identity(), "patients_content": stored["content"], "initial_weights_sha256": start}
+    return {**job.identity(), "initial_weights_sha256": start}
 
 
 def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a new training, refuse to continue one that had others."""
+    """Refuse to continue a training that had others."""
     if not path.is_file():
-        write_json(path, {**settings, "commit": _commit()})
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in settings if found.get(name) != settings[name]]
@@ -146,14 +203,9 @@ def _run(job: Job, progress: ProgressCallback | None) -> None:
     if job.gpus == 1:
         run_job(job, plan, progress)
         return
-    from torch.cuda import device_count
     from torch.multiprocessing.spawn import spawn
 
-    if job.device != "cuda" or job.gpus > device_count():
-        raise InputError(f"{job.gpus} GPUs are asked for, {device_count()} are here: lower the number.")
-    batch = plan["configurations"][CONFIGURATION]["batch_size"]
-    if job.gpus > batch:
-        raise InputError(f"{job.gpus} GPUs cannot share a batch of {batch}: use fewer GPUs or a larger batch.")
+    _require_gpus(job.gpus, job.device, plan["configurations"][CONFIGURATION]["batch_size"])
     spawn(_run_rank, args=(job, plan, _free_port()), nprocs=job.gpus, join=True)  # type: ignore[no-untyped-call]
 
 
@@ -214,12 +266,12 @@ def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) 
 
 def _load_weights(network: Any, folder: Path) -> None:  # noqa: ANN401
     """Start from an exported model; ModelError where it does not fit."""
-    from lesiondelta.inference import load_model
-
     try:
         network.load_state_dict(load_model(folder).network.state_dict())
     except RuntimeError as error:
-        raise ModelError(f"The weights of {folder} do not fit the planned network: {error}") from error
+        raise ModelError(
+            f"The weights of {folder} do not fit the planned network: start from a model of the same preset."
+        ) from error
 
 
 def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], precision: str) -> dict[str, Any]:
@@ -250,7 +302,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
             "device": job.device,
             "precision": precision,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
-            "commit": json.loads((job.output / "training.json").read_text(encoding="utf-8")).get("commit"),
+            "commit": json.loads(job.settings.read_text(encoding="utf-8")).get("commit"),
         },
     }
 

@@ -1,5 +1,6 @@
 """A labelled cohort becomes training input: every patient prepared once, images and references in its own space."""
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +17,10 @@ from lesiondelta.pipeline.checks import usable_visits, visit_name
 from lesiondelta.pipeline.store import image_path, prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import PreprocessingSettings
+
+log = logging.getLogger(__name__)
+
+Warned = tuple[TrainingPatient, list[str]]
 
 
 def prepare_training(
@@ -34,16 +39,19 @@ def prepare_training(
     CohortError
         A visit cannot be used or has no reference mask.
     """
-    _require_labelled(cohort)
+    require_labelled(cohort)
     found = {}
-    for patient in _run(cohort, partial(_prepare, work=work, settings=settings), processes):
+    for patient, warnings in _run(cohort, partial(_prepare, work=work, settings=settings), processes):
         found[patient.label] = patient
+        for warning in warnings:
+            log.warning("sub-%s %s", patient.label, warning)
+        log.info("sub-%s is prepared", patient.label)
         if report:
             report(patient.label)
     return [found[patient.label] for patient in cohort.patients]
 
 
-def _run(cohort: Cohort, prepare: Callable[[Patient], TrainingPatient], processes: int) -> Iterator[TrainingPatient]:
+def _run(cohort: Cohort, prepare: Callable[[Patient], Warned], processes: int) -> Iterator[Warned]:
     if processes == 1:
         yield from map(prepare, cohort.patients)
         return
@@ -56,7 +64,8 @@ def _run(cohort: Cohort, prepare: Callable[[Patient], TrainingPatient], processe
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _require_labelled(cohort: Cohort) -> None:
+def require_labelled(cohort: Cohort) -> None:
+    """Raise CohortError where a patient or visit cannot be used, or has no reference mask."""
     problems = [f"sub-{label}: {why}" for label, why in cohort.problems.items()]
     for patient in cohort.patients:
         problems += [f"sub-{patient.label} {visit_name(label)}: {why}" for label, why in patient.problems.items()]
@@ -67,7 +76,7 @@ def _require_labelled(cohort: Cohort) -> None:
         raise CohortError(f"The cohort cannot be trained on: {'; '.join(problems[:3])}{more}. Correct or exclude them.")
 
 
-def _prepare(patient: Patient, work: Path, settings: PreprocessingSettings) -> TrainingPatient:
+def _prepare(patient: Patient, work: Path, settings: PreprocessingSettings) -> Warned:
     usable = usable_visits(patient, CONTRASTS)
     prepared = prepared_patient(usable, settings, CONTRASTS, work)
     problems = {**usable.problems, **prepared.failures}
@@ -76,7 +85,8 @@ def _prepare(patient: Patient, work: Path, settings: PreprocessingSettings) -> T
         raise CohortError(f"sub-{patient.label} cannot be prepared for training: {said}")
     raw = {visit.label: visit for visit in usable.visits}
     visits = [_training_visit(raw[visit.label], visit, prepared, work) for visit in prepared.visits]
-    return TrainingPatient(patient.label, tuple(visits))
+    warnings = [f"{visit_name(visit.label)}: {warning}" for visit in prepared.visits for warning in visit.warnings]
+    return TrainingPatient(patient.label, tuple(visits)), warnings
 
 
 def _training_visit(raw: Visit, visit: PreparedVisit, prepared: PreparedPatient, work: Path) -> TrainingVisit:

@@ -99,12 +99,17 @@ def _weight(mask: Volume, grid: Grid) -> Volume:
     return resample(mask, grid, order="nearest")
 
 
-def require_program(program: str, advice: str) -> str:
-    """Path of an executable, or DependencyError that says how to get it.
+def find_program(program: str) -> str | None:
+    """Path of an executable, None where it is not installed.
 
     Programs that come as Python packages lie beside the interpreter, on PATH only in an activated environment.
     """
-    found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+    return shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+
+
+def require_program(program: str, advice: str) -> str:
+    """Path of an executable, or DependencyError that says how to get it."""
+    found = find_program(program)
     if found is None:
         raise DependencyError(f"`{program}` is not on PATH: {advice}.")
     return found

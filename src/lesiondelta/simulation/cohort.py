@@ -39,12 +39,13 @@ def write_cohort(
     Raises
     ------
     OutputError
-        The folder holds something else, or a cohort written with other arguments, or cannot be written.
+        The folder holds something else, more patients, or a cohort written with other arguments, or cannot be written.
     """
     acquisition = acquisition or Acquisition(mode="native")
     _claim(folder, seed, visits, f"{acquisition} {rates or Rates()} small={small} masks={len(lesion_masks)}")
-    for index in range(1, patients + 1):
-        label = f"{index:03d}"
+    labels = [f"{index:03d}" for index in range(1, patients + 1)]
+    _require_no_others(folder, labels)
+    for index, label in enumerate(labels, start=1):
         if not _sessions_table(folder, label).is_file():
             patient = simulate_patient(
                 _patient_seed(seed, index),
@@ -58,7 +59,7 @@ def write_cohort(
             LOGGER.info("sub-%s: %d visits", label, visits)
         if progress:
             progress(index, patients)
-    _write_participants(folder, patients)
+    write_text(folder / "participants.tsv", "\n".join(["participant_id", *(f"sub-{label}" for label in labels)]) + "\n")
 
 
 def _patient_seed(seed: int, index: int) -> int:
@@ -85,6 +86,15 @@ def _claim(folder: Path, seed: int, visits: int, how: str) -> None:
         folder / "dataset_description.json",
         {"Name": "Simulated patients with MS lesions", "BIDSVersion": "1.10.0", "DatasetType": "raw"},
     )
+
+
+def _require_no_others(folder: Path, labels: Sequence[str]) -> None:
+    others = sorted({path.name for path in folder.glob("sub-*")} - {f"sub-{label}" for label in labels})
+    if others:
+        raise OutputError(
+            f"{folder} holds {others[0]}, which is not among the {len(labels)} patients asked for: ask for as many as "
+            "it has, or give another folder."
+        )
 
 
 def _write_patient(folder: Path, label: str, patient: SimulatedPatient) -> None:
@@ -114,11 +124,6 @@ def _write_changes(path: Path, patient: SimulatedPatient) -> None:
     for pair, changes in enumerate(patient.changes, start=1):
         rows += [f"ses-{pair:02d}\tses-{pair + 1:02d}\t{lesion}\t{change}" for lesion, change in changes.items()]
     write_text(path, "\n".join(rows) + "\n")
-
-
-def _write_participants(folder: Path, patients: int) -> None:
-    labels = [f"sub-{index:03d}" for index in range(1, patients + 1)]
-    write_text(folder / "participants.tsv", "\n".join(["participant_id", *labels]) + "\n")
 
 
 def _sessions_table(folder: Path, label: str) -> Path:
