@@ -201,6 +201,23 @@ def test_an_output_folder_with_something_else(capsys, bids, model, tmp_path):
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
 
 
+def test_an_output_folder_with_results_of_another_dataset(capsys, bids, model, tmp_path):
+    out = bids / "derivatives/lesiondelta"
+    good = ("--participant-label", "good")
+    assert run(capsys, bids, model, *good, out=out).code == 0
+    record = (out / ".lesiondelta/sub-good.json").read_bytes()
+    write_patient(tmp_path / "other", "good")
+    for refused in (
+        run(capsys, tmp_path / "other", model, out=out),
+        call(capsys, "segment", "--visit", *(bids / "sub-good").rglob("*.nii.gz"), "-o", out, "--model", model),
+    ):
+        assert refused.code == 70
+        assert one_sentence(refused, bids.resolve().as_uri())
+    assert (out / ".lesiondelta/sub-good.json").read_bytes() == record
+    moved = bids.rename(tmp_path / "moved")
+    assert run(capsys, moved, model, *good, out=moved / "derivatives/lesiondelta").code == 0
+
+
 @pytest.mark.parametrize("place", [".", "..", "sub-good", "results", "derivatives"])
 def test_an_output_folder_inside_or_around_the_input(capsys, bids, model, place):
     before = sorted(bids.rglob("*"))

@@ -100,6 +100,22 @@ def test_segment_loose_files(capsys, tmp_path):
     assert json.loads(sidecar.read_text())["SpatialReference"] == visits[3].resolve().as_uri()
 
 
+def test_segment_keeps_another_patients_results(capsys, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "x", ("1", "2", "3"))
+    a, added, b = ([image_path(tmp_path / "bids", "x", s, c) for c in ("T1w", "FLAIR")] for s in ("1", "2", "3"))
+    segment = ("segment", "-o", tmp_path / "out", "--model", model, *OPTIONS)
+    assert call(capsys, *segment, "--visit", *a).code == 0
+    before = (tmp_path / "out/.lesiondelta/sub-patient.json").read_bytes()
+    refused = call(capsys, *segment, "--visit", *b)
+    assert refused.code == 70
+    assert f"{tmp_path / 'out'} holds results of other images" in refused.err
+    assert (tmp_path / "out/.lesiondelta/sub-patient.json").read_bytes() == before
+    assert call(capsys, *segment, "--visit", *b, "--patient", "b").code == 0
+    assert call(capsys, *segment, "--visit", *a, "--visit", *added).code == 0
+    assert set(rows(tmp_path / "out")) == {("sub-b", "ses-1"), ("sub-patient", "ses-1"), ("sub-patient", "ses-2")}
+
+
 def test_evaluate_prints_and_writes_the_scores(capsys, tmp_path):
     write_references(tmp_path / "bids", "1", ("1", "2"))
     reference = tmp_path / "bids/derivatives/reference"

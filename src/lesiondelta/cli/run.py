@@ -206,14 +206,16 @@ def segment(
     with nothing_built():
         from lesiondelta.cohort import Cohort
         from lesiondelta.formats.loose import loose_patient
+        from lesiondelta.pipeline.checks import require_same_patient
 
         settings = _settings(
             model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
             mirroring, device, omp_nthreads or console.cores(),
         )  # fmt: skip
         pairs = list(zip(visit[::2], visit[1::2], strict=True))
-        cohort = Cohort((loose_patient(pairs, patient),))
-    if run_and_print(cohort, out, settings, work=work_dir):
+        loose = loose_patient(pairs, patient)
+        require_same_patient(loose, out)
+    if run_and_print(Cohort((loose,)), out, settings, work=work_dir):
         raise typer.Exit(EXIT_FAILED_PATIENT)
 
 
