@@ -4,6 +4,7 @@ import gzip
 import pickle
 import resource
 import shutil
+import sys
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -44,6 +45,7 @@ def patched(offset: int, content: bytes):
     return change
 
 
+ABSENT_DEVICE = "cuda" if sys.platform == "darwin" else "mps"
 QFORM_CODE, SROW_Z = 252, 312  # nifti1.h; the sform code follows the qform code
 
 
@@ -278,6 +280,24 @@ def test_unusable_weights_start_nothing_and_are_never_unpickled(capsys, bids, tm
     assert outcome.code == 70
     assert one_sentence(outcome, str(folder))
     assert not (folder / "unpickled").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--device", ABSENT_DEVICE, f"no {ABSENT_DEVICE} device"),
+        ("--registration", "flirt", "`flirt` is not on PATH"),
+        ("--brain-extraction", "synthstrip", "`mri_synthstrip` is not on PATH"),
+    ],
+)
+def test_a_device_or_program_that_is_not_here_starts_nothing(
+    capsys, bids, model, tmp_path, monkeypatch, option, value, said
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = run(capsys, bids, model, "--skull-strip", "auto", option, value)
+    assert outcome.code == 70
+    assert one_sentence(outcome, said)
     assert not (tmp_path / "out").exists()
 
 

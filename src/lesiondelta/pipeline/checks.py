@@ -13,7 +13,8 @@ from lesiondelta.files import sha256
 from lesiondelta.formats.records import read_record
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import Model, bundled_model, load_model
-from lesiondelta.settings import Settings
+from lesiondelta.preprocessing import brain, programs
+from lesiondelta.settings import PreprocessingSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,14 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
                 "cannot be averaged; give models of one spacing."
             )
     return models
+
+
+def require_programs(settings: PreprocessingSettings) -> None:
+    """Raise DependencyError where an external program that the settings name is not installed."""
+    if settings.registration in programs.ADVICE:
+        programs.require_program(settings.registration, programs.ADVICE[settings.registration])
+    if settings.brain_extraction in brain.PROGRAMS and settings.skull_strip != "skip":
+        brain.require_extraction(settings.brain_extraction)
 
 
 def require_same_patient(patient: Patient, out: Path) -> None:

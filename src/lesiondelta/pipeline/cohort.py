@@ -15,8 +15,8 @@ from lesiondelta.cohort import Cohort, Patient
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import prepare_output
 from lesiondelta.formats.records import VisitResult
-from lesiondelta.inference import Model
-from lesiondelta.pipeline.checks import load_models
+from lesiondelta.inference import Model, choose_device
+from lesiondelta.pipeline.checks import load_models, require_programs
 from lesiondelta.pipeline.patient import failed_results, run_patient
 from lesiondelta.settings import Settings
 
@@ -65,10 +65,12 @@ def run_cohort(
 
 
 def check_start(settings: Settings, out: Path, raw: Path | None = None) -> Settings:
-    """See that the models can be used and the output folder is ours, before anything runs.
+    """See that models, device and programs can be used and the output folder is ours, before anything runs.
 
     Returns the settings with the spacing that the models work at. Raises LesionDeltaError if nothing can be started.
     """
+    choose_device(settings.segmentation.device)
+    require_programs(settings.preprocessing)
     models = load_models(settings.segmentation.models)
     preprocessing = settings.preprocessing.model_copy(update={"spacing_mm": models[0].spacing_mm})
     settings = settings.model_copy(update={"preprocessing": preprocessing})
