@@ -171,8 +171,8 @@ def test_what_is_no_dataset_is_refused(tmp_path):
     write(tmp_path, *visit("1", "1"))
     with pytest.raises(CohortError, match="no participant 9"):
         read_cohort(tmp_path, participants=["9"])
-    with pytest.raises(CohortError, match="sessions asked for"):
-        read_cohort(tmp_path, sessions=["9"])
+    with pytest.raises(CohortError, match="no session 9, ses-8: check --session-label"):
+        read_cohort(tmp_path, sessions=["1", "9", "ses-8"])
 
 
 def test_brain_masks_and_references_are_found(tmp_path):
@@ -188,7 +188,22 @@ def test_brain_masks_and_references_are_found(tmp_path):
     assert found.brain_mask == tmp_path / "bids" / f"{anat}_desc-brain_mask.nii.gz"
     assert found.reference == tmp_path / "bids/derivatives/reference" / f"{anat}_space-orig_label-L_mask.nii.gz"
     elsewhere = write(tmp_path / "masks", f"{anat}_space-orig_desc-brain_mask.nii.gz")
-    assert only(tmp_path / "bids", brain_masks=elsewhere).visits[0].brain_mask.parent == elsewhere / "sub-1/ses-1/anat"
+    write(tmp_path / "bids", *visit("1", "2"))
+    first, second = (patient := only(tmp_path / "bids", brain_masks=elsewhere)).visits
+    assert first.brain_mask.parent == elsewhere / "sub-1/ses-1/anat"
+    assert second.brain_mask is None
+    assert patient.notes == (
+        f"sub-1/ses-1: brain mask {first.brain_mask}",
+        f"sub-1/ses-2: brain mask absent from {elsewhere}",
+    )
+
+
+def test_a_folder_without_brain_masks_is_refused(tmp_path):
+    write(tmp_path / "bids", *visit("1", "1"))
+    with pytest.raises(CohortError, match="absent is not a folder: check --brain-mask-dir"):
+        only(tmp_path / "bids", brain_masks=tmp_path / "absent")
+    with pytest.raises(CohortError, match=r"holds no .*brain_mask.*: check --brain-mask-dir"):
+        only(tmp_path / "bids", brain_masks=write(tmp_path / "masks", "sub-1/ses-1/sub-1_ses-1_desc-brain_mask.nii.gz"))
 
 
 def test_names_are_taken_apart_strictly():

@@ -14,12 +14,20 @@ from lesiondelta.cohort import Patient
 from lesiondelta.formats import records
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.formats.derivatives import Place
-from lesiondelta.images import read_image, read_itk_transform, read_mask, require_same_grid, resample
+from lesiondelta.images import (
+    Volume,
+    read_image,
+    read_itk_transform,
+    read_mask,
+    require_same_grid,
+    resample,
+    write_volume,
+)
 from lesiondelta.pipeline import run_cohort
 from lesiondelta.pipeline.cohort import _completed, check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
-from tests.tiny import image_path, rows, write_patient
+from tests.tiny import AFFINE, SHAPE, image_path, rows, write_patient
 
 EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
 
@@ -95,6 +103,16 @@ def test_sidecars_and_description_say_where_things_come_from(done):
     assert description["GeneratedBy"][0]["Name"] == "lesiondelta"
     assert description["DatasetLinks"]["raw"] == (done / "bids").resolve().as_uri()
     assert json.loads((done / "out/settings.json").read_text())["settings"]["segmentation"]["threshold"] == 0.2
+
+
+def test_a_brain_mask_given_is_logged_and_a_source(tmp_path, models):
+    write_patient(tmp_path / "bids", "01")
+    mask = image_path(tmp_path / "bids", "01", "1", "desc-brain_mask")
+    write_volume(mask, Volume(np.ones(SHAPE, bool), AFFINE))
+    run(tmp_path, models[:1])
+    assert f"brain mask {mask}" in (tmp_path / "out/logs/sub-01.log").read_text()
+    sidecar = (tmp_path / "out/sub-01/ses-1/anat/sub-01_ses-1_space-orig_label-L_mask.json").read_text()
+    assert f"bids:raw:sub-01/ses-1/anat/{mask.name}" in json.loads(sidecar)["Sources"]
 
 
 def test_the_saved_transform_brings_the_flair_into_the_patients_space(done):

@@ -15,7 +15,7 @@ The rules, in full:
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -72,19 +72,24 @@ def read_cohort(
     Raises
     ------
     CohortError
-        There is no such dataset, or no such participant.
+        There is no such dataset, participant or session, or no brain mask in the folder given for them.
     """
     selected = [label for label in _labels(folder, "sub", validate) if _wanted(label, participants, "sub")]
-    _require_found(folder, selected, participants)
+    _require_found(folder, "participant", selected, participants)
+    if brain_masks and not brain_masks.is_dir():
+        raise CohortError(f"{brain_masks} is not a folder: check --brain-mask-dir.")
     patients, problems = [], {}
     for label in selected:
-        patient = _read_patient(folder, label, sessions, contrasts, filters or {}, brain_masks or folder)
+        patient = _read_patient(folder, label, sessions, contrasts, filters or {}, brain_masks)
         if patient.visits or patient.problems:
             patients.append(patient)
         elif sessions is None:
             problems[label] = f"{folder / f'sub-{label}'} holds no session and no image: add {_and(contrasts)}."
-    if not patients and not problems:
-        raise CohortError(f"No patient of {folder} has the sessions asked for ({', '.join(sessions or ())}).")
+    visits = [visit for patient in patients for visit in patient.visits]
+    known = {visit.label for visit in visits}.union(*(patient.problems for patient in patients))
+    _require_found(folder, "session", known, sessions)
+    if brain_masks and visits and not any(visit.brain_mask for visit in visits):
+        raise CohortError(f"{brain_masks} holds no sub-*/ses-*/anat/*_desc-brain_mask.nii.gz: check --brain-mask-dir.")
     return Cohort(tuple(patients), problems)
 
 
@@ -145,10 +150,11 @@ def _wanted(label: str, asked: Sequence[str] | None, entity: str) -> bool:
     return asked is None or label in {name.removeprefix(f"{entity}-") for name in asked}
 
 
-def _require_found(folder: Path, selected: Sequence[str], participants: Sequence[str] | None) -> None:
-    absent = [name for name in participants or () if name.removeprefix("sub-") not in selected]
+def _require_found(folder: Path, what: str, found: Collection[str], asked: Sequence[str] | None) -> None:
+    prefix = {"participant": "sub-", "session": "ses-"}[what]
+    absent = [name for name in asked or () if name.removeprefix(prefix) not in found]
     if absent:
-        raise CohortError(f"{folder} has no participant {', '.join(absent)}: check --participant-label.")
+        raise CohortError(f"{folder} has no {what} {', '.join(absent)}: check --{what}-label.")
 
 
 def _read_patient(
@@ -157,7 +163,7 @@ def _read_patient(
     sessions: Sequence[str] | None,
     contrasts: Sequence[str],
     filters: Filters,
-    brain_masks: Path,
+    brain_masks: Path | None,
 ) -> Patient:
     root = folder / f"sub-{label}"
     visits, problems, notes = [], {}, []
@@ -166,10 +172,12 @@ def _read_patient(
         try:
             images, remarks = _images(folder / place, contrasts, filters)
             acquired = _acquired(root, session, images)
-            brain_mask = _brain_mask(brain_masks / place)
+            brain_mask = _brain_mask((brain_masks or folder) / place)
             reference = _reference(folder / "derivatives" / "reference" / place)
             visits.append(Visit(session, images, acquired, brain_mask, reference))
             notes += remarks
+            if brain_mask or brain_masks:
+                notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
         except CohortError as error:
             problems[session] = str(error)
     ordered, order = _in_time_order(visits)

@@ -75,7 +75,8 @@ def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | Non
     """Write masks, probabilities, images in the patient's space and transforms, each with its sidecar."""
     flair = bids_uri(visit.images["FLAIR"], raw)
     sources = [bids_uri(path, raw) for path in visit.images.values()]
-    lesions = {"Type": "Lesion", "Sources": sources, **output.facts}
+    masks = [bids_uri(visit.brain_mask, raw)] if visit.brain_mask else []
+    lesions = {"Type": "Lesion", "Sources": [*sources, *masks], **output.facts}
     _write(place, "space-orig_label-L_mask", output.orig_mask, {**lesions, "SpatialReference": flair})
     _write(place, "space-orig_label-L_probseg", output.orig_probability, {**lesions, "SpatialReference": flair})
     space = f"bids::{place.anat('space-patient_FLAIR.nii.gz').relative_to(place.out).as_posix()}"
