@@ -163,6 +163,12 @@ def test_the_sound_patient_among_them_is_unharmed(harmed):
     assert image_path(harmed / "out", "good", "1", "space-orig_label-L_mask").is_file()
 
 
+def test_the_file_that_failed_is_printed_whole(capsys, bids, model):
+    path = image_path(bids, "bad", "1", "T1w")
+    truncate(path)
+    assert f"bad 1: {path} cannot be read" in run(capsys, bids, model).out
+
+
 def test_a_session_without_images_fails_its_visit_and_flags_the_other(capsys, bids, model):
     (bids / "sub-bad/ses-2/anat").mkdir(parents=True)
     outcome = run(capsys, bids, model)

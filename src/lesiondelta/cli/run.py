@@ -321,7 +321,7 @@ COLOURS = {"ok": "green", "ok-zero-lesions": "green", "flagged": "yellow", "fail
 def _print_results(results: "Sequence[VisitResult]", out: Path) -> None:
     from rich.table import Table
 
-    table = Table("patient", "visit", "status", "lesions", "volume (ml)", "why", box=None)
+    table = Table("patient", "visit", "status", "lesions", "volume (ml)", box=None)
     for result in results:
         lesions, volume = result.figures.get("lesions"), result.figures.get("lesion_volume_mm3")
         table.add_row(
@@ -330,7 +330,10 @@ def _print_results(results: "Sequence[VisitResult]", out: Path) -> None:
             f"[{COLOURS[result.status]}]{result.status}[/]",
             "-" if lesions is None else f"{lesions:.0f}",
             "-" if volume is None else f"{float(volume) / 1000:.2f}",
-            console.plain(result.reason),
         )
     console.out.print(table)
+    for result in results:
+        if result.reason:  # below the table, whose columns would cut or break a path
+            name = f"{result.patient} {result.visit}".strip()
+            console.out.print(f"{name}: {result.reason}", soft_wrap=True, markup=False, highlight=False)
     console.out.print(f"Masks, pictures (sub-*/figures) and lesiondelta.tsv are in {out}", soft_wrap=True, markup=False)
