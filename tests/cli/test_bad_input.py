@@ -200,6 +200,18 @@ def test_an_unwritable_output_folder(capsys, bids, model, tmp_path):
     assert one_sentence(outcome, "Cannot write")
 
 
+def test_an_unwritable_work_folder(capsys, bids, model, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = run(capsys, bids, model, "--work-dir", tmp_path / "file")
+    assert outcome.code == 70
+    assert one_sentence(outcome, f"Cannot write into {tmp_path / 'file'}")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/sub-good").write_text("in the way of one patient")
+    assert run(capsys, bids, model, "--work-dir", tmp_path / "work").code == 1
+    assert f"Cannot write into {tmp_path / 'work/sub-good'}" in rows(tmp_path / "out")["sub-good", "ses-1"]["reason"]
+
+
 def test_an_output_folder_with_something_else(capsys, bids, model, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")

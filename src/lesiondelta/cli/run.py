@@ -284,7 +284,7 @@ def run_and_print(
     from lesiondelta.pipeline.cohort import any_failed, check_start
 
     with nothing_built():
-        settings = check_start(settings, out, raw)
+        settings = check_start(settings, out, raw, work)
     with console.progress("starting", len(cohort.patients)) as advance:
 
         def report(patient: "Patient", results: "Sequence[VisitResult]") -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lesiondelta import __version__
 from lesiondelta.cohort import Cohort, Patient
+from lesiondelta.files import require_writable
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import prepare_output
 from lesiondelta.formats.records import VisitResult
@@ -64,8 +65,8 @@ def run_cohort(
     return [result for patient in patients for result in results[patient.label]]
 
 
-def check_start(settings: Settings, out: Path, raw: Path | None = None) -> Settings:
-    """See that models, device and programs can be used and the output folder is ours, before anything runs.
+def check_start(settings: Settings, out: Path, raw: Path | None = None, work: Path | None = None) -> Settings:
+    """See that models, device, programs and folders can be used, before anything runs.
 
     Returns the settings with the spacing that the models work at. Raises LesionDeltaError if nothing can be started.
     """
@@ -74,6 +75,8 @@ def check_start(settings: Settings, out: Path, raw: Path | None = None) -> Setti
     models = load_models(settings.segmentation.models)
     preprocessing = settings.preprocessing.model_copy(update={"spacing_mm": models[0].spacing_mm})
     settings = settings.model_copy(update={"preprocessing": preprocessing})
+    if work:
+        require_writable(work)
     prepare_output(out, raw, _description(settings, models))
     return settings
 
