@@ -86,6 +86,19 @@ def test_a_fault_of_ours_leaves_a_log_and_no_traceback(capsys):
     assert "ZeroDivisionError" in Path(log).read_text()
 
 
+def test_an_interrupt_ends_with_a_sentence(capsys):
+    @app.command("interrupted")
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    try:
+        outcome = call(capsys, "interrupted")
+    finally:
+        app.registered_commands.pop()
+    assert outcome.code == 130
+    assert outcome.err.strip() == "Interrupted. Finished patients are kept; the same command continues."
+
+
 def test_segment_loose_files(capsys, tmp_path):
     model = export_tiny_model(tmp_path / "model")
     write_patient(tmp_path / "bids", "x", ("1", "2"))
