@@ -254,10 +254,13 @@ def test_a_full_disk(capsys, bids, model):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
     try:
+        run(capsys, bids, model)
+        (bids.parent / "out/logs/sub-good.log").write_bytes(bytes(12_000))
         outcome = run(capsys, bids, model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.code == 1
+    assert "Traceback" not in outcome.err
     assert "Cannot write" in rows(bids.parent / "out")["sub-good", "ses-1"]["reason"]
     assert not list((bids.parent / "out").rglob(".partial-*"))
     assert run(capsys, bids, model).code == 0

@@ -221,13 +221,20 @@ def _log_choices(patient: Patient) -> None:
         log.info("sub-%s: %s", patient.label, note)
 
 
+class _QuietFile(logging.FileHandler):
+    """A log that a full disk cuts short, without a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on; the results say what could not be written."""
+
+
 @contextmanager
 def _log_file(out: Path, patient: str) -> Iterator[None]:
     """Everything logged while one patient runs also goes to its file."""
     path = log_path(out, patient)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _QuietFile(path, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}. Check its folder and the free space.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
