@@ -113,6 +113,18 @@ def test_segment_loose_files(capsys, tmp_path):
     assert json.loads(sidecar.read_text())["SpatialReference"] == visits[3].resolve().as_uri()
 
 
+def test_sidecars_say_how_windows_were_averaged(capsys, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "1")
+    run = ("run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS)
+    sidecar = tmp_path / "out/sub-1/ses-1/anat/sub-1_ses-1_space-orig_label-L_mask.json"
+    for options, overlap, mirroring in (((), 0.25, False), (("--overlap", "0.5", "--mirroring"), 0.5, True)):
+        assert call(capsys, *run, *options).code == 0
+        facts = json.loads(sidecar.read_text())
+        assert (facts["WindowOverlap"], facts["Mirroring"]) == (overlap, mirroring)
+    assert "overlap" in call(capsys, *run, "--overlap", "1").err
+
+
 def test_segment_keeps_another_patients_results(capsys, tmp_path):
     model = export_tiny_model(tmp_path / "model")
     write_patient(tmp_path / "bids", "x", ("1", "2", "3"))

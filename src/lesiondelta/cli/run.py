@@ -88,6 +88,9 @@ SmallestOption = Annotated[
     float | None,
     typer.Option("--min-lesion-volume", help="In mm3; the model's own by default.", rich_help_panel=METHOD),
 ]
+OverlapOption = Annotated[
+    float, typer.Option(help="Share of a window that its neighbour covers.", rich_help_panel=METHOD)
+]
 MirrorOption = Annotated[
     bool | None,
     typer.Option(
@@ -145,6 +148,7 @@ def run(
     bias_correction: BiasOption = True,
     threshold: ThresholdOption = None,
     min_lesion_volume: SmallestOption = None,
+    overlap: OverlapOption = 0.25,
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     nprocs: Processes = 1,
@@ -170,7 +174,7 @@ def run(
 
         settings = _settings(
             model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
-            mirroring, device, omp_nthreads or console.cores() // nprocs,
+            overlap, mirroring, device, omp_nthreads or console.cores() // nprocs,
         )  # fmt: skip
         filters = read_filters(bids_filter_file) if bids_filter_file else None
         cohort = read_cohort(
@@ -192,6 +196,7 @@ def segment(
     bias_correction: BiasOption = True,
     threshold: ThresholdOption = None,
     min_lesion_volume: SmallestOption = None,
+    overlap: OverlapOption = 0.25,
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     omp_nthreads: Threads = None,
@@ -210,7 +215,7 @@ def segment(
 
         settings = _settings(
             model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
-            mirroring, device, omp_nthreads or console.cores(),
+            overlap, mirroring, device, omp_nthreads or console.cores(),
         )  # fmt: skip
         pairs = list(zip(visit[::2], visit[1::2], strict=True))
         loose = loose_patient(pairs, patient)
@@ -234,6 +239,7 @@ def _settings(
     bias_correction: bool,
     threshold: float | None,
     min_lesion_mm3: float | None,
+    overlap: float,
     mirroring: bool | None,
     device: Device,
     threads: int,
@@ -252,6 +258,7 @@ def _settings(
         "models": tuple(model or ()),
         "threshold": threshold,
         "min_lesion_mm3": min_lesion_mm3,
+        "overlap": overlap,
         "mirroring": mirroring,
         "device": device.value,
         "threads": max(1, threads),
