@@ -147,6 +147,15 @@ def test_grids_must_agree():
         require_same_grid(a, Volume(np.zeros((4, 4, 5)), np.eye(4)))
 
 
+def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for year, shape in (("2019", (4, 4, 4)), ("2021", (4, 4, 5))):
+        write_volume(tmp_path / year / "FLAIR.nii.gz", Volume(np.ones(shape), np.eye(4)))
+    paths = [tmp_path / year / "FLAIR.nii.gz" for year in ("2019", "2021")]
+    with pytest.raises(GeometryError) as error:
+        require_same_grid(*map(read_image, paths))
+    assert all(str(path) in str(error.value) for path in paths)
+
+
 def test_a_written_volume_reads_back(tmp_path):
     volume = blob(*GRIDS["thick"])
     write_volume(tmp_path / "deep" / "a.nii.gz", volume)

@@ -255,7 +255,7 @@ def _read(path: Path, dtype: type) -> Volume:
         data = data[..., 0]
     if data.ndim != 3:
         raise ImageError(f"{path} has {data.ndim} dimensions {data.shape}: give one 3D volume.")
-    return Volume(data, _affine(image, path), path.name)
+    return Volume(data, _affine(image, path), str(path))
 
 
 def _affine(image: Any, path: Path) -> Affine:  # noqa: ANN401

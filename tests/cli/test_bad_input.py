@@ -118,7 +118,6 @@ MASK_DAMAGES = {
     "mask shifted": (mask_shifted, "5.00 mm apart"),
     "mask empty": (mask_empty, "is empty"),
 }
-GRID_DAMAGES = ("mask of another shape", "mask shifted")
 CASES = [(damage, contrast) for damage in DAMAGES for contrast in ("T1w", "FLAIR")]
 CASES += [(damage, "FLAIR") for damage in MASK_DAMAGES]
 
@@ -153,7 +152,7 @@ def test_a_bad_image_fails_its_patient_alone(harmed, damage, contrast):
     _, said = {**DAMAGES, **MASK_DAMAGES}[damage]
     assert row["status"] == "failed"
     assert said.format(contrast) in row["reason"]
-    assert (named.name if damage in GRID_DAMAGES else str(named)) in row["reason"]
+    assert str(named) in row["reason"]
     assert not list((harmed / "out" / f"sub-{patient}").rglob("*.nii.gz"))
     assert "Traceback" not in (harmed / f"out/logs/sub-{patient}.log").read_text()
 

@@ -1,4 +1,5 @@
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -227,7 +228,7 @@ def test_loose_files(tmp_path):
     patient = loose_patient([(images[0], images[1]), (images[2], images[3])], "x1")
     assert labels(patient) == ["1", "2"]
     assert patient.visits[1].images == {"T1w": images[2], "FLAIR": images[3]}
-    with pytest.raises(CohortError, match="more than once"):
+    with pytest.raises(CohortError, match=f"^{re.escape(str(images[0]))} is given more than once"):
         loose_patient([(images[0], images[1]), (images[0], images[3])])
     with pytest.raises(CohortError, match="letters and digits"):
         loose_patient([(images[0], images[1])], "a b")
