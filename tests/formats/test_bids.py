@@ -70,12 +70,14 @@ def test_one_missing_date_makes_labels_decide_and_says_so(tmp_path):
     assert "not every visit has an acq_time" in patient.order
 
 
-def test_a_date_that_is_none_makes_the_visit_a_problem(tmp_path):
+def test_a_date_that_is_none_makes_labels_decide_and_is_noted(tmp_path):
     write(tmp_path, *visit("1", "a"), *visit("1", "b"))
     (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-a\tlast May\nses-b\t2020-01-01\n")
     patient = only(tmp_path)
-    assert labels(patient) == ["b"]
-    assert "'last May' is not a date" in patient.problems["a"]
+    assert labels(patient) == ["a", "b"]
+    assert "not every visit has an acq_time" in patient.order
+    assert not patient.problems
+    assert f"{tmp_path / 'sub-1/sub-1_sessions.tsv'}: acq_time 'last May' is not a date" in patient.notes[0]
 
 
 def test_a_dataset_without_sessions(tmp_path):
@@ -152,6 +154,15 @@ def test_a_patient_without_anything_is_a_problem_of_the_cohort(tmp_path):
     cohort = read_cohort(tmp_path)
     assert [patient.label for patient in cohort.patients] == ["1"]
     assert "no session and no image" in cohort.problems["2"]
+
+
+def test_participants_of_the_table_without_a_folder_are_named(tmp_path, caplog):
+    write(tmp_path, *visit("1", "1"))
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t30\nsub-2\t40\nsub-3\t50\n")
+    assert not read_cohort(tmp_path, participants=["1"]).problems
+    assert not caplog.records
+    read_cohort(tmp_path)
+    assert f"{tmp_path / 'participants.tsv'} lists participants without a folder: sub-2, sub-3" in caplog.text
 
 
 def test_participants_and_sessions_are_selected_with_and_without_prefix(tmp_path):
