@@ -201,14 +201,20 @@ def test_an_interrupted_patient_is_done_again(tmp_path, models):
     assert records.read_record(tmp_path / "out", "01").finished
 
 
-def test_a_subset_keeps_the_others_in_the_cohort_table(tmp_path, models):
+def test_a_subset_keeps_the_others_in_the_cohort_table_and_their_settings_on_record(tmp_path, models):
     for label in ("01", "02"):
         write_patient(tmp_path / "bids", label)
     run(tmp_path, models[:1])
-    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.2)
+    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.3)
     settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
     run_cohort(read_cohort(tmp_path / "bids", ["02"]), tmp_path / "out", settings, raw=tmp_path / "bids")
     assert [key[0] for key in rows(tmp_path / "out")] == ["sub-01", "sub-02"]
+    latest = json.loads((tmp_path / "out/settings.json").read_text())
+    assert latest["settings"]["segmentation"]["threshold"] == 0.3
+    assert latest["about"].startswith("the latest run; what decided a patient's results is the fingerprint")
+    for label, threshold in (("01", 0.2), ("02", 0.3)):
+        record = json.loads((tmp_path / f"out/.lesiondelta/sub-{label}.json").read_text())
+        assert record["fingerprint"]["settings"]["segmentation"]["threshold"] == threshold
 
 
 def test_a_failed_patient_is_tried_again(tmp_path, models):

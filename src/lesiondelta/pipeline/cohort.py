@@ -162,4 +162,5 @@ def _models(folders: tuple[Path, ...]) -> tuple[Model, ...]:
 
 def _description(settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
     named = [{"name": model.name, "method": model.method, "sha256": model.sha256} for model in models]
-    return {"lesiondelta": __version__, "settings": settings.model_dump(mode="json"), "models": named}
+    about = "the latest run; what decided a patient's results is the fingerprint in .lesiondelta/sub-X.json"
+    return {"about": about, "lesiondelta": __version__, "settings": settings.model_dump(mode="json"), "models": named}
