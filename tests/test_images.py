@@ -1,6 +1,9 @@
 """Space: oblique, flipped, anisotropic, sheared and differently gridded images."""
 
 import gzip
+import os
+import tempfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -147,6 +150,15 @@ def test_grids_must_agree():
         require_same_grid(a, Volume(np.zeros((4, 4, 5)), np.eye(4)))
 
 
+def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for year, shape in (("2019", (4, 4, 4)), ("2021", (4, 4, 5))):
+        write_volume(tmp_path / year / "FLAIR.nii.gz", Volume(np.ones(shape), np.eye(4)))
+    paths = [tmp_path / year / "FLAIR.nii.gz" for year in ("2019", "2021")]
+    with pytest.raises(GeometryError) as error:
+        require_same_grid(*map(read_image, paths))
+    assert all(str(path) in str(error.value) for path in paths)
+
+
 def test_a_written_volume_reads_back(tmp_path):
     volume = blob(*GRIDS["thick"])
     write_volume(tmp_path / "deep" / "a.nii.gz", volume)
@@ -200,6 +212,30 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         assert str(bad) in str(error.value)
     with pytest.raises(ImageError, match="does not exist"):
         read_image(tmp_path / "c.nii.gz")
+
+
+def test_a_file_without_permission_is_not_called_damaged():
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        path = save(Path(name) / "a.nii.gz", np.ones((4, 4, 4), np.float32))
+        path.chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)  # root may read everything
+            with pytest.raises(ImageError, match=r"a.nii.gz cannot be opened \(Permission denied\)"):
+                read_image(path)
+        finally:
+            os.seteuid(user)
+
+
+def test_an_image_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((32767, 32767, 32767))
+    header.set_data_dtype(np.float64)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    with pytest.raises(ImageError, match="does not fit into memory"):
+        read_image(tmp_path / "a.nii.gz")
 
 
 def test_affines_must_be_there_and_regular(tmp_path):

@@ -241,11 +241,15 @@ def read_itk_transform(path: Path) -> Affine:
 
 
 def _read(path: Path, dtype: type) -> Volume:
-    if not path.is_file():
-        raise ImageError(f"{path} does not exist.")
+    _require_readable(path)
     try:
         image = nib.load(path)
         data: Array = np.asarray(image.dataobj, dtype=dtype)
+    except MemoryError as error:
+        raise ImageError(
+            f"{path} does not fit into memory: run fewer patients at a time (--nprocs), or see whether the dimensions "
+            "in its header are right."
+        ) from error
     except Exception as error:  # nibabel raises a dozen kinds for damaged files
         said = " ".join(str(error).split())
         raise ImageError(
@@ -255,7 +259,17 @@ def _read(path: Path, dtype: type) -> Volume:
         data = data[..., 0]
     if data.ndim != 3:
         raise ImageError(f"{path} has {data.ndim} dimensions {data.shape}: give one 3D volume.")
-    return Volume(data, _affine(image, path), path.name)
+    return Volume(data, _affine(image, path), str(path))
+
+
+def _require_readable(path: Path) -> None:
+    """Open the file once: nibabel hides why it cannot."""
+    try:
+        if not path.is_file():
+            raise ImageError(f"{path} does not exist.")
+        path.open("rb").close()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be opened ({error.strerror}): see to its permissions and its disk.") from error
 
 
 def _affine(image: Any, path: Path) -> Affine:  # noqa: ANN401

@@ -4,6 +4,7 @@ import gzip
 import pickle
 import resource
 import shutil
+import sys
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -44,6 +45,7 @@ def patched(offset: int, content: bytes):
     return change
 
 
+ABSENT_DEVICE = "cuda" if sys.platform == "darwin" else "mps"
 QFORM_CODE, SROW_Z = 252, 312  # nifti1.h; the sform code follows the qform code
 
 
@@ -116,7 +118,6 @@ MASK_DAMAGES = {
     "mask shifted": (mask_shifted, "5.00 mm apart"),
     "mask empty": (mask_empty, "is empty"),
 }
-GRID_DAMAGES = ("mask of another shape", "mask shifted")
 CASES = [(damage, contrast) for damage in DAMAGES for contrast in ("T1w", "FLAIR")]
 CASES += [(damage, "FLAIR") for damage in MASK_DAMAGES]
 
@@ -151,7 +152,7 @@ def test_a_bad_image_fails_its_patient_alone(harmed, damage, contrast):
     _, said = {**DAMAGES, **MASK_DAMAGES}[damage]
     assert row["status"] == "failed"
     assert said.format(contrast) in row["reason"]
-    assert (named.name if damage in GRID_DAMAGES else str(named)) in row["reason"]
+    assert str(named) in row["reason"]
     assert not list((harmed / "out" / f"sub-{patient}").rglob("*.nii.gz"))
     assert "Traceback" not in (harmed / f"out/logs/sub-{patient}.log").read_text()
 
@@ -159,6 +160,12 @@ def test_a_bad_image_fails_its_patient_alone(harmed, damage, contrast):
 def test_the_sound_patient_among_them_is_unharmed(harmed):
     assert rows(harmed / "out")["sub-good", "ses-1"]["status"] != "failed"
     assert image_path(harmed / "out", "good", "1", "space-orig_label-L_mask").is_file()
+
+
+def test_the_file_that_failed_is_printed_whole(capsys, bids, model):
+    path = image_path(bids, "bad", "1", "T1w")
+    truncate(path)
+    assert f"bad 1: {path} cannot be read" in run(capsys, bids, model).out
 
 
 def test_a_session_without_images_fails_its_visit_and_flags_the_other(capsys, bids, model):
@@ -192,6 +199,18 @@ def test_an_unwritable_output_folder(capsys, bids, model, tmp_path):
     assert one_sentence(outcome, "Cannot write")
 
 
+def test_an_unwritable_work_folder(capsys, bids, model, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = run(capsys, bids, model, "--work-dir", tmp_path / "file")
+    assert outcome.code == 70
+    assert one_sentence(outcome, f"Cannot write into {tmp_path / 'file'}")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/sub-good").write_text("in the way of one patient")
+    assert run(capsys, bids, model, "--work-dir", tmp_path / "work").code == 1
+    assert f"Cannot write into {tmp_path / 'work/sub-good'}" in rows(tmp_path / "out")["sub-good", "ses-1"]["reason"]
+
+
 def test_an_output_folder_with_something_else(capsys, bids, model, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
@@ -199,6 +218,23 @@ def test_an_output_folder_with_something_else(capsys, bids, model, tmp_path):
     assert outcome.code == 70
     assert one_sentence(outcome, "holds something else")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+def test_an_output_folder_with_results_of_another_dataset(capsys, bids, model, tmp_path):
+    out = bids / "derivatives/lesiondelta"
+    good = ("--participant-label", "good")
+    assert run(capsys, bids, model, *good, out=out).code == 0
+    record = (out / ".lesiondelta/sub-good.json").read_bytes()
+    write_patient(tmp_path / "other", "good")
+    for refused in (
+        run(capsys, tmp_path / "other", model, out=out),
+        call(capsys, "segment", "--visit", *(bids / "sub-good").rglob("*.nii.gz"), "-o", out, "--model", model),
+    ):
+        assert refused.code == 70
+        assert one_sentence(refused, bids.resolve().as_uri())
+    assert (out / ".lesiondelta/sub-good.json").read_bytes() == record
+    moved = bids.rename(tmp_path / "moved")
+    assert run(capsys, moved, model, *good, out=moved / "derivatives/lesiondelta").code == 0
 
 
 @pytest.mark.parametrize("place", [".", "..", "sub-good", "results", "derivatives"])
@@ -217,10 +253,13 @@ def test_a_full_disk(capsys, bids, model):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
     try:
+        run(capsys, bids, model)
+        (bids.parent / "out/logs/sub-good.log").write_bytes(bytes(12_000))
         outcome = run(capsys, bids, model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.code == 1
+    assert "Traceback" not in outcome.err
     assert "Cannot write" in rows(bids.parent / "out")["sub-good", "ses-1"]["reason"]
     assert not list((bids.parent / "out").rglob(".partial-*"))
     assert run(capsys, bids, model).code == 0
@@ -261,6 +300,24 @@ def test_unusable_weights_start_nothing_and_are_never_unpickled(capsys, bids, tm
     assert outcome.code == 70
     assert one_sentence(outcome, str(folder))
     assert not (folder / "unpickled").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--device", ABSENT_DEVICE, f"no {ABSENT_DEVICE} device"),
+        ("--registration", "flirt", "`flirt` is not on PATH"),
+        ("--brain-extraction", "synthstrip", "`mri_synthstrip` is not on PATH"),
+    ],
+)
+def test_a_device_or_program_that_is_not_here_starts_nothing(
+    capsys, bids, model, tmp_path, monkeypatch, option, value, said
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = run(capsys, bids, model, "--skull-strip", "auto", option, value)
+    assert outcome.code == 70
+    assert one_sentence(outcome, said)
     assert not (tmp_path / "out").exists()
 
 

@@ -107,6 +107,19 @@ def test_a_fault_of_ours_leaves_a_log_and_no_traceback(capsys):
     assert "ZeroDivisionError" in Path(log).read_text()
 
 
+def test_an_interrupt_ends_with_a_sentence(capsys):
+    @app.command("interrupted")
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    try:
+        outcome = call(capsys, "interrupted")
+    finally:
+        app.registered_commands.pop()
+    assert outcome.code == 130
+    assert outcome.err.strip() == "Interrupted. Finished patients are kept; the same command continues."
+
+
 def test_segment_loose_files(capsys, tmp_path):
     model = export_tiny_model(tmp_path / "model")
     write_patient(tmp_path / "bids", "x", ("1", "2"))
@@ -119,6 +132,34 @@ def test_segment_loose_files(capsys, tmp_path):
     assert set(rows(tmp_path / "out")) == {("sub-p1", "ses-1"), ("sub-p1", "ses-2")}
     sidecar = image_path(tmp_path / "out", "p1", "2", "space-orig_label-L_mask").with_suffix("").with_suffix(".json")
     assert json.loads(sidecar.read_text())["SpatialReference"] == visits[3].resolve().as_uri()
+
+
+def test_sidecars_say_how_windows_were_averaged(capsys, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "1")
+    run = ("run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS)
+    sidecar = tmp_path / "out/sub-1/ses-1/anat/sub-1_ses-1_space-orig_label-L_mask.json"
+    for options, overlap, mirroring in (((), 0.25, False), (("--overlap", "0.5", "--mirroring"), 0.5, True)):
+        assert call(capsys, *run, *options).code == 0
+        facts = json.loads(sidecar.read_text())
+        assert (facts["WindowOverlap"], facts["Mirroring"]) == (overlap, mirroring)
+    assert "overlap" in call(capsys, *run, "--overlap", "1").err
+
+
+def test_segment_keeps_another_patients_results(capsys, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "x", ("1", "2", "3"))
+    a, added, b = ([image_path(tmp_path / "bids", "x", s, c) for c in ("T1w", "FLAIR")] for s in ("1", "2", "3"))
+    segment = ("segment", "-o", tmp_path / "out", "--model", model, *OPTIONS)
+    assert call(capsys, *segment, "--visit", *a).code == 0
+    before = (tmp_path / "out/.lesiondelta/sub-patient.json").read_bytes()
+    refused = call(capsys, *segment, "--visit", *b)
+    assert refused.code == 70
+    assert f"{tmp_path / 'out'} holds results of other images" in refused.err
+    assert (tmp_path / "out/.lesiondelta/sub-patient.json").read_bytes() == before
+    assert call(capsys, *segment, "--visit", *b, "--patient", "b").code == 0
+    assert call(capsys, *segment, "--visit", *a, "--visit", *added).code == 0
+    assert set(rows(tmp_path / "out")) == {("sub-b", "ses-1"), ("sub-patient", "ses-1"), ("sub-patient", "ses-2")}
 
 
 def test_evaluate_prints_and_writes_the_scores(capsys, tmp_path):

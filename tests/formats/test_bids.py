@@ -1,4 +1,5 @@
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -69,12 +70,14 @@ def test_one_missing_date_makes_labels_decide_and_says_so(tmp_path):
     assert "not every visit has an acq_time" in patient.order
 
 
-def test_a_date_that_is_none_makes_the_visit_a_problem(tmp_path):
+def test_a_date_that_is_none_makes_labels_decide_and_is_noted(tmp_path):
     write(tmp_path, *visit("1", "a"), *visit("1", "b"))
     (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-a\tlast May\nses-b\t2020-01-01\n")
     patient = only(tmp_path)
-    assert labels(patient) == ["b"]
-    assert "'last May' is not a date" in patient.problems["a"]
+    assert labels(patient) == ["a", "b"]
+    assert "not every visit has an acq_time" in patient.order
+    assert not patient.problems
+    assert f"{tmp_path / 'sub-1/sub-1_sessions.tsv'}: acq_time 'last May' is not a date" in patient.notes[0]
 
 
 def test_a_dataset_without_sessions(tmp_path):
@@ -153,6 +156,15 @@ def test_a_patient_without_anything_is_a_problem_of_the_cohort(tmp_path):
     assert "no session and no image" in cohort.problems["2"]
 
 
+def test_participants_of_the_table_without_a_folder_are_named(tmp_path, caplog):
+    write(tmp_path, *visit("1", "1"))
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t30\nsub-2\t40\nsub-3\t50\n")
+    assert not read_cohort(tmp_path, participants=["1"]).problems
+    assert not caplog.records
+    read_cohort(tmp_path)
+    assert f"{tmp_path / 'participants.tsv'} lists participants without a folder: sub-2, sub-3" in caplog.text
+
+
 def test_participants_and_sessions_are_selected_with_and_without_prefix(tmp_path):
     write(tmp_path, *visit("01", "1"), *visit("01", "2"), *visit("02", "1"))
     patient = only(tmp_path, participants=["sub-01"], sessions=["2"])
@@ -171,8 +183,8 @@ def test_what_is_no_dataset_is_refused(tmp_path):
     write(tmp_path, *visit("1", "1"))
     with pytest.raises(CohortError, match="no participant 9"):
         read_cohort(tmp_path, participants=["9"])
-    with pytest.raises(CohortError, match="sessions asked for"):
-        read_cohort(tmp_path, sessions=["9"])
+    with pytest.raises(CohortError, match="no session 9, ses-8: check --session-label"):
+        read_cohort(tmp_path, sessions=["1", "9", "ses-8"])
 
 
 def test_brain_masks_and_references_are_found(tmp_path):
@@ -188,7 +200,22 @@ def test_brain_masks_and_references_are_found(tmp_path):
     assert found.brain_mask == tmp_path / "bids" / f"{anat}_desc-brain_mask.nii.gz"
     assert found.reference == tmp_path / "bids/derivatives/reference" / f"{anat}_space-orig_label-L_mask.nii.gz"
     elsewhere = write(tmp_path / "masks", f"{anat}_space-orig_desc-brain_mask.nii.gz")
-    assert only(tmp_path / "bids", brain_masks=elsewhere).visits[0].brain_mask.parent == elsewhere / "sub-1/ses-1/anat"
+    write(tmp_path / "bids", *visit("1", "2"))
+    first, second = (patient := only(tmp_path / "bids", brain_masks=elsewhere)).visits
+    assert first.brain_mask.parent == elsewhere / "sub-1/ses-1/anat"
+    assert second.brain_mask is None
+    assert patient.notes == (
+        f"sub-1/ses-1: brain mask {first.brain_mask}",
+        f"sub-1/ses-2: brain mask absent from {elsewhere}",
+    )
+
+
+def test_a_folder_without_brain_masks_is_refused(tmp_path):
+    write(tmp_path / "bids", *visit("1", "1"))
+    with pytest.raises(CohortError, match="absent is not a folder: check --brain-mask-dir"):
+        only(tmp_path / "bids", brain_masks=tmp_path / "absent")
+    with pytest.raises(CohortError, match=r"holds no .*brain_mask.*: check --brain-mask-dir"):
+        only(tmp_path / "bids", brain_masks=write(tmp_path / "masks", "sub-1/ses-1/sub-1_ses-1_desc-brain_mask.nii.gz"))
 
 
 def test_names_are_taken_apart_strictly():
@@ -212,7 +239,7 @@ def test_loose_files(tmp_path):
     patient = loose_patient([(images[0], images[1]), (images[2], images[3])], "x1")
     assert labels(patient) == ["1", "2"]
     assert patient.visits[1].images == {"T1w": images[2], "FLAIR": images[3]}
-    with pytest.raises(CohortError, match="more than once"):
+    with pytest.raises(CohortError, match=f"^{re.escape(str(images[0]))} is given more than once"):
         loose_patient([(images[0], images[1]), (images[0], images[3])])
     with pytest.raises(CohortError, match="letters and digits"):
         loose_patient([(images[0], images[1])], "a b")

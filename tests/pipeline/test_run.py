@@ -14,12 +14,20 @@ from lesiondelta.cohort import Patient
 from lesiondelta.formats import records
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.formats.derivatives import Place
-from lesiondelta.images import read_image, read_itk_transform, read_mask, require_same_grid, resample
+from lesiondelta.images import (
+    Volume,
+    read_image,
+    read_itk_transform,
+    read_mask,
+    require_same_grid,
+    resample,
+    write_volume,
+)
 from lesiondelta.pipeline import run_cohort
 from lesiondelta.pipeline.cohort import _completed, check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
-from tests.tiny import image_path, rows, write_patient
+from tests.tiny import AFFINE, SHAPE, image, image_path, rows, write_patient
 
 EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
 
@@ -95,6 +103,16 @@ def test_sidecars_and_description_say_where_things_come_from(done):
     assert description["GeneratedBy"][0]["Name"] == "lesiondelta"
     assert description["DatasetLinks"]["raw"] == (done / "bids").resolve().as_uri()
     assert json.loads((done / "out/settings.json").read_text())["settings"]["segmentation"]["threshold"] == 0.2
+
+
+def test_a_brain_mask_given_is_logged_and_a_source(tmp_path, models):
+    write_patient(tmp_path / "bids", "01")
+    mask = image_path(tmp_path / "bids", "01", "1", "desc-brain_mask")
+    write_volume(mask, Volume(np.ones(SHAPE, bool), AFFINE))
+    run(tmp_path, models[:1])
+    assert f"brain mask {mask}" in (tmp_path / "out/logs/sub-01.log").read_text()
+    sidecar = (tmp_path / "out/sub-01/ses-1/anat/sub-01_ses-1_space-orig_label-L_mask.json").read_text()
+    assert f"bids:raw:sub-01/ses-1/anat/{mask.name}" in json.loads(sidecar)["Sources"]
 
 
 def test_the_saved_transform_brings_the_flair_into_the_patients_space(done):
@@ -183,14 +201,54 @@ def test_an_interrupted_patient_is_done_again(tmp_path, models):
     assert records.read_record(tmp_path / "out", "01").finished
 
 
-def test_a_subset_keeps_the_others_in_the_cohort_table(tmp_path, models):
+def test_a_subset_keeps_the_others_in_the_cohort_table_and_their_settings_on_record(tmp_path, models):
     for label in ("01", "02"):
         write_patient(tmp_path / "bids", label)
     run(tmp_path, models[:1])
-    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.2)
+    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.3)
     settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
     run_cohort(read_cohort(tmp_path / "bids", ["02"]), tmp_path / "out", settings, raw=tmp_path / "bids")
     assert [key[0] for key in rows(tmp_path / "out")] == ["sub-01", "sub-02"]
+    latest = json.loads((tmp_path / "out/settings.json").read_text())
+    assert latest["settings"]["segmentation"]["threshold"] == 0.3
+    assert latest["about"].startswith("the latest run; what decided a patient's results is the fingerprint")
+    for label, threshold in (("01", 0.2), ("02", 0.3)):
+        record = json.loads((tmp_path / f"out/.lesiondelta/sub-{label}.json").read_text())
+        assert record["fingerprint"]["settings"]["segmentation"]["threshold"] == threshold
+
+
+def test_replaced_image_bytes_are_redone(tmp_path, models):
+    write_patient(tmp_path / "bids", "01", ("1", "2"))
+    write_patient(tmp_path / "bids", "02")
+    probabilities = image_path(tmp_path / "out", "01", "1", "space-orig_label-L_probseg")
+    run(tmp_path, models[:1])
+    before, first = stamps(tmp_path / "out"), read_image(probabilities).data
+    write_volume(image_path(tmp_path / "bids", "01", "2", "FLAIR"), image(7))
+    run(tmp_path, models[:1])
+    after = stamps(tmp_path / "out")
+    assert {name for name in before if after[name] == before[name]} == {n for n in before if n.startswith("sub-02")}
+    assert not np.array_equal(read_image(probabilities).data, first), "visit 2 is the prior of visit 1"
+
+
+def test_a_plausible_result_is_ok_with_and_without_lesions(tmp_path):
+    """The same head, six times as large (0.9 litres), and a model that works at 6 mm."""
+    write_patient(tmp_path / "bids", "01")
+    for path in (tmp_path / "bids/sub-01").rglob("*.nii.gz"):
+        small = read_image(path)
+        write_volume(path, Volume(small.data, np.diag([6.0, 6, 6, 1]) @ small.affine))
+    description = export_tiny_model(tmp_path / "model") / "model.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"spacing_mm": 6.0}))
+    mask, probability = (
+        image_path(tmp_path / "out", "01", "1", f"space-orig_label-L_{name}") for name in ("mask", "probseg")
+    )
+    (nothing,) = run(tmp_path, [tmp_path / "model"], threshold=0.999)
+    assert (nothing.status, nothing.reason, nothing.figures["lesions"]) == ("ok-zero-lesions", "", 0)
+    assert not read_mask(mask).data.any()
+    inside = read_image(probability).data
+    (some,) = run(tmp_path, [tmp_path / "model"], threshold=float(np.quantile(inside[inside > 0], 0.9)))
+    assert (some.status, some.reason) == ("ok", "")
+    assert some.figures["lesions"] > 0
+    assert read_mask(mask).data.any()
 
 
 def test_a_failed_patient_is_tried_again(tmp_path, models):

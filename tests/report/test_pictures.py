@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from lesiondelta.images import Volume
-from lesiondelta.report.pictures import Panel, choose_slices, write_picture
+from lesiondelta.report.pictures import Panel, _short, choose_slices, write_picture
 
 SHAPE = (40, 50, 60)
 
@@ -56,6 +56,11 @@ def test_the_patients_left_is_on_the_right(tmp_path):
     left, width = 0.02 * white.shape[1], 0.975 * white.shape[1] / 6
     places = (np.flatnonzero(white.any(axis=0)) - left) % width / width
     assert 0.5 < places.min() < places.max() < 1
+
+
+def test_of_a_path_the_last_folder_and_the_name_are_drawn():
+    said = "/data/ms/2021/FLAIR.nii.gz and 2019/FLAIR.nii.gz may be 0.7 mm out of line; look at both"
+    assert _short(said) == "2021/FLAIR.nii.gz and 2019/FLAIR.nii.gz may be 0.7 mm out of line; look at both"
 
 
 def test_current_and_prior_have_their_colours(tmp_path):

@@ -61,9 +61,10 @@ def main(args: Sequence[str] | None = None) -> None:
     except LesionDeltaError as error:
         print_error(error)
         sys.exit(EXIT_FAILURE)
-    except KeyboardInterrupt:
-        errors.print("Interrupted. Finished patients are kept; the same command continues.")
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            errors.print("Interrupted. Finished patients are kept; the same command continues.")
+        raise
     except Exception:
         errors.print(f"[bold red]A fault in lesiondelta[/], not yours. Please report it with {_save_traceback()}")
         sys.exit(EXIT_FAULT)

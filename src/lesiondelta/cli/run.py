@@ -88,6 +88,9 @@ SmallestOption = Annotated[
     float | None,
     typer.Option("--min-lesion-volume", help="In mm3; the model's own by default.", rich_help_panel=METHOD),
 ]
+OverlapOption = Annotated[
+    float, typer.Option(help="Share of a window that its neighbour covers.", rich_help_panel=METHOD)
+]
 MirrorOption = Annotated[
     bool | None,
     typer.Option(
@@ -145,6 +148,7 @@ def run(
     bias_correction: BiasOption = True,
     threshold: ThresholdOption = None,
     min_lesion_volume: SmallestOption = None,
+    overlap: OverlapOption = 0.25,
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     nprocs: Processes = 1,
@@ -170,7 +174,7 @@ def run(
 
         settings = _settings(
             model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
-            mirroring, device, omp_nthreads or console.cores() // nprocs,
+            overlap, mirroring, device, omp_nthreads or console.cores() // nprocs,
         )  # fmt: skip
         filters = read_filters(bids_filter_file) if bids_filter_file else None
         cohort = read_cohort(
@@ -192,6 +196,7 @@ def segment(
     bias_correction: BiasOption = True,
     threshold: ThresholdOption = None,
     min_lesion_volume: SmallestOption = None,
+    overlap: OverlapOption = 0.25,
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     omp_nthreads: Threads = None,
@@ -206,14 +211,16 @@ def segment(
     with nothing_built():
         from lesiondelta.cohort import Cohort
         from lesiondelta.formats.loose import loose_patient
+        from lesiondelta.pipeline.checks import require_same_patient
 
         settings = _settings(
             model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
-            mirroring, device, omp_nthreads or console.cores(),
+            overlap, mirroring, device, omp_nthreads or console.cores(),
         )  # fmt: skip
         pairs = list(zip(visit[::2], visit[1::2], strict=True))
-        cohort = Cohort((loose_patient(pairs, patient),))
-    if run_and_print(cohort, out, settings, work=work_dir):
+        loose = loose_patient(pairs, patient)
+        require_same_patient(loose, out)
+    if run_and_print(Cohort((loose,)), out, settings, work=work_dir):
         raise typer.Exit(EXIT_FAILED_PATIENT)
 
 
@@ -232,6 +239,7 @@ def _settings(
     bias_correction: bool,
     threshold: float | None,
     min_lesion_mm3: float | None,
+    overlap: float,
     mirroring: bool | None,
     device: Device,
     threads: int,
@@ -250,6 +258,7 @@ def _settings(
         "models": tuple(model or ()),
         "threshold": threshold,
         "min_lesion_mm3": min_lesion_mm3,
+        "overlap": overlap,
         "mirroring": mirroring,
         "device": device.value,
         "threads": max(1, threads),
@@ -282,7 +291,7 @@ def run_and_print(
     from lesiondelta.pipeline.cohort import any_failed, check_start
 
     with nothing_built():
-        settings = check_start(settings, out, raw)
+        settings = check_start(settings, out, raw, work)
     with console.progress("starting", len(cohort.patients)) as advance:
 
         def report(patient: "Patient", results: "Sequence[VisitResult]") -> None:
@@ -319,7 +328,7 @@ COLOURS = {"ok": "green", "ok-zero-lesions": "green", "flagged": "yellow", "fail
 def _print_results(results: "Sequence[VisitResult]", out: Path) -> None:
     from rich.table import Table
 
-    table = Table("patient", "visit", "status", "lesions", "volume (ml)", "why", box=None)
+    table = Table("patient", "visit", "status", "lesions", "volume (ml)", box=None)
     for result in results:
         lesions, volume = result.figures.get("lesions"), result.figures.get("lesion_volume_mm3")
         table.add_row(
@@ -328,7 +337,10 @@ def _print_results(results: "Sequence[VisitResult]", out: Path) -> None:
             f"[{COLOURS[result.status]}]{result.status}[/]",
             "-" if lesions is None else f"{lesions:.0f}",
             "-" if volume is None else f"{float(volume) / 1000:.2f}",
-            console.plain(result.reason),
         )
     console.out.print(table)
+    for result in results:
+        if result.reason:  # below the table, whose columns would cut or break a path
+            name = f"{result.patient} {result.visit}".strip()
+            console.out.print(f"{name}: {result.reason}", soft_wrap=True, markup=False, highlight=False)
     console.out.print(f"Masks, pictures (sub-*/figures) and lesiondelta.tsv are in {out}", soft_wrap=True, markup=False)

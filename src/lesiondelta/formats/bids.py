@@ -6,16 +6,18 @@ The rules, in full:
 - Several of one contrast: those without a contrast agent (`ce-`) come first; of several runs the last one counts, since
   a scanner repeats a scan that was spoiled; any other ambiguity makes the visit unusable and says so.
 - Visits are ordered by `acq_time` (`sub-X_sessions.tsv`, else `_scans.tsv`) where every usable visit has one, else by
-  session label in natural order (2 before 10). `Patient.order` says which.
+  session label in natural order (2 before 10). `Patient.order` says which, `Patient.notes` which entry is no date.
 - A brain mask is `..._desc-brain_mask.nii.gz` beside the images, or at the same place in a folder given for masks.
 - A reference is `derivatives/reference/.../sub-X[_ses-Y]_space-orig_label-L_mask.nii.gz`.
-- Whatever cannot be used is named in `Patient.problems` and `Cohort.problems`; nothing disappears silently.
+- Whatever cannot be used is named in `Patient.problems` and `Cohort.problems`, and a warning names the participants
+  of `participants.tsv` that have no folder; nothing disappears silently.
 """
 
 import csv
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +25,8 @@ from typing import Any
 
 from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
+
+log = logging.getLogger(__name__)
 
 ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
 LABEL = re.compile(r"[a-zA-Z0-9+]+")
@@ -72,19 +76,27 @@ def read_cohort(
     Raises
     ------
     CohortError
-        There is no such dataset, or no such participant.
+        There is no such dataset, participant or session, or no brain mask in the folder given for them.
     """
-    selected = [label for label in _labels(folder, "sub", validate) if _wanted(label, participants, "sub")]
-    _require_found(folder, selected, participants)
+    present = _labels(folder, "sub", validate)
+    if participants is None:
+        _warn_of_absent(folder / "participants.tsv", present)
+    selected = [label for label in present if _wanted(label, participants, "sub")]
+    _require_found(folder, "participant", selected, participants)
+    if brain_masks and not brain_masks.is_dir():
+        raise CohortError(f"{brain_masks} is not a folder: check --brain-mask-dir.")
     patients, problems = [], {}
     for label in selected:
-        patient = _read_patient(folder, label, sessions, contrasts, filters or {}, brain_masks or folder)
+        patient = _read_patient(folder, label, sessions, contrasts, filters or {}, brain_masks)
         if patient.visits or patient.problems:
             patients.append(patient)
         elif sessions is None:
             problems[label] = f"{folder / f'sub-{label}'} holds no session and no image: add {_and(contrasts)}."
-    if not patients and not problems:
-        raise CohortError(f"No patient of {folder} has the sessions asked for ({', '.join(sessions or ())}).")
+    visits = [visit for patient in patients for visit in patient.visits]
+    known = {visit.label for visit in visits}.union(*(patient.problems for patient in patients))
+    _require_found(folder, "session", known, sessions)
+    if brain_masks and visits and not any(visit.brain_mask for visit in visits):
+        raise CohortError(f"{brain_masks} holds no sub-*/ses-*/anat/*_desc-brain_mask.nii.gz: check --brain-mask-dir.")
     return Cohort(tuple(patients), problems)
 
 
@@ -141,14 +153,26 @@ def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
     return sorted(found, key=natural)
 
 
+def _warn_of_absent(table: Path, present: Sequence[str]) -> None:
+    try:
+        listed = [row.get("participant_id") or "" for row in _table(table)]
+    except CohortError as error:  # nothing else needs this table
+        log.warning("%s", error)
+        return
+    absent = [name for name in listed if name.removeprefix("sub-") not in ("", *present)]
+    if absent:
+        log.warning("%s lists participants without a folder: %s", table, ", ".join(absent))
+
+
 def _wanted(label: str, asked: Sequence[str] | None, entity: str) -> bool:
     return asked is None or label in {name.removeprefix(f"{entity}-") for name in asked}
 
 
-def _require_found(folder: Path, selected: Sequence[str], participants: Sequence[str] | None) -> None:
-    absent = [name for name in participants or () if name.removeprefix("sub-") not in selected]
+def _require_found(folder: Path, what: str, found: Collection[str], asked: Sequence[str] | None) -> None:
+    prefix = {"participant": "sub-", "session": "ses-"}[what]
+    absent = [name for name in asked or () if name.removeprefix(prefix) not in found]
     if absent:
-        raise CohortError(f"{folder} has no participant {', '.join(absent)}: check --participant-label.")
+        raise CohortError(f"{folder} has no {what} {', '.join(absent)}: check --{what}-label.")
 
 
 def _read_patient(
@@ -157,7 +181,7 @@ def _read_patient(
     sessions: Sequence[str] | None,
     contrasts: Sequence[str],
     filters: Filters,
-    brain_masks: Path,
+    brain_masks: Path | None,
 ) -> Patient:
     root = folder / f"sub-{label}"
     visits, problems, notes = [], {}, []
@@ -165,11 +189,13 @@ def _read_patient(
         place = Path(root.name, f"ses-{session}" if session else "", "anat")
         try:
             images, remarks = _images(folder / place, contrasts, filters)
-            acquired = _acquired(root, session, images)
-            brain_mask = _brain_mask(brain_masks / place)
+            acquired, doubts = _acquired(root, session, images)
+            brain_mask = _brain_mask((brain_masks or folder) / place)
             reference = _reference(folder / "derivatives" / "reference" / place)
             visits.append(Visit(session, images, acquired, brain_mask, reference))
-            notes += remarks
+            notes += [*remarks, *doubts]
+            if brain_mask or brain_masks:
+                notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
         except CohortError as error:
             problems[session] = str(error)
     ordered, order = _in_time_order(visits)
@@ -251,15 +277,24 @@ def _reference(anat: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> datetime | None:
-    rows = _table(root / f"{root.name}_sessions.tsv")
-    times = [_time(row) for row in rows if row.get("session_id") == f"ses-{session}"]
-    if not any(times):
-        home = root / f"ses-{session}" if session else root
-        stem = f"{root.name}_ses-{session}" if session else root.name
-        names = {path.relative_to(home).as_posix() for path in images.values()}
-        times = [_time(row) for row in _table(home / f"{stem}_scans.tsv") if row.get("filename") in names]
-    return min((time for time in times if time), default=None)
+def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[datetime | None, list[str]]:
+    """When a visit was acquired, and which entries of its tables are no dates."""
+    home = root / f"ses-{session}" if session else root
+    stem = f"{root.name}_ses-{session}" if session else root.name
+    names = {path.relative_to(home).as_posix() for path in images.values()}
+    sessions, scans = root / f"{root.name}_sessions.tsv", home / f"{stem}_scans.tsv"
+    notes = []
+    for path, column, wanted in ((sessions, "session_id", {f"ses-{session}"}), (scans, "filename", names)):
+        found = [(row.get("acq_time") or "").strip() for row in _table(path) if row.get(column) in wanted]
+        times = {text: _time(text) for text in found if text not in ("", "n/a")}
+        notes += [
+            f"{path}: acq_time {text!r} is not a date such as 2019-05-31T10:30:00: correct it"
+            for text, time in times.items()
+            if time is None
+        ]
+        if dates := [time for time in times.values() if time]:
+            return min(dates), notes
+    return None, notes
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -272,14 +307,11 @@ def _table(path: Path) -> list[dict[str, str]]:
         raise CohortError(f"{path} cannot be read ({error}): save it as tab-separated UTF-8 text.") from error
 
 
-def _time(row: Mapping[str, str | None]) -> datetime | None:
-    text = (row.get("acq_time") or "").strip()
-    if text in ("", "n/a"):
-        return None
+def _time(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError as error:
-        raise CohortError(f"acq_time {text!r} is not a date such as 2019-05-31T10:30:00: correct the table.") from error
+    except ValueError:
+        return None
 
 
 def _in_time_order(visits: Sequence[Visit]) -> tuple[tuple[Visit, ...], str]:

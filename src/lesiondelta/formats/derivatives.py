@@ -1,5 +1,6 @@
 """A BIDS derivative: where the results of a visit lie, and how they are written."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from lesiondelta.errors import OutputError
 from lesiondelta.files import write_json, write_text
 from lesiondelta.images import Affine, Volume, write_itk_transform, write_volume
 
+DESCRIPTION = "dataset_description.json"
+LOOSE_FILES = "loose files"
 BIDS_VERSION = "1.10.0"
 IGNORED = ("logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "lesiondelta.tsv", "settings.json", "*_xfm.*")
 
@@ -72,7 +75,8 @@ def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | Non
     """Write masks, probabilities, images in the patient's space and transforms, each with its sidecar."""
     flair = bids_uri(visit.images["FLAIR"], raw)
     sources = [bids_uri(path, raw) for path in visit.images.values()]
-    lesions = {"Type": "Lesion", "Sources": sources, **output.facts}
+    masks = [bids_uri(visit.brain_mask, raw)] if visit.brain_mask else []
+    lesions = {"Type": "Lesion", "Sources": [*sources, *masks], **output.facts}
     _write(place, "space-orig_label-L_mask", output.orig_mask, {**lesions, "SpatialReference": flair})
     _write(place, "space-orig_label-L_probseg", output.orig_probability, {**lesions, "SpatialReference": flair})
     space = f"bids::{place.anat('space-patient_FLAIR.nii.gz').relative_to(place.out).as_posix()}"
@@ -97,13 +101,14 @@ def prepare_output(out: Path, raw: Path | None, description: Mapping[str, Any]) 
     Raises
     ------
     OutputError
-        It lies inside the input (other than under `derivatives`), holds something else, or cannot be written.
+        It lies inside the input (other than under `derivatives`), holds something else or the results of another
+        dataset, or cannot be written.
     """
     if raw:
         _require_outside(out.resolve(), raw.resolve())
-    if out.is_dir() and any(_visible(out)) and not _ours(out):
-        raise OutputError(f"{out} holds something else: give an empty folder, or one that lesiondelta has written.")
-    write_json(out / "dataset_description.json", _description(raw))
+    if out.is_dir() and any(_visible(out)):
+        _require_ours(out, raw)
+    write_json(out / DESCRIPTION, _description(raw))
     write_text(out / ".bidsignore", "".join(f"{line}\n" for line in IGNORED))
     write_json(out / "settings.json", description)
 
@@ -119,15 +124,25 @@ def _require_outside(out: Path, raw: Path) -> None:
         raise OutputError(f"Give the results a folder of their own, such as {out / 'lesiondelta'}.")
 
 
+def _require_ours(out: Path, raw: Path | None) -> None:
+    try:
+        earlier = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
+        ours = earlier["GeneratedBy"][0]["Name"] == "lesiondelta"
+        source = earlier.get("SourceDatasets", [{"URL": LOOSE_FILES}])[0]["URL"]
+    except (OSError, ValueError, LookupError, TypeError):
+        ours, source = False, LOOSE_FILES
+    if not ours:
+        raise OutputError(f"{out} holds something else: give an empty folder, or one that lesiondelta has written.")
+    moved_along = raw is not None and out.resolve().is_relative_to(raw.resolve())
+    if source != (raw.resolve().as_uri() if raw else LOOSE_FILES) and not moved_along:
+        raise OutputError(
+            f"{out} holds results of {source}: give another folder (or, if that dataset has only moved, write its new "
+            f"place into {out / DESCRIPTION})."
+        )
+
+
 def _visible(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _ours(out: Path) -> bool:
-    try:
-        return '"Name": "lesiondelta"' in (out / "dataset_description.json").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def _description(raw: Path | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def loose_patient(visits: Sequence[tuple[Path, Path]], label: str = "patient") -
     for path in paths:
         if not path.is_file():
             raise ImageError(f"{path} does not exist.")
-    twice = {path.name for path in paths if [p.resolve() for p in paths].count(path.resolve()) > 1}
+    twice = {str(path) for path in paths if [p.resolve() for p in paths].count(path.resolve()) > 1}
     if twice:
         raise CohortError(f"{', '.join(sorted(twice))} is given more than once: every visit needs images of its own.")
     numbered = [Visit(str(n), {"T1w": t1w, "FLAIR": flair}) for n, (t1w, flair) in enumerate(visits, 1)]

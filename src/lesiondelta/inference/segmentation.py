@@ -51,7 +51,7 @@ def lesion_probabilities(
     if not models or not visits or len({visit.shape for visit in visits}) > 1:
         raise InputError("Give at least one model, and at least one visit, all on one grid.")
     chosen = choose_device(device)
-    mirror = chosen.type == "cuda" if mirroring is None else mirroring
+    mirror = mirrors(mirroring, chosen)
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
     counts = [sum(1 for _ in _occupied(tensors, model, overlap)) for model in models]
     done = 0
@@ -128,6 +128,11 @@ def choose_device(name: str) -> torch.device:
     if not available.get(name, False):
         raise InputError(f"There is no {name} device here: use --device auto or cpu.")
     return torch.device(name)
+
+
+def mirrors(choice: bool | None, device: torch.device) -> bool:
+    """Whether mirrored views are averaged: the user's choice, else with CUDA only."""
+    return device.type == "cuda" if choice is None else choice
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:

@@ -1,18 +1,20 @@
 """What is looked at before any long work starts: images, models, and whether a patient is finished already."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
-from lesiondelta.cohort import Patient, Visit
-from lesiondelta.errors import CohortError, LesionDeltaError, ModelError, NoVisitError
+from lesiondelta.cohort import CONTRASTS, Patient, Visit
+from lesiondelta.errors import CohortError, LesionDeltaError, ModelError, NoVisitError, OutputError
 from lesiondelta.files import sha256
+from lesiondelta.formats.records import read_record
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import Model, bundled_model, load_model
-from lesiondelta.settings import Settings
+from lesiondelta.preprocessing import brain, programs
+from lesiondelta.settings import PreprocessingSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,30 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
                 "cannot be averaged; give models of one spacing."
             )
     return models
+
+
+def require_programs(settings: PreprocessingSettings) -> None:
+    """Raise DependencyError where an external program that the settings name is not installed."""
+    if settings.registration in programs.ADVICE:
+        programs.require_program(settings.registration, programs.ADVICE[settings.registration])
+    if settings.brain_extraction in brain.PROGRAMS and settings.skull_strip != "skip":
+        brain.require_extraction(settings.brain_extraction)
+
+
+def require_same_patient(patient: Patient, out: Path) -> None:
+    """Raise OutputError where the label's earlier results come from none of the patient's images: someone else's."""
+    earlier = read_record(out, patient.label)
+    if not earlier or not earlier.results:
+        return
+    before = _image_hashes(earlier.fingerprint.get("visits", ()))
+    if before and before.isdisjoint(_image_hashes(visit_contents(patient))):
+        raise OutputError(
+            f"{out} holds results of other images under the label {patient.label}: give --patient, or another folder."
+        )
+
+
+def _image_hashes(contents: Sequence[Mapping[str, str]]) -> set[str]:
+    return {visit[contrast] for visit in contents for contrast in CONTRASTS if contrast in visit}
 
 
 def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -> dict[str, Any]:

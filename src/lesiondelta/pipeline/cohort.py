@@ -12,11 +12,12 @@ from typing import Any
 
 from lesiondelta import __version__
 from lesiondelta.cohort import Cohort, Patient
+from lesiondelta.files import require_writable
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import prepare_output
 from lesiondelta.formats.records import VisitResult
-from lesiondelta.inference import Model
-from lesiondelta.pipeline.checks import load_models
+from lesiondelta.inference import Model, choose_device
+from lesiondelta.pipeline.checks import load_models, require_programs
 from lesiondelta.pipeline.patient import failed_results, run_patient
 from lesiondelta.settings import Settings
 
@@ -64,14 +65,18 @@ def run_cohort(
     return [result for patient in patients for result in results[patient.label]]
 
 
-def check_start(settings: Settings, out: Path, raw: Path | None = None) -> Settings:
-    """See that the models can be used and the output folder is ours, before anything runs.
+def check_start(settings: Settings, out: Path, raw: Path | None = None, work: Path | None = None) -> Settings:
+    """See that models, device, programs and folders can be used, before anything runs.
 
     Returns the settings with the spacing that the models work at. Raises LesionDeltaError if nothing can be started.
     """
+    choose_device(settings.segmentation.device)
+    require_programs(settings.preprocessing)
     models = load_models(settings.segmentation.models)
     preprocessing = settings.preprocessing.model_copy(update={"spacing_mm": models[0].spacing_mm})
     settings = settings.model_copy(update={"preprocessing": preprocessing})
+    if work:
+        require_writable(work)
     prepare_output(out, raw, _description(settings, models))
     return settings
 
@@ -157,4 +162,5 @@ def _models(folders: tuple[Path, ...]) -> tuple[Model, ...]:
 
 def _description(settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
     named = [{"name": model.name, "method": model.method, "sha256": model.sha256} for model in models]
-    return {"lesiondelta": __version__, "settings": settings.model_dump(mode="json"), "models": named}
+    about = "the latest run; what decided a patient's results is the fingerprint in .lesiondelta/sub-X.json"
+    return {"about": about, "lesiondelta": __version__, "settings": settings.model_dump(mode="json"), "models": named}

@@ -12,13 +12,13 @@ from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import Place, VisitOutput, visit_files, write_visit
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.images import Volume
-from lesiondelta.inference import Model
+from lesiondelta.inference import Model, choose_device, mirrors
 from lesiondelta.pipeline.checks import fingerprint, usable_visits, visit_name
 from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds, on_own_grid, segment, thresholds
 from lesiondelta.pipeline.store import prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.report.pictures import Panel, write_picture
-from lesiondelta.settings import Settings
+from lesiondelta.settings import SegmentationSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _run(
     visits = {visit.label: visit for visit in usable.visits}
     for index, seen in enumerate(segmented):
         place = places[seen.prepared.label]
-        output = _output(seen, limits, models)
+        output = _output(seen, limits, models, settings.segmentation)
         result = _judge(patient.label, segmented, index, prepared, problems, output, models)
         write_visit(place, visits[place.visit], output, raw)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
@@ -135,12 +135,16 @@ def _labels(patient: Patient) -> list[str]:
     return list(dict.fromkeys([*(visit.label for visit in patient.visits), *patient.problems]))
 
 
-def _output(seen: SegmentedVisit, limits: Thresholds, models: Sequence[Model]) -> VisitOutput:
+def _output(
+    seen: SegmentedVisit, limits: Thresholds, models: Sequence[Model], settings: SegmentationSettings
+) -> VisitOutput:
     probability, mask = on_own_grid(seen, limits.probability)
     facts = {
         "Threshold": limits.probability,
         "SmallestLesion": limits.min_lesion_mm3,
         "SmallestLesionUnits": "mm3",
+        "WindowOverlap": settings.overlap,
+        "Mirroring": mirrors(settings.mirroring, choose_device(settings.device)),
         "Models": [{"Name": model.name, "SHA256": model.sha256} for model in models],
     }
     visit = seen.prepared
@@ -221,13 +225,20 @@ def _log_choices(patient: Patient) -> None:
         log.info("sub-%s: %s", patient.label, note)
 
 
+class _QuietFile(logging.FileHandler):
+    """A log that a full disk cuts short, without a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on; the results say what could not be written."""
+
+
 @contextmanager
 def _log_file(out: Path, patient: str) -> Iterator[None]:
     """Everything logged while one patient runs also goes to its file."""
     path = log_path(out, patient)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _QuietFile(path, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}. Check its folder and the free space.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -15,7 +15,7 @@ import numpy as np
 from lesiondelta import __version__
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import LesionDeltaError
-from lesiondelta.files import write_json
+from lesiondelta.files import require_writable, write_json
 from lesiondelta.images import Grid, read_image, read_mask, write_volume
 from lesiondelta.pipeline.checks import visit_contents
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit, prepare_patient
@@ -46,6 +46,7 @@ def prepared_patient(
         prepared = _read(folder, identity, contrasts)
         log.info("sub-%s: prepared images are taken from %s", patient.label, folder)
     except (OSError, ValueError, KeyError, LesionDeltaError):
+        require_writable(folder)
         (folder / RECORD).unlink(missing_ok=True)
         prepared = prepare_patient(patient, settings, contrasts)
         if not prepared.failures:  # what failed is tried again

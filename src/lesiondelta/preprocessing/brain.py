@@ -111,13 +111,19 @@ def rough_mask(head: Volume) -> Volume:
 
 def program_mask(image: Volume, method: str) -> Volume:
     """The mask that HD-BET or SynthStrip writes, as it stands."""
-    name, advice, options, written = PROGRAMS[method]
-    program = require_program(name, f"{advice}, or use brain extraction by atlas")
+    _, _, options, written = PROGRAMS[method]
+    program = require_extraction(method)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_volume(folder / "head.nii.gz", image)
         call([program, "-i", "head.nii.gz", *options], folder, f"find the brain in {image.name}")
         return image.with_data(read_mask(folder / written).data)
+
+
+def require_extraction(method: str) -> str:
+    """Path of the method's program, or DependencyError that says how to get it."""
+    name, advice, *_ = PROGRAMS[method]
+    return require_program(name, f"{advice}, or use brain extraction by atlas")
 
 
 def mni152() -> tuple[Volume, Volume]:

@@ -165,6 +165,8 @@ def _own_brain(
         return None, False
     masks = {c: brain.own_mask(image, certain=settings.skull_strip == "skip") for c, image in images.items()}
     all_stripped = all(mask is not None for mask in masks.values())
+    if all_stripped:
+        log.info("visit %s: its images show the brain alone", visit.label or "(only one)")
     return masks[reference] if all_stripped else None, masks[reference] is not None
 
 
@@ -180,6 +182,7 @@ def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings)
     if visit.own_brain is not None:
         return _as_mask(resample(visit.own_brain, grid, order="linear"))
     contrast = "T1w" if "T1w" in visit.images else reference
+    log.info("visit %s: the brain is found by %s", visit.label or "(only one)", settings.brain_extraction)
     head = resample(visit.images[contrast], grid, visit.transforms[contrast], order="linear")
     return brain.extract(head, settings.brain_extraction, settings.threads)
 

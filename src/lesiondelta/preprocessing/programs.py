@@ -17,6 +17,12 @@ import numpy as np
 from lesiondelta.errors import DependencyError, RegistrationError
 from lesiondelta.images import Affine, Grid, Volume, resample, write_volume
 
+ADVICE = {
+    "flirt": "install FSL (https://fsl.fmrib.ox.ac.uk, licence: non-commercial), or use elastix",
+    "niimath": "pip install niimath, or use elastix",
+}
+"""How to get each of them."""
+
 
 def flirt(
     fixed: Volume,
@@ -33,9 +39,7 @@ def flirt(
     DependencyError
         FLIRT is not installed.
     """
-    program = require_program(
-        "flirt", "install FSL (https://fsl.fmrib.ox.ac.uk, licence: non-commercial), or use elastix"
-    )
+    program = require_program("flirt", ADVICE["flirt"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_volume(folder / "fixed.nii.gz", fixed)
@@ -64,7 +68,7 @@ def niimath(
     DependencyError
         niimath is not installed.
     """
-    program = require_program("niimath", "pip install niimath, or use elastix")
+    program = require_program("niimath", ADVICE["niimath"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_volume(folder / "fixed.nii.gz", fixed)

@@ -1,5 +1,6 @@
 """One picture a visit: FLAIR slices with lesion contours, the prior above the current visit."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,4 +132,6 @@ def _write_words(figure: "Figure", title: str, note: str) -> None:
 
 
 def _short(note: str) -> str:
+    """Of a path the last folder and the name, and of all that what fits."""
+    note = re.sub(r"\S*/([^/\s]+/[^/\s]+)", r"\1", note)
     return note if len(note) <= LONGEST_NOTE else note[: LONGEST_NOTE - 1] + "\u2026"
