@@ -348,11 +348,14 @@ UNTRAINABLE = {
     "other start": (("--fold", "all", "--initial-model", "MODEL"), "do not fit nnunet"),
     "prior of nothing": (("--fold", "all", "--prior", "random"), "nnunet sees no prior"),
     "other training": (("--fold", "all"), "another method"),
+    "no program": (("--fold", "all", "--registration", "flirt"), "`flirt` is not on PATH"),
+    "work in a file": (("--fold", "all", "--work-dir", __file__), "Cannot write into"),
 }
 
 
 @pytest.mark.parametrize("mistake", UNTRAINABLE)
-def test_what_cannot_be_trained_is_said_before_patients_are_prepared(capsys, tmp_path, model, mistake):
+def test_what_cannot_be_trained_is_said_before_patients_are_prepared(capsys, tmp_path, model, monkeypatch, mistake):
+    monkeypatch.setenv("PATH", str(tmp_path))
     options, said = UNTRAINABLE[mistake]
     for label, sessions in (("1", ("1", "2")), ("2", ("1",))):
         write_patient(tmp_path / "bids", label, sessions)

@@ -81,10 +81,12 @@ def train(
     course.
     """
     from lesiondelta import methods
+    from lesiondelta.files import require_writable
     from lesiondelta.formats.bids import read_cohort
     from lesiondelta.nnunet import presets
     from lesiondelta.nnunet.training import plan_job
     from lesiondelta.nnunet.training import train as train_method
+    from lesiondelta.pipeline.checks import require_programs
     from lesiondelta.pipeline.training import prepare_training, require_labelled
     from lesiondelta.settings import PreprocessingSettings
 
@@ -98,6 +100,7 @@ def train(
     settings = console.parsed(PreprocessingSettings, options)
     labelled = read_cohort(cohort, participant_label)
     require_labelled(labelled)
+    require_programs(settings)
     work = work_dir or out / "work"
     given: dict[str, Any] = {
         "fold": _fold(fold), "folds": folds, "seed": seed, "device": device.value, "gpus": gpus,
@@ -106,6 +109,7 @@ def train(
     }  # fmt: skip
     job = plan_job(labelled.patients, out, chosen, size, **given)
     with console.log_file(out / "train.log"):
+        require_writable(work)
         if preset is None and job.device == "cpu":
             logger.warning(
                 "On this CPU the default preset, paper, is %s iterations of %s patches of %s voxels, which is work for "
