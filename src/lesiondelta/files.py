@@ -1,11 +1,12 @@
-"""Atomic writing and hashing: a file is whole or absent, never half-written."""
+"""Atomic writing, hashing and logs: a file is whole or absent, never half-written; only a log may be cut short."""
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,43 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+class _QuietFile(logging.FileHandler):
+    """A log that a full disk cuts short, without a traceback for every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on; the results say what could not be written."""
+
+
+@contextmanager
+def logged_by(handler: logging.Handler) -> Iterator[None]:
+    """What the package logs inside the block also goes to `handler`."""
+    package = logging.getLogger("lesiondelta")
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """What the package logs inside the block is added to a file; OutputError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _QuietFile(path, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Check its folder and the free space."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    try:
+        with logged_by(handler):
+            yield
+    finally:
+        with suppress(OSError):
+            handler.close()

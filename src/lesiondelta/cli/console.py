@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from lesiondelta.errors import InputError, OutputError
+from lesiondelta.errors import InputError
+from lesiondelta.files import logged_by, logged_to
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -97,7 +98,7 @@ def log_lines(to: Callable[[str], None], lowest: int = logging.INFO, highest: in
             if record.levelno <= highest:
                 to(record.getMessage())
 
-    with _logged_by(Lines(lowest)):
+    with logged_by(Lines(lowest)):
         yield
 
 
@@ -112,32 +113,13 @@ def log_file(path: Path) -> Iterator[None]:
     OutputError
         The file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}. Choose another output folder.") from error
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     lowest = logging.WARNING if errors.is_terminal else logging.INFO
-    with closing(file), _logged_by(file), log_lines(_print_line, lowest, logging.WARNING):
+    with logged_to(path), log_lines(_print_line, lowest, logging.WARNING):
         try:
             yield
         except BaseException:
             logger.exception("stopped")
             raise
-
-
-@contextmanager
-def _logged_by(handler: logging.Handler) -> Iterator[None]:
-    package = logging.getLogger("lesiondelta")
-    level = package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
 
 
 def _print_line(line: str) -> None:

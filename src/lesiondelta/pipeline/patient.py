@@ -1,13 +1,14 @@
 """The way of one patient: check, prepare, segment, judge, write."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from lesiondelta.cohort import Patient
-from lesiondelta.errors import LesionDeltaError, NoVisitError, OutputError
+from lesiondelta.errors import LesionDeltaError, NoVisitError
+from lesiondelta.files import logged_to
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import Place, VisitOutput, visit_files, write_visit
 from lesiondelta.formats.records import VisitResult
@@ -41,7 +42,7 @@ def run_patient(
     patient's run: whatever goes wrong is logged and becomes status `failed`.
     """
     try:
-        with _log_file(out, patient.label):
+        with logged_to(log_path(out, patient.label)):
             return _guarded(patient, out, settings, models, raw, work)
     except LesionDeltaError as error:  # the log itself cannot be written
         return failed_results(patient, str(error))
@@ -223,33 +224,3 @@ def _log_choices(patient: Patient) -> None:
     log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
     for note in patient.notes:
         log.info("sub-%s: %s", patient.label, note)
-
-
-class _QuietFile(logging.FileHandler):
-    """A log that a full disk cuts short, without a traceback for every line."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Go on; the results say what could not be written."""
-
-
-@contextmanager
-def _log_file(out: Path, patient: str) -> Iterator[None]:
-    """Everything logged while one patient runs also goes to its file."""
-    path = log_path(out, patient)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _QuietFile(path, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror}. Check its folder and the free space.") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("lesiondelta")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        with suppress(OSError):
-            handler.close()
