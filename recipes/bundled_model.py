@@ -12,9 +12,9 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
               iterations, for leave-one-out.
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
-appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change. Without the
-open images (`--data`, default $LESIONDELTA_DATA or ../shared/data) `single` and `pairs` are trained on patients
-simulated from the MNI152 atlas alone.
+appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
+are deformed into another brain first. Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data)
+`single` and `pairs` are trained on patients simulated from the MNI152 atlas alone.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import Progress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import train
-from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, image_anatomy, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, deformed, image_anatomy, simulate_patient
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "src" / "lesiondelta" / "models" / "bundled"
@@ -51,17 +51,17 @@ SEED = 0
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
 FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
 OPEN_PATIENTS = ("07", "19")
-ATLAS_PATIENTS, ATLAS_SEED = 8, 1000
+ATLAS_PATIENTS, ATLAS_SEED = 12, 1000
 RECIPE = Recipe(optimiser="adamw", learning_rate=2e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 1, 25, 1, patch=(64, 64, 64), batch=2, base_features=16, max_features=256)
+PRESET = Preset("bundled", 1, 25, 1, patch=None, batch=2, base_features=16, max_features=256)
 
 
 @dataclass(frozen=True)
 class Guise:
     """How an open patient is made into a training patient with two visits.
 
-    `untouched` keeps the patient's own image as the first visit. `lesions` are those added to its own ones (None: a
-    few); `sharp_share` is the share of visits with 1 mm voxels.
+    `untouched` keeps the patient's own image as the first visit; otherwise the brain is deformed into another one.
+    `lesions` are those added to its own ones (None: a few); `sharp_share` is the share of visits with 1 mm voxels.
     """
 
     untouched: bool = False
@@ -72,21 +72,26 @@ class Guise:
 GUISE_SEED = 5000
 GUISES = (
     *(Guise(untouched=True, lesions=lesions) for lesions in (3, 5, 8, 12)),
-    *(Guise(lesions=lesions) for lesions in (None, 20)),
-    *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, 10, 20)),
-    *(Guise(lesions=lesions, sharp_share=0.5) for lesions in (25, 35, 50)),
+    *(Guise(lesions=lesions) for lesions in (None, None, None, None, 20, 20)),
+    *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, None, None, 10, 20, 20)),
+    *(Guise(lesions=lesions, sharp_share=0.5) for lesions in (None, None, 25, 35, 50)),
 )
-AS_IT_IS = 4  # times that an open patient's own visit is listed; patients are drawn uniformly
+AS_IT_IS = 8  # times that an open patient's own visit is listed; patients are drawn uniformly
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: the method, which open patients it sees, for how many epochs, and the stage it starts from."""
+    """One training: the method, which open patients it sees, for how many epochs, and the stage it starts from.
+
+    `patch` is the edge in voxels: small where features are learned, larger where the network learns what surrounds a
+    lesion.
+    """
 
     name: str
     method: str
     open_patients: tuple[str, ...]
     epochs: int
+    patch: int
     start: str | None = None
 
     @property
@@ -95,18 +100,23 @@ class Stage:
         return replace(RECIPE, learning_rate=RECIPE.learning_rate / 2) if self.start else RECIPE
 
     @property
+    def preset(self) -> Preset:
+        """Size of network and training."""
+        return replace(PRESET, epochs=self.epochs, patch=(self.patch,) * 3)
+
+    @property
     def iterations(self) -> int:
         """Batches in all."""
         return self.epochs * PRESET.iterations_per_epoch
 
 
 STAGES = (
-    Stage("single", "nnunet", OPEN_PATIENTS, 64),
-    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 80, "single"),
-    Stage("single-without-07", "nnunet", ("19",), 24),
-    Stage("pairs-without-07", "difference_weighting", ("19",), 10, "single-without-07"),
-    Stage("single-without-19", "nnunet", ("07",), 24),
-    Stage("pairs-without-19", "difference_weighting", ("07",), 10, "single-without-19"),
+    Stage("single", "nnunet", OPEN_PATIENTS, 160, 64),
+    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 140, 80, "single"),
+    Stage("single-without-07", "nnunet", ("19",), 80, 64),
+    Stage("pairs-without-07", "difference_weighting", ("19",), 20, 80, "single-without-07"),
+    Stage("single-without-19", "nnunet", ("07",), 80, 64),
+    Stage("pairs-without-19", "difference_weighting", ("07",), 20, 80, "single-without-19"),
 )
 SHIPPED = STAGES[1]
 
@@ -139,7 +149,7 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
         patients,
         given.work / stage.name,
         replace(method, recipe=stage.recipe),
-        replace(PRESET, epochs=stage.epochs),
+        stage.preset,
         seed=SEED,
         device=given.device,
         threads=given.threads,
@@ -199,6 +209,8 @@ def open_guise(work: Path, label: str, number: int, guise: Guise, data: Path) ->
 
     def make() -> SimulatedPatient:
         anatomy = open_anatomy(data, label, seed)
+        if not guise.untouched:
+            anatomy = deformed(anatomy, seed)
         made = simulate_patient(
             seed,
             anatomy=anatomy,

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from lesiondelta.images import Volume, read_image, read_mask, require_same_grid, resample
-from lesiondelta.simulation import Anatomy, image_anatomy, simulate_patient
+from lesiondelta.simulation import Anatomy, deformed, image_anatomy, simulate_patient
 from lesiondelta.simulation.contrast import Contrast, recoloured, tissue_means
 from lesiondelta.simulation.evolution import CHANGES, changes_between
 from lesiondelta.simulation.fields import rigid
@@ -128,6 +128,21 @@ def test_a_labelled_visit_becomes_a_longitudinal_patient(aligned_patient):
     assert added
     for lesion in kept:
         np.testing.assert_array_equal(patient.visits[0].instances.data == lesion, real.lesions == lesion)
+
+
+def test_a_deformed_person_has_another_brain_with_the_same_lesions_in_it(aligned_patient):
+    visit = aligned_patient.visits[0]
+    real = image_anatomy(visit.images["T1w"], visit.images["FLAIR"], visit.lesions)
+    other = deformed(real, seed=1)
+    assert 0.02 < np.mean(other.brain ^ real.brain) / np.mean(real.brain) < 0.4
+    np.testing.assert_allclose(other.tissues[:, other.brain].sum(axis=0), 1, atol=1e-3)
+    assert not other.tissues[:, ~other.brain].any()
+    assert set(np.unique(other.lesions)) <= set(np.unique(real.lesions))
+    assert 0.5 < (other.lesions > 0).sum() / (real.lesions > 0).sum() < 2
+    for anatomy in (real, other):  # lesions moved with the images
+        inside, around = anatomy.lesions > 0, anatomy.tissues[2] > 0.8
+        assert anatomy.lesioned["FLAIR"][inside].mean() > anatomy.lesioned["FLAIR"][around & ~inside].mean() * 1.1
+    np.testing.assert_array_equal(deformed(real, seed=1).lesions, other.lesions)
 
 
 @pytest.mark.slow

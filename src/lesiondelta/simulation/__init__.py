@@ -1,7 +1,7 @@
 """Labelled longitudinal patients."""
 
 from lesiondelta.simulation.acquisition import Acquisition
-from lesiondelta.simulation.anatomy import Anatomy, image_anatomy, mni152_anatomy
+from lesiondelta.simulation.anatomy import Anatomy, deformed, image_anatomy, mni152_anatomy
 from lesiondelta.simulation.cohort import write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.patient import SimulatedPatient, SimulatedVisit, simulate_patient
@@ -12,6 +12,7 @@ __all__ = [
     "Rates",
     "SimulatedPatient",
     "SimulatedVisit",
+    "deformed",
     "image_anatomy",
     "mni152_anatomy",
     "simulate_patient",

@@ -72,7 +72,8 @@ def mni152_anatomy(seed: int, spacing_mm: float = 1.0) -> Anatomy:
     """A person made from the MNI152 atlas: other size and shape, other folds, wider or narrower ventricles."""
     rng = np.random.default_rng([seed, 152])
     affine, t1w, gm, wm, brain = _atlas(round(spacing_mm))
-    at = _deformation(rng, brain, np.clip(brain - gm - wm, 0, 1), spacing_mm)
+    # the atlas is larger than most people
+    at = _deformation(rng, brain, np.clip(brain - gm - wm, 0, 1), spacing_mm, 1 + rng.uniform(0.03, 0.13))
     warped = sample_at(np.stack([t1w, gm, wm, brain]), at)
     inside = warped[3] > 0.5
     tissues = _refolded(rng, warped[1], warped[2], inside, spacing_mm)
@@ -100,13 +101,13 @@ def _atlas(resolution_mm: int) -> tuple[Affine, Array, Array, Array, Array]:
     return affine, *(m.astype(np.float32) for m in maps)  # type: ignore[return-value]
 
 
-def _deformation(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float) -> Array:
-    """Where in the atlas every voxel takes its tissue from: (3, X, Y, Z) voxel indices."""
+def _deformation(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float, scale: float) -> Array:
+    """Where in a brain every voxel of one that is about `scale` times smaller lies: (3, X, Y, Z) voxel indices."""
     shape = brain.shape
     step = 4
     coarse = tuple(-(-n // step) for n in shape)
     center = (np.array(shape) - 1) / 2
-    scale = 1 + rng.uniform(0.03, 0.13) + rng.uniform(-0.04, 0.04, 3)  # the atlas is larger than most people
+    scales = scale + rng.uniform(-0.04, 0.04, 3)
     shift = (
         np.stack(
             [
@@ -118,9 +119,8 @@ def _deformation(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm:
     )
     shift += _ventricle_growth(rng, brain > 0, csf, spacing_mm, coarse)
     grid = np.indices(shape, dtype=np.float32, sparse=True)
-    return np.stack([(grid[a] - center[a]) * scale[a] + center[a] + enlarge(shift[a], shape) for a in range(3)]).astype(
-        np.float32
-    )
+    at = [(grid[a] - center[a]) * scales[a] + center[a] + enlarge(shift[a], shape) for a in range(3)]
+    return np.stack(at).astype(np.float32)
 
 
 def _ventricle_growth(
@@ -173,6 +173,28 @@ def image_anatomy(t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0) ->
     tissues = _tissues_of(lesioned["T1w"], brain, labels > 0)
     healthy = {c: _filled(rng, image, tissues[2], labels > 0, brain) for c, image in lesioned.items()}
     return Anatomy(affine, brain, tissues, healthy, lesioned, labels.astype(np.int32))
+
+
+def deformed(anatomy: Anatomy, seed: int) -> Anatomy:
+    """Another person made from a real one: other size and shape, wider or narrower ventricles, lesions with them."""
+    rng = np.random.default_rng([seed, 70])
+    inside = anatomy.brain.astype(np.float32)
+    at = _deformation(rng, inside, anatomy.tissues[0], anatomy.spacing_mm, 1 + rng.uniform(-0.04, 0.08))
+    brain = sample_at(inside[None], at)[0] > 0.5
+    tissues = sample_at(anatomy.tissues, at) * brain
+    healthy, lesioned = (
+        {name: sample_at(image[None], at)[0] * brain for name, image in images.items()}
+        for images in (anatomy.healthy, anatomy.lesioned)
+    )
+    lesions = None if anatomy.lesions is None else _nearest(anatomy.lesions, at) * brain
+    return Anatomy(anatomy.affine, brain, tissues / np.maximum(tissues.sum(axis=0), 1e-6), healthy, lesioned, lesions)
+
+
+def _nearest(labels: Array, at: Array) -> Array:
+    """Labels at the voxels nearest to `at` (3, X, Y, Z)."""
+    indices = (np.clip(np.rint(a), 0, n - 1).astype(np.intp) for a, n in zip(at, labels.shape, strict=True))
+    taken: Array = labels[tuple(indices)]
+    return taken
 
 
 def _cropped_to_brain(t1w: Volume, flair: Volume, lesions: Volume) -> tuple[list[Array], Affine]:
