@@ -14,6 +14,9 @@ class PreprocessingSettings(BaseModel):
     registration: Literal["elastix", "niimath", "flirt", "none"] = Field(
         "elastix", description="registration engine; `none` where all images already share one space"
     )
+    space: Literal["baseline", "midway"] = Field(
+        "baseline", description="where the patient's space lies: on the baseline visit, or half-way between all visits"
+    )
     brain_extraction: Literal["atlas", "hd-bet", "synthstrip"] = Field("atlas", description="where no mask is given")
     skull_strip: Literal["auto", "force", "skip"] = Field("auto", description="auto: skipped where stripped already")
     spacing_mm: float = Field(1.0, gt=0, description="voxel edge of the patient's space")

@@ -38,6 +38,13 @@ class Registration(StrEnum):
     none = "none"
 
 
+class Space(StrEnum):
+    """Where the patient's space lies."""
+
+    baseline = "baseline"
+    midway = "midway"
+
+
 class BrainExtraction(StrEnum):
     """How the brain is found where no mask is given."""
 
@@ -71,6 +78,10 @@ Models = Annotated[
 ]
 RegistrationOption = Annotated[
     Registration, typer.Option(help="Engine; `none` where all images share one space.", rich_help_panel=METHOD)
+]
+SpaceOption = Annotated[
+    Space,
+    typer.Option(help="The patient's space: the baseline's, or half-way between visits.", rich_help_panel=METHOD),
 ]
 BrainOption = Annotated[BrainExtraction, typer.Option(help="Where no brain mask is given.", rich_help_panel=METHOD)]
 StripOption = Annotated[
@@ -142,6 +153,7 @@ def run(
     ] = False,
     model: Models = None,
     registration: RegistrationOption = Registration.elastix,
+    space: SpaceOption = Space.baseline,
     brain_extraction: BrainOption = BrainExtraction.atlas,
     skull_strip: StripOption = SkullStrip.auto,
     gate: GateOption = True,
@@ -173,8 +185,8 @@ def run(
         from lesiondelta.formats.bids import read_cohort, read_filters
 
         settings = _settings(
-            model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
-            overlap, mirroring, device, omp_nthreads or console.cores() // nprocs,
+            model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
+            min_lesion_volume, overlap, mirroring, device, omp_nthreads or console.cores() // nprocs,
         )  # fmt: skip
         filters = read_filters(bids_filter_file) if bids_filter_file else None
         cohort = read_cohort(
@@ -190,6 +202,7 @@ def segment(
     patient: Annotated[str, typer.Option(help="Label in the names of the results.")] = "patient",
     model: Models = None,
     registration: RegistrationOption = Registration.elastix,
+    space: SpaceOption = Space.baseline,
     brain_extraction: BrainOption = BrainExtraction.atlas,
     skull_strip: StripOption = SkullStrip.auto,
     gate: GateOption = True,
@@ -214,8 +227,8 @@ def segment(
         from lesiondelta.pipeline.checks import require_same_patient
 
         settings = _settings(
-            model, registration, brain_extraction, skull_strip, gate, bias_correction, threshold, min_lesion_volume,
-            overlap, mirroring, device, omp_nthreads or console.cores(),
+            model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
+            min_lesion_volume, overlap, mirroring, device, omp_nthreads or console.cores(),
         )  # fmt: skip
         pairs = list(zip(visit[::2], visit[1::2], strict=True))
         loose = loose_patient(pairs, patient)
@@ -233,6 +246,7 @@ def register(app: typer.Typer) -> None:
 def _settings(
     model: Sequence[Path] | None,
     registration: Registration,
+    space: Space,
     brain_extraction: BrainExtraction,
     skull_strip: SkullStrip,
     gate: bool,
@@ -248,6 +262,7 @@ def _settings(
 
     preprocessing = {
         "registration": registration.value,
+        "space": space.value,
         "brain_extraction": brain_extraction.value,
         "skull_strip": skull_strip.value,
         "gate": gate,

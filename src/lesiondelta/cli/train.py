@@ -20,6 +20,8 @@ from lesiondelta.cli.run import (
     Registration,
     RegistrationOption,
     SkullStrip,
+    Space,
+    SpaceOption,
     StripOption,
     Threads,
 )
@@ -60,6 +62,7 @@ def train(
     ] = None,
     participant_label: Annotated[list[str] | None, typer.Option(help="Participants to train on.")] = None,
     registration: RegistrationOption = Registration.elastix,
+    space: SpaceOption = Space.baseline,
     brain_extraction: BrainOption = BrainExtraction.atlas,
     skull_strip: StripOption = SkullStrip.auto,
     gate: GateOption = True,
@@ -93,7 +96,7 @@ def train(
     chosen, size = _with_prior(methods.load(method), prior), presets.load(preset or "paper")
     size = replace(size, epochs=epochs) if epochs else size
     options = {
-        "registration": registration.value, "brain_extraction": brain_extraction.value,
+        "registration": registration.value, "space": space.value, "brain_extraction": brain_extraction.value,
         "skull_strip": skull_strip.value, "gate": gate, "bias_correction": bias_correction,
         "threads": max(1, (omp_nthreads or console.cores()) // nprocs),
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """One patient's visits, from their files into one space: register, check, find the brain, resample once, correct bias.
 
-The patient's space has the axes of the world (RAS+) where the baseline visit's FLAIR lies, in cubic voxels.
+The patient's space has the axes of the world (RAS+) where the baseline visit's FLAIR lies, or half-way between the
+visits, in cubic voxels.
 """
 
 import logging
@@ -26,7 +27,8 @@ from lesiondelta.images import (
 from lesiondelta.preprocessing import brain, gate
 from lesiondelta.preprocessing.intensity import correct_bias
 from lesiondelta.preprocessing.located import Located
-from lesiondelta.preprocessing.points import dilate, inside_mm
+from lesiondelta.preprocessing.midway import midway
+from lesiondelta.preprocessing.points import apply, dilate, inside_mm
 from lesiondelta.preprocessing.registration import ENGINES
 from lesiondelta.settings import PreprocessingSettings
 
@@ -112,6 +114,8 @@ def prepare_patient(
     baseline, mask = anatomy[0]
     placed = _each(loaded, lambda visit: _place(visit, baseline, mask, reference, settings), failures)
     visits = [_warned(visit, loaded, failures) for visit in (baseline, *placed)]
+    if settings.space == "midway":
+        visits, mask = _half_way(visits, mask, reference, settings.spacing_mm)
     mask = _common_brain(visits, mask, reference, settings.spacing_mm)
     prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
     _require_visits(patient, prepared, failures)
@@ -227,6 +231,17 @@ def _warned(visit: _Loaded, later: Sequence[_Loaded], failures: Mapping[str, str
     refused = [other.label for other in later if other.label in failures]
     warnings = tuple(f"Visit {label} does not fit the baseline: {failures[label]}" for label in refused)
     return replace(visit, warnings=visit.warnings + warnings)
+
+
+def _half_way(
+    visits: Sequence[_Loaded], mask: Volume, reference: str, spacing_mm: float
+) -> tuple[list[_Loaded], Volume]:
+    """Visits and brain in the space half-way between the visits."""
+    to_baseline = midway([visit.transforms[reference] for visit in visits])
+    corners = apply(np.linalg.inv(to_baseline), corners_mm(mask.grid))
+    moved = resample(mask, isotropic_grid(corners, spacing_mm), to_baseline, order="linear")
+    placed = [replace(v, transforms={c: own @ to_baseline for c, own in v.transforms.items()}) for v in visits]
+    return placed, _as_mask(moved)
 
 
 def _common_brain(visits: Sequence[_Loaded], mask: Volume, reference: str, spacing_mm: float) -> Volume:
