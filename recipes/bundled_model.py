@@ -41,7 +41,7 @@ from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
 from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import Progress
 from lesiondelta.nnunet.presets import Preset
-from lesiondelta.nnunet.training import train
+from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, deformed, image_anatomy, simulate_patient
 
 REPOSITORY = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[Training
 def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse.Namespace) -> Path:
     """Train one stage, or return at once if it is done."""
     clock, method = Clock(given.work / stage.name / "cpu_seconds.json"), methods.load(stage.method)
-    return train(
+    job = plan_job(
         patients,
         given.work / stage.name,
         replace(method, recipe=stage.recipe),
@@ -155,8 +155,8 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
         threads=given.threads,
         initial_weights=with_difference_weighting(given.work / stage.start) if stage.start else None,
         self_prior_share=SELF_PRIOR_SHARE if method.longitudinal else 0.0,
-        progress=clock.report,
     )
+    return train(patients, job, clock.report)
 
 
 def with_difference_weighting(stage: Path) -> Path:

@@ -5,7 +5,7 @@ import pytest
 from lesiondelta import methods
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
-from lesiondelta.nnunet.training import train
+from lesiondelta.nnunet.training import plan_job, train
 from tests.synthetic import write_patients
 
 SMOKE = presets.load("smoke")
@@ -34,7 +34,8 @@ def method(request):
 def trained(method, patients, data, tmp_path_factory):
     """The exported model of an end-to-end `smoke` training."""
     output = tmp_path_factory.mktemp("contract") / method.name
-    return train(patients, output, method, SMOKE, fold=0, folds=3, device="cpu", self_prior_share=SHARE, data=data)
+    options = {"fold": 0, "folds": 3, "device": "cpu", "self_prior_share": SHARE, "data": data}
+    return train(patients, plan_job(patients, output, method, SMOKE, **options))
 
 
 @pytest.fixture(scope="session")

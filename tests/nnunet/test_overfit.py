@@ -7,7 +7,7 @@ from lesiondelta import methods
 from lesiondelta.images import read_image, read_mask
 from lesiondelta.inference import lesion_probabilities, load_model
 from lesiondelta.nnunet import presets
-from lesiondelta.nnunet.training import train
+from lesiondelta.nnunet.training import plan_job, train
 from tests.synthetic import write_patients
 
 
@@ -21,7 +21,8 @@ def test_two_patients_can_be_overfitted(name, tmp_path):
     """With the paper's optimiser; only network and schedule are small."""
     patients = write_patients(tmp_path / "images", (2, 2))
     preset = replace(presets.load("smoke"), epochs=10, iterations_per_epoch=25)
-    model = load_model(train(patients, tmp_path / "out", methods.load(name), preset, device="cpu"))
+    job = plan_job(patients, tmp_path / "out", methods.load(name), preset, device="cpu")
+    model = load_model(train(patients, job))
     scores = []
     for patient in patients:
         images = [np.stack([read_image(v.images[c]).data for c in model.contrasts]) for v in patient.visits]

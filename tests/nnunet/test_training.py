@@ -9,7 +9,7 @@ from lesiondelta import methods
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.inference import choose_device, load_model
 from lesiondelta.nnunet import presets
-from lesiondelta.nnunet.training import train
+from lesiondelta.nnunet.training import plan_job, train
 from tests.synthetic import write_patients
 
 TINY = replace(presets.load("smoke"), epochs=3, iterations_per_epoch=2, patch=(16, 16, 16), max_features=16)
@@ -34,8 +34,8 @@ def data(tmp_path_factory):
 def run(patients, data):
     """Train the tiny preset into a folder, on stored data that all tests here share."""
 
-    def call(folder, method=METHOD, preset=TINY, **options):
-        return train(patients, folder, method, preset, data=data, device="cpu", **options)
+    def call(folder, method=METHOD, preset=TINY, progress=None, **options):
+        return train(patients, plan_job(patients, folder, method, preset, data=data, device="cpu", **options), progress)
 
     return call
 
@@ -130,7 +130,7 @@ def test_fold_all_has_no_validation_score(trained):
 def test_a_single_visit_needs_self_priors(tmp_path):
     patients = write_patients(tmp_path, (2, 1, 1))
     with pytest.raises(CohortError, match=r"002, 003\. Leave them out, or give a self-prior share"):
-        train(patients, tmp_path / "out", METHOD, TINY, device="cpu")
+        plan_job(patients, tmp_path / "out", METHOD, TINY, device="cpu")
     assert not (tmp_path / "out").exists()
 
 

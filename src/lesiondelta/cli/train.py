@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -86,9 +86,7 @@ def train(
     from lesiondelta import methods
     from lesiondelta.files import require_writable
     from lesiondelta.formats.bids import read_cohort
-    from lesiondelta.nnunet import presets
-    from lesiondelta.nnunet.training import plan_job
-    from lesiondelta.nnunet.training import train as train_method
+    from lesiondelta.nnunet import presets, training
     from lesiondelta.pipeline.checks import require_programs
     from lesiondelta.pipeline.training import prepare_training, require_labelled
     from lesiondelta.settings import PreprocessingSettings
@@ -105,12 +103,11 @@ def train(
     require_labelled(labelled)
     require_programs(settings)
     work = work_dir or out / "work"
-    given: dict[str, Any] = {
-        "fold": _fold(fold), "folds": folds, "seed": seed, "device": device.value, "gpus": gpus,
-        "threads": omp_nthreads or console.cores(), "initial_weights": initial_model,
-        "self_prior_share": self_prior_share, "data": work / "stored",
-    }  # fmt: skip
-    job = plan_job(labelled.patients, out, chosen, size, **given)
+    job = training.plan_job(
+        labelled.patients, out, chosen, size, fold=_fold(fold), folds=folds, seed=seed, device=device.value, gpus=gpus,
+        threads=omp_nthreads or console.cores(), initial_weights=initial_model, self_prior_share=self_prior_share,
+        data=work / "stored",
+    )  # fmt: skip
     with console.log_file(out / "train.log"):
         require_writable(work)
         if preset is None and job.device == "cpu":
@@ -124,7 +121,7 @@ def train(
                 labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
             )
         with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
-            model = train_method(patients, out, chosen, size, **given, progress=_shown(advance))
+            model = training.train(patients, job, _shown(advance))
     console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
 
 

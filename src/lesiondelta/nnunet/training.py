@@ -31,8 +31,8 @@ DEFAULT_PATCH = (128, 128, 128)  # for compression alone, where the plan chooses
 THRESHOLD = 0.5
 
 
-def train(
-    patients: Sequence[TrainingPatient],
+def plan_job(
+    patients: Sequence[Patient | TrainingPatient],
     output: Path,
     method: Method,
     preset: Preset,
@@ -46,13 +46,13 @@ def train(
     initial_weights: Path | None = None,
     self_prior_share: float = 0.0,
     data: Path | None = None,
-    progress: ProgressCallback | None = None,
-) -> Path:
-    """Train `method` on one fold of `patients`.
+) -> Job:
+    """What shall be trained; raises what can be known before the patients are prepared.
 
     Parameters
     ----------
-    patients : sequence of TrainingPatient
+    patients : sequence of Patient or TrainingPatient
+        Their labels and numbers of visits are looked at.
     output : path
         Holds training.json, checkpoint.pth (every epoch), tensorboard/, model/ and, unless `data` is given, data/.
     method, preset : Method, Preset
@@ -71,50 +71,6 @@ def train(
         Share of pairs whose prior is the visit itself; 0 needs patients with two visits or more.
     data : path or None
         Where the stored patients are, or shall be: trainings of several methods and folds share it.
-    progress : callable or None
-        Called after every iteration and epoch (not with several GPUs).
-
-    Returns
-    -------
-    path of the exported model folder
-
-    Raises
-    ------
-    CohortError, InputError, ModelError, OutputError
-        As `plan_job`, and where the stored patients or the training in `output` are not these.
-    """
-    job = plan_job(
-        patients, output, method, preset, fold=fold, folds=folds, seed=seed, device=device, threads=threads, gpus=gpus,
-        initial_weights=initial_weights, self_prior_share=self_prior_share, data=data,
-    )  # fmt: skip
-    stored = dataset.build(patients, job.data, preset.patch or DEFAULT_PATCH)
-    settings = {**_settings(job), "patients_content": stored["content"]}
-    _require_same_settings(job.settings, settings)
-    if not job.settings.is_file():
-        write_json(job.settings, {**settings, "commit": _commit()})
-    if not (job.model / "model.json").is_file():
-        _remove_partial(output)
-        _run(job, progress)
-    return job.model
-
-
-def plan_job(
-    patients: Sequence[Patient | TrainingPatient],
-    output: Path,
-    method: Method,
-    preset: Preset,
-    *,
-    fold: FoldName = "all",
-    folds: int = 5,
-    seed: int = 0,
-    device: DeviceName = "auto",
-    threads: int = 1,
-    gpus: int = 1,
-    initial_weights: Path | None = None,
-    self_prior_share: float = 0.0,
-    data: Path | None = None,
-) -> Job:
-    """What `train` with these arguments would do; raises what can be known before the patients are prepared.
 
     Raises
     ------
@@ -141,6 +97,27 @@ def plan_job(
     )  # fmt: skip
     _require_same_settings(job.settings, _settings(job))
     return job
+
+
+def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallback | None = None) -> Path:
+    """Train what `plan_job` planned for these patients, and return the exported model's folder.
+
+    `progress` is called after every iteration and epoch (not with several GPUs).
+
+    Raises
+    ------
+    CohortError, OutputError
+        The stored patients, or the training in the job's folder, are not these.
+    """
+    stored = dataset.build(patients, job.data, job.preset.patch or DEFAULT_PATCH)
+    settings = {**_settings(job), "patients_content": stored["content"]}
+    _require_same_settings(job.settings, settings)
+    if not job.settings.is_file():
+        write_json(job.settings, {**settings, "commit": _commit()})
+    if not (job.model / "model.json").is_file():
+        _remove_partial(job.output)
+        _run(job, progress)
+    return job.model
 
 
 def _require_priors(patients: Sequence[Patient | TrainingPatient]) -> None:
