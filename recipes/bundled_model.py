@@ -112,11 +112,11 @@ class Stage:
 
 STAGES = (
     Stage("single", "nnunet", OPEN_PATIENTS, 160, 64),
-    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 140, 80, "single"),
-    Stage("single-without-07", "nnunet", ("19",), 80, 64),
-    Stage("pairs-without-07", "difference_weighting", ("19",), 20, 80, "single-without-07"),
-    Stage("single-without-19", "nnunet", ("07",), 80, 64),
-    Stage("pairs-without-19", "difference_weighting", ("07",), 20, 80, "single-without-19"),
+    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 56, 80, "single"),
+    Stage("single-without-07", "nnunet", ("19",), 50, 64),
+    Stage("pairs-without-07", "difference_weighting", ("19",), 12, 80, "single-without-07"),
+    Stage("single-without-19", "nnunet", ("07",), 50, 64),
+    Stage("pairs-without-19", "difference_weighting", ("07",), 12, 80, "single-without-19"),
 )
 SHIPPED = STAGES[1]
 

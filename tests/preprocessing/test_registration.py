@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lesiondelta.images import Volume, read_image, read_itk_transform, read_mask
-from lesiondelta.preprocessing.elastix import elastix, euler_matrix
+from lesiondelta.preprocessing.elastix import elastix, euler_matrix, refine
 from lesiondelta.preprocessing.points import apply, coarse, dilate, inside_mm, sample
 from lesiondelta.preprocessing.registration import ENGINES
 from tests.preprocessing.heads import moved, person, rigid
@@ -49,6 +49,21 @@ def test_elastix_recovers_a_known_movement(degrees, contrast):
     points = inside_mm(head["FLAIR"].with_data(head["FLAIR"].data > 0))
     assert np.linalg.norm(apply(found, points) - apply(truth, points), axis=1).mean() < 0.5
     np.testing.assert_array_equal(found, elastix(head["FLAIR"], moving, degrees=degrees))
+
+
+@pytest.mark.slow
+def test_refining_follows_the_brain_and_not_the_scalp():
+    head, skull = person(0, 2.0), person(0, 2.0, skull=True)
+    brain = head["FLAIR"].with_data(head["FLAIR"].data > 0)
+    truth = rigid(0.03, (1.5, -1, 2))
+    scalp = np.where(moved(brain, np.linalg.inv(truth)).data, 0, skull["T1w"].data)  # stays when the brain moves
+    moving = head["T1w"].with_data(moved(head["T1w"], np.linalg.inv(truth)).data + scalp)
+    points = inside_mm(brain)
+    off_mm = [
+        np.linalg.norm(apply(found, points) - apply(truth, points), axis=1).mean()
+        for found in (np.eye(4), refine(skull["FLAIR"], moving, np.eye(4), brain))
+    ]
+    assert off_mm[1] < 0.3 < 2 < off_mm[0]
 
 
 @pytest.mark.slow

@@ -54,9 +54,18 @@ def elastix(
         fixed_mask = fixed_mask and coarse_mask(fixed_mask, COARSE_MM)
     sigmas_mm = [sigma for sigma in SMOOTHING_MM if degrees == 6 or sigma >= COARSE_MM / 2]
     for kind in ("EulerTransform", "AffineTransform")[: 1 if degrees == 6 else 2]:
-        moved = Volume(moving.data, np.linalg.inv(transform) @ moving.affine, moving.name)
-        transform = transform @ _matrix(_run(fixed, moved, _settings(kind, sigmas_mm), threads, fixed_mask))
+        transform = _improved(transform, fixed, moving, _settings(kind, sigmas_mm), threads, fixed_mask)
     return transform
+
+
+def refine(fixed: Volume, moving: Volume, start: Affine, fixed_mask: Volume, threads: int = 1) -> Affine:
+    """Improve a rigid transform by what lies in a mask, at full detail; scalp and neck, which move, have no say.
+
+    Returns
+    -------
+    (4, 4) fixed point -> moving point, RAS+ mm
+    """
+    return _improved(start, fixed, moving, _settings("EulerTransform", SMOOTHING_MM[-2:]), threads, fixed_mask)
 
 
 def between_centres(fixed: Volume, moving: Volume) -> Affine:
@@ -106,14 +115,18 @@ def _settings(kind: str, smoothing_mm: Sequence[float]) -> dict[str, Sequence[st
     }
 
 
-def _run(
+def _improved(
+    transform: Affine,
     fixed: Volume,
     moving: Volume,
     settings: dict[str, Sequence[str]],
     threads: int,
     fixed_mask: Volume | None,
-) -> Any:  # noqa: ANN401  (ITK has no types)
+) -> Affine:
+    """The transform and the change that elastix finds from there."""
     import itk
+
+    moving = Volume(moving.data, np.linalg.inv(transform) @ moving.affine, moving.name)
 
     parameters = itk.ParameterObject.New()
     parameters.AddParameterMap(settings)
@@ -132,7 +145,7 @@ def _run(
         raise RegistrationError(
             f"{moving.name} could not be registered to {fixed.name} ({_reason(error)}): look at both images."
         ) from error
-    return result.GetParameterMap(0)
+    return transform @ _matrix(result.GetParameterMap(0))
 
 
 def _rectangular(volume: Volume) -> Volume:

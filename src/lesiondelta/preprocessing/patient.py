@@ -29,7 +29,7 @@ from lesiondelta.preprocessing.intensity import correct_bias
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.midway import midway
 from lesiondelta.preprocessing.points import apply, dilate, inside_mm
-from lesiondelta.preprocessing.registration import ENGINES
+from lesiondelta.preprocessing.registration import ENGINES, REFINERS
 from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,7 @@ def _own_brain(
 def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:
     """The visit, checked, and the brain in the space of its reference."""
     mask = _find_brain(visit, reference, settings)
+    visit = _refined(visit, reference, mask, np.eye(4), settings)
     return (_checked_contrasts(visit, reference, mask) if settings.gate else visit), mask
 
 
@@ -197,6 +198,7 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     near = mask if baseline.stripped or visit.stripped else dilate(mask, NEAR_MM)
     engine = ENGINES[settings.registration]
     transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=near)
+    visit = _refined(visit, reference, mask, transform, settings)
     transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
     placed = replace(visit, transforms=transforms)
     if not settings.gate:
@@ -209,6 +211,27 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
         checked = gate.check_person(before, Located(image, transforms[contrast]), mask)
         placed = _noted(placed, f"baseline_{contrast}_person_mm", checked)
     return placed
+
+
+def _refined(
+    visit: _Loaded, reference: str, mask: Volume, to_reference: Affine, settings: PreprocessingSettings
+) -> _Loaded:
+    """The visit, its contrasts registered to its reference once more, by the brain alone.
+
+    `to_reference` takes points of the brain mask's space to the reference's.
+    """
+    refine = REFINERS.get(settings.registration)
+    if refine is None:
+        return visit
+    fixed = visit.images[reference]
+    to_mask = np.asarray(np.linalg.inv(to_reference), dtype=np.float64)
+    inside = resample(mask, fixed.grid, to_mask, order="nearest")
+    better = {
+        contrast: refine(fixed, visit.images[contrast], start, inside, settings.threads)
+        for contrast, start in visit.transforms.items()
+        if contrast != reference
+    }
+    return replace(visit, transforms={**visit.transforms, **better})
 
 
 def _checked_contrasts(visit: _Loaded, reference: str, mask: Volume) -> _Loaded:

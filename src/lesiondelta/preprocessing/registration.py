@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from lesiondelta.images import Affine, Volume
-from lesiondelta.preprocessing.elastix import elastix
+from lesiondelta.preprocessing.elastix import elastix, refine
 from lesiondelta.preprocessing.programs import flirt, niimath
 
 
@@ -36,4 +36,13 @@ def identity(
     return np.eye(4)
 
 
+class Refiner(Protocol):
+    """Improve a rigid transform by what lies in a mask."""
+
+    def __call__(self, fixed: Volume, moving: Volume, start: Affine, fixed_mask: Volume, threads: int = 1) -> Affine:
+        """Return (4, 4): fixed point -> moving point, RAS+ mm."""
+
+
 ENGINES: dict[str, Engine] = {"elastix": elastix, "niimath": niimath, "flirt": flirt, "none": identity}
+REFINERS: dict[str, Refiner] = {"elastix": refine}
+"""Of the engines that can start from a transform."""
