@@ -53,6 +53,20 @@ def test_acq_time_decides_the_order(tmp_path):
     assert patient.visits[0].acquired == datetime(2019, 5, 1)
 
 
+@pytest.mark.parametrize(("encoding", "read"), [("latin-1", True), ("utf-8-sig", True), ("utf-16", False)])
+def test_tables_in_other_encodings(tmp_path, encoding, read):
+    write(tmp_path, *visit("1", "a"), *visit("1", "b"))
+    path = tmp_path / "sub-1/sub-1_sessions.tsv"
+    table = "session_id\tacq_time\tsite\nses-a\t2021-05-01\tMünchen\nses-b\t2019-05-01\tLjubljana\n"
+    path.write_bytes(table.encode(encoding))
+    patient = only(tmp_path)
+    if read:
+        assert labels(patient) == ["b", "a"]
+    else:
+        assert all(f"{path} is no UTF-8 text" in problem for problem in patient.problems.values())
+        assert set(patient.problems) == {"a", "b"}
+
+
 def test_scans_table_serves_where_the_sessions_table_is_silent(tmp_path):
     write(tmp_path, *visit("1", "a"), *visit("1", "b"))
     for session, year in (("a", 2021), ("b", 2020)):

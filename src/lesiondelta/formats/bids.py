@@ -14,6 +14,7 @@ The rules, in full:
 """
 
 import csv
+import io
 import json
 import logging
 import re
@@ -298,12 +299,15 @@ def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[dat
 
 
 def _table(path: Path) -> list[dict[str, str]]:
+    """Rows by column; labels and dates are plain ASCII, so that an old encoding of other columns does no harm."""
     if not path.is_file():
         return []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        if "\0" in text:
+            raise CohortError(f"{path} is no UTF-8 text: save it as tab-separated UTF-8 text.")
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))
+    except (OSError, csv.Error) as error:
         raise CohortError(f"{path} cannot be read ({error}): save it as tab-separated UTF-8 text.") from error
 
 
