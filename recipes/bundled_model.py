@@ -112,11 +112,11 @@ class Stage:
 
 STAGES = (
     Stage("single", "nnunet", OPEN_PATIENTS, 160, 64),
-    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 56, 80, "single"),
-    Stage("single-without-07", "nnunet", ("19",), 50, 64),
-    Stage("pairs-without-07", "difference_weighting", ("19",), 12, 80, "single-without-07"),
-    Stage("single-without-19", "nnunet", ("07",), 50, 64),
-    Stage("pairs-without-19", "difference_weighting", ("07",), 12, 80, "single-without-19"),
+    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 52, 80, "single"),
+    Stage("single-without-07", "nnunet", ("19",), 36, 64),
+    Stage("pairs-without-07", "difference_weighting", ("19",), 8, 80, "single-without-07"),
+    Stage("single-without-19", "nnunet", ("07",), 36, 64),
+    Stage("pairs-without-19", "difference_weighting", ("07",), 8, 80, "single-without-19"),
 )
 SHIPPED = STAGES[1]
 
