@@ -112,7 +112,7 @@ class Stage:
 
 STAGES = (
     Stage("single", "nnunet", OPEN_PATIENTS, 160, 64),
-    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 52, 80, "single"),
+    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 48, 80, "single"),
     Stage("single-without-07", "nnunet", ("19",), 36, 64),
     Stage("pairs-without-07", "difference_weighting", ("19",), 8, 80, "single-without-07"),
     Stage("single-without-19", "nnunet", ("07",), 36, 64),
