@@ -51,6 +51,18 @@ def test_rough_mask_leaves_the_scalp_out():
     assert dice(brain.rough_mask(image).data, inside) > 0.9
 
 
+def test_scraps_of_scalp_are_trimmed_and_a_cut_off_lobe_is_not():
+    image, inside = person(0, spacing_mm=3.0, skull=True)["T1w"], person(0, spacing_mm=3.0)["T1w"].data > 0
+    scraps = (image.data > 600) & (np.indices(image.data.shape)[0] > 50)
+    lobe = np.zeros_like(inside)
+    lobe[25:35, 56:57, 20:40] = inside[25:35, 56:57, 20:40]  # a dark sulcus cuts off what lies before it
+    head = image.with_data(np.where(lobe, 50, image.data).astype(np.float32))
+    trimmed = brain.trimmed(image.with_data(inside | scraps), head, 250).data
+    assert scraps.sum() > 500
+    assert not (trimmed & scraps).any()
+    assert (inside & ~trimmed).sum() < 0.001 * inside.sum()
+
+
 @pytest.mark.slow
 @pytest.mark.data
 def test_atlas_mask_of_a_real_head(data_folder):

@@ -19,8 +19,12 @@ BRAIN_LITRES = (0.7, 2.2)
 COARSE_MM = 2.0
 CENTRE_MM = 40.0
 """Radius around the head's centre where only brain lies."""
+TISSUE = (0.5, 1.6)
+"""Darkest and brightest tissue, in units of the median there."""
 BRIDGE_MM = 5.0
 """Tissue that joins brain and scalp is thinner than twice this."""
+CORE_MM, CORE_ML = 3.0, 10.0
+"""The brain's tissue holds balls of this radius, in pieces of this volume or more; scraps of scalp and dura do not."""
 ATLAS_MARGIN_MM = 6.0
 """Around the template, where the affine registration looks."""
 FREEDOM_MM = 3.0
@@ -84,7 +88,8 @@ def atlas_mask(image: Volume, threads: int = 1) -> Volume:
     """The MNI152 brain, moved by an affine registration onto the grid of `image` (whole head, T1w for choice).
 
     The template has no skull, and mutual information would grow it to the scalp; so skull and scalp are roughly removed
-    from the head first. What that rough mask holds within 3 mm of the moved brain belongs to the brain too.
+    from the head first. What that rough mask holds within 3 mm of the moved brain belongs to the brain too, and scraps
+    of scalp and dura do not.
     """
     template, brain = mni152()
     head = coarse(image, COARSE_MM)
@@ -94,7 +99,22 @@ def atlas_mask(image: Volume, threads: int = 1) -> Volume:
     back = np.asarray(np.linalg.inv(affine), np.float64)
     certain = resample(brain, image.grid, back, order="linear").data > 0.5
     near = resample(dilate(brain, FREEDOM_MM), image.grid, back, order="nearest").data
-    return image.with_data(_largest(certain | (near & (resample(rough, image.grid, order="linear").data > 0.5))))
+    found = certain | (near & (resample(rough, image.grid, order="linear").data > 0.5))
+    return trimmed(image.with_data(_largest(found)), image, TISSUE[0] * level(head))
+
+
+def trimmed(mask: Volume, image: Volume, darkest: float) -> Volume:
+    """The mask without scraps of scalp and dura: all but what lies within 3 mm of tissue that holds together.
+
+    `darkest` is the least value of tissue.
+    """
+    tissue = mask.with_data(mask.data & (image.data > darkest))
+    pieces, _ = ndimage.label(~dilate(tissue.with_data(~tissue.data), CORE_MM).data)
+    least = CORE_ML * 1000 / mask.grid.voxel_volume_mm3
+    large = np.bincount(pieces.ravel()) >= least
+    large[0] = False
+    near = dilate(mask.with_data(large[pieces]), CORE_MM + FREEDOM_MM)
+    return mask.with_data(_largest(mask.data & near.data))
 
 
 def rough_mask(head: Volume) -> Volume:
@@ -102,11 +122,16 @@ def rough_mask(head: Volume) -> Volume:
 
     Tissue has 0.5 to 1.6 times the median around the head's centre; fat is brighter.
     """
-    distance = np.linalg.norm(voxels_mm(head.grid) - centre_mm(head), axis=1).reshape(head.data.shape)
-    median = np.median(head.data[distance < CENTRE_MM])
-    tissue = head.with_data((head.data > 0.5 * median) & (head.data < 1.6 * median))
+    low, high = (share * level(head) for share in TISSUE)
+    tissue = head.with_data((head.data > low) & (head.data < high))
     inner = head.with_data(_largest(~dilate(head.with_data(~tissue.data), BRIDGE_MM).data))
     return head.with_data(ndimage.binary_fill_holes(dilate(inner, BRIDGE_MM + 1).data))
+
+
+def level(head: Volume) -> float:
+    """Median around the head's centre."""
+    distance = np.linalg.norm(voxels_mm(head.grid) - centre_mm(head), axis=1).reshape(head.data.shape)
+    return float(np.median(head.data[distance < CENTRE_MM]))
 
 
 def program_mask(image: Volume, method: str) -> Volume:
