@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lesiondelta.errors import InputError
 from lesiondelta.methods import Recipe
 
-SHORT = Recipe(optimiser="adamw", learning_rate=3e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
+SHORT = Recipe(optimiser="adamw", learning_rate=1.5e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
 """For hundreds of iterations (decisions 037 and 051)."""
 
 
@@ -53,7 +53,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("paper", 1000, 250, 50, patch=(128, 160, 128), batch=2),
-        Preset("small", 20, 50, 5, patch=(64, 64, 64), batch=2, base_features=16, max_features=256, recipe=SHORT),
+        Preset("small", 40, 50, 5, patch=(64, 64, 64), batch=2, base_features=16, max_features=256, recipe=SHORT),
         Preset("smoke", 2, 4, 1, patch=(32, 32, 32), batch=2, base_features=8, max_features=32),
     )
 }
