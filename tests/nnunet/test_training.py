@@ -134,6 +134,15 @@ def test_a_single_visit_needs_self_priors(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("others", [slice(0, 2), slice(0, 4)])
+def test_other_patients_than_planned_are_refused(tmp_path, others):
+    patients = write_patients(tmp_path, (2, 2, 2, 2))
+    job = plan_job(patients[:3], tmp_path / "out", METHOD, TINY, device="cpu")
+    with pytest.raises(CohortError, match=r"planned with other patients: 00[34] are"):
+        train(patients[others], job)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_folder_holds_checkpoint_and_tensorboard_and_nothing_unfinished(trained):
     folder = trained.parent
     assert list((folder / "tensorboard").glob("events.*"))

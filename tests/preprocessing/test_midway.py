@@ -36,6 +36,11 @@ def test_opposite_poses_have_no_half_way():
         midway([np.eye(4), rigid(np.pi - 0.01), rigid(-np.pi + 0.01), rigid(np.pi / 2, axis=1)])
 
 
+def test_half_a_turn_has_no_half_way():
+    with pytest.raises(RegistrationError, match="--space baseline"):
+        midway([np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])])
+
+
 def test_a_patient_half_way(tmp_path, monkeypatch):
     """Both visits show one brain at the same place, and neither image is left on its own grid."""
     motion = rigid(0.15, (6, -4, 10)) @ np.diag([1.04, 0.97, 1.02, 1.0])
@@ -50,7 +55,8 @@ def test_a_patient_half_way(tmp_path, monkeypatch):
     np.testing.assert_allclose(there @ np.linalg.inv(here), motion, atol=1e-6)
     np.testing.assert_allclose(there, np.linalg.inv(here), atol=1e-6)
     inside = prepared.brain.data
-    values = [visit.images["FLAIR"].data[inside] for visit in prepared.visits]
-    assert np.corrcoef(*values)[0, 1] > 0.97
+    for contrast in ("T1w", "FLAIR"):
+        values = [visit.images[contrast].data[inside] for visit in prepared.visits]
+        assert np.corrcoef(*values)[0, 1] > 0.97
     truth = resample(brain_of(first), prepared.grid, here, order="nearest").data
     assert 2 * (truth & inside).sum() / (truth.sum() + inside.sum()) > 0.95

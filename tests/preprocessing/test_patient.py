@@ -5,8 +5,9 @@ import pytest
 import SimpleITK as sitk
 
 from lesiondelta.cohort import Visit
-from lesiondelta.errors import CohortError, NoVisitError
+from lesiondelta.errors import CohortError, NoVisitError, RegistrationError
 from lesiondelta.images import Grid, Volume, corners_mm, isotropic_grid, resample, to_sitk, write_itk_transform
+from lesiondelta.preprocessing import patient as way_of_one_patient
 from lesiondelta.preprocessing.patient import _own_brain, prepare_patient
 from lesiondelta.settings import PreprocessingSettings
 from tests.preprocessing.heads import SPACING_MM, moved, person, rigid, write_patient, write_sheared
@@ -194,3 +195,35 @@ def test_saved_transform_in_simpleitk_equals_ours(tmp_path):
     theirs = sitk.Resample(to_sitk(image), target, sitk.ReadTransform(str(tmp_path / "xfm.txt")), sitk.sitkLinear)
     ours = resample(image, Grid(grid.shape, grid.affine), transform, "linear").data
     np.testing.assert_allclose(ours, sitk.GetArrayFromImage(theirs).T, atol=0.05)
+
+
+def test_contrasts_are_refined_inside_the_brain_on_the_flairs_own_grid(tmp_path, monkeypatch):
+    """The second visit lies elsewhere: the refiner sees the baseline's brain where that visit's FLAIR shows it."""
+    motion = rigid(0.15, (6, -4, 10))
+    first = person(0)
+    second = {name: moved(image, np.linalg.inv(motion)) for name, image in first.items()}
+    known = lambda fixed, moving, *, degrees, **_: motion if degrees == 12 else np.eye(4)  # noqa: E731
+    seen = []
+
+    def refine(fixed, moving, start, fixed_mask, threads=1):
+        seen.append((fixed_mask.data == (fixed.data > 100)).mean())
+        return rigid(0.0, (0.5, 0, 0)) @ start
+
+    monkeypatch.setitem(way_of_one_patient.ENGINES, "none", known)
+    monkeypatch.setitem(way_of_one_patient.REFINERS, "none", refine)
+    prepared = prepare_patient(write_patient(tmp_path, [first, second], masks=[(0, brain_of(first))]), QUICK)
+    assert len(seen) == 2
+    assert min(seen) > 0.97
+    for visit in prepared.visits:
+        shift = visit.from_patient["T1w"] @ np.linalg.inv(visit.from_patient["FLAIR"])
+        np.testing.assert_allclose(shift, rigid(0.0, (0.5, 0, 0)), atol=1e-9)
+
+
+def test_a_refinement_that_fails_leaves_the_first_registration_and_a_warning(tmp_path, monkeypatch):
+    def refine(*_):
+        raise RegistrationError("too few samples")
+
+    monkeypatch.setitem(way_of_one_patient.REFINERS, "none", refine)
+    prepared = prepare_patient(write_patient(tmp_path, [person(0)]), QUICK)
+    np.testing.assert_array_equal(prepared.visits[0].from_patient["T1w"], np.eye(4))
+    assert "T1w could not be registered by the brain alone" in prepared.visits[0].warnings[0]

@@ -107,8 +107,9 @@ def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallb
     Raises
     ------
     CohortError, OutputError
-        The stored patients, or the training in the job's folder, are not these.
+        The planned or the stored patients, or the training in the job's folder, are not these.
     """
+    _require_planned(patients, job)
     stored = dataset.build(patients, job.data, job.preset.patch or DEFAULT_PATCH)
     settings = {**_settings(job), "patients_content": stored["content"]}
     _require_same_settings(job.settings, settings)
@@ -127,6 +128,15 @@ def _require_priors(patients: Sequence[Patient | TrainingPatient]) -> None:
             f"Patients with a single visit have no prior to train with: {', '.join(single)}. "
             "Leave them out, or give a self-prior share above 0."
         )
+
+
+def _require_planned(patients: Sequence[TrainingPatient], job: Job) -> None:
+    planned = {*job.members.train, *job.members.validation}
+    different = sorted(planned ^ {patient.label for patient in patients})
+    if different:
+        raise CohortError(f"The training was planned with other patients: {', '.join(different)} are in one of both.")
+    if job.method.longitudinal and job.self_prior_share == 0:
+        _require_priors(patients)
 
 
 def _require_gpus(gpus: int, device: str, batch: int | None) -> None:

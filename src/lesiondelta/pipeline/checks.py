@@ -14,6 +14,7 @@ from lesiondelta.formats.records import read_record
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import Model, bundled_model, load_model
 from lesiondelta.preprocessing import brain, programs
+from lesiondelta.preprocessing.patient import PREPARATION
 from lesiondelta.settings import PreprocessingSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -
     """All that decides a patient's results, as plain JSON: program, settings, models and the content of every input."""
     return {
         "lesiondelta": __version__,
+        "preparation": PREPARATION,
         "settings": deciding(settings),
         "models": [model.fingerprint for model in models],
         "visits": visit_contents(patient),

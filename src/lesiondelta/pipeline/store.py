@@ -18,7 +18,7 @@ from lesiondelta.errors import LesionDeltaError
 from lesiondelta.files import require_writable, write_json
 from lesiondelta.images import Grid, read_image, read_mask, write_volume
 from lesiondelta.pipeline.checks import visit_contents
-from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit, prepare_patient
+from lesiondelta.preprocessing.patient import PREPARATION, PreparedPatient, PreparedVisit, prepare_patient
 from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ def prepared_patient(
     folder = work / f"sub-{patient.label}"
     identity = {
         "lesiondelta": __version__,
+        "preparation": PREPARATION,
         "settings": settings.model_dump(mode="json", exclude={"threads"}),
         "contrasts": list(contrasts),
         "visits": visit_contents(patient),

@@ -24,7 +24,9 @@ TISSUE = (0.5, 1.6)
 BRIDGE_MM = 5.0
 """Tissue that joins brain and scalp is thinner than twice this."""
 CORE_MM, CORE_ML = 3.0, 10.0
-"""The brain's tissue holds balls of this radius, in pieces of this volume or more; scraps of scalp and dura do not."""
+"""The brain's tissue holds balls of this radius, whose centres fill this volume; scraps of scalp and dura do not."""
+SURFACE_MM = 10.0
+"""Scraps reach no deeper; ventricles, which hold no tissue either, do."""
 ATLAS_MARGIN_MM = 6.0
 """Around the template, where the affine registration looks."""
 FREEDOM_MM = 3.0
@@ -93,37 +95,36 @@ def atlas_mask(image: Volume, threads: int = 1) -> Volume:
     """
     template, brain = mni152()
     head = coarse(image, COARSE_MM)
-    rough = rough_mask(head)
+    darkest, brightest = (share * level(head) for share in TISSUE)
+    rough = rough_mask(head, darkest, brightest)
     core = head.with_data(np.where(rough.data, head.data, 0))
     affine = elastix(template, core, degrees=12, threads=threads, fixed_mask=dilate(brain, ATLAS_MARGIN_MM))
     back = np.asarray(np.linalg.inv(affine), np.float64)
     certain = resample(brain, image.grid, back, order="linear").data > 0.5
     near = resample(dilate(brain, FREEDOM_MM), image.grid, back, order="nearest").data
     found = certain | (near & (resample(rough, image.grid, order="linear").data > 0.5))
-    return trimmed(image.with_data(_largest(found)), image, TISSUE[0] * level(head))
+    return trimmed(image.with_data(_largest(found)), image, darkest)
 
 
 def trimmed(mask: Volume, image: Volume, darkest: float) -> Volume:
-    """The mask without scraps of scalp and dura: all but what lies within 3 mm of tissue that holds together.
+    """The mask without scraps of scalp and dura: near its surface, only what lies by tissue that holds together.
 
     `darkest` is the least value of tissue.
     """
-    tissue = mask.with_data(mask.data & (image.data > darkest))
+    smooth = ndimage.gaussian_filter(image.data, 1.0 / image.grid.spacing)  # or noise would dissolve the tissue
+    tissue = mask.with_data(mask.data & (smooth > darkest))
     pieces, _ = ndimage.label(~dilate(tissue.with_data(~tissue.data), CORE_MM).data)
     least = CORE_ML * 1000 / mask.grid.voxel_volume_mm3
     large = np.bincount(pieces.ravel()) >= least
     large[0] = False
     near = dilate(mask.with_data(large[pieces]), CORE_MM + FREEDOM_MM)
-    return mask.with_data(_largest(mask.data & near.data))
+    deep = ~dilate(mask.with_data(~mask.data), SURFACE_MM).data
+    return mask.with_data(_largest(mask.data & (near.data | deep)))
 
 
-def rough_mask(head: Volume) -> Volume:
-    """The piece of tissue around the centre that is left once the dark skull has cut off the scalp.
-
-    Tissue has 0.5 to 1.6 times the median around the head's centre; fat is brighter.
-    """
-    low, high = (share * level(head) for share in TISSUE)
-    tissue = head.with_data((head.data > low) & (head.data < high))
+def rough_mask(head: Volume, darkest: float, brightest: float) -> Volume:
+    """The piece of tissue around the centre that is left once the dark skull has cut off the scalp; fat is brighter."""
+    tissue = head.with_data((head.data > darkest) & (head.data < brightest))
     inner = head.with_data(_largest(~dilate(head.with_data(~tissue.data), BRIDGE_MM).data))
     return head.with_data(ndimage.binary_fill_holes(dilate(inner, BRIDGE_MM + 1).data))
 

@@ -10,6 +10,8 @@ from lesiondelta.images import Affine
 
 TOLERANCE = 1e-8
 MOST_STEPS = 50
+REAL = 1e-6
+TOO_FAR = "The visits lie too far apart for a half-way space: look at their registration, or use --space baseline."
 
 
 def midway(transforms: Sequence[Affine]) -> Affine:
@@ -29,10 +31,11 @@ def midway(transforms: Sequence[Affine]) -> Affine:
         if np.abs(step).max() < TOLERANCE:
             return to_given
         to_given = to_given @ expm(-step)
-    raise RegistrationError(
-        "The visits lie too far apart for a half-way space: look at their registration, or use --space baseline."
-    )
+    raise RegistrationError(TOO_FAR)
 
 
 def _logarithm(transform: Affine) -> Affine:
-    return np.real(logm(transform))
+    found = logm(transform)
+    if np.abs(np.imag(found)).max() > REAL:  # half a turn: no way between is the shorter one
+        raise RegistrationError(TOO_FAR)
+    return np.real(found)

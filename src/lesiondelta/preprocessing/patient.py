@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from lesiondelta.cohort import Patient, Visit
-from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError
+from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError, RegistrationError
 from lesiondelta.images import (
     Affine,
     Grid,
@@ -34,6 +34,8 @@ from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
 
+PREPARATION = 2
+"""Raised with every change of what is prepared from the same images and settings: older results are redone then."""
 MARGIN_MM = 3.0
 """Around the brain, in the patient's grid."""
 REACH_MM = 20.0
@@ -75,7 +77,7 @@ class PreparedPatient:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A visit as read; `transforms` take points of the patient's space (at first: of its reference) to each image.
+    """A visit as read; `transforms` take points of its reference, then the baseline's, then the patient's, to images.
 
     `own_brain` is the mask it brings; `stripped` says that its reference shows nothing but the brain.
     """
@@ -226,12 +228,16 @@ def _refined(
     fixed = visit.images[reference]
     to_mask = np.asarray(np.linalg.inv(to_reference), dtype=np.float64)
     inside = resample(mask, fixed.grid, to_mask, order="nearest")
-    better = {
-        contrast: refine(fixed, visit.images[contrast], start, inside, settings.threads)
-        for contrast, start in visit.transforms.items()
-        if contrast != reference
-    }
-    return replace(visit, transforms={**visit.transforms, **better})
+    for contrast, start in visit.transforms.items():
+        if contrast != reference:
+            try:
+                better = refine(fixed, visit.images[contrast], start, inside, settings.threads)
+                visit = replace(visit, transforms={**visit.transforms, contrast: better})
+            except RegistrationError as error:  # a thin slab: what was found before is judged by the gate
+                log.warning("visit %s: %s", visit.label or "(only one)", error)
+                warning = f"The {contrast} could not be registered by the brain alone: compare it with the {reference}."
+                visit = replace(visit, warnings=(*visit.warnings, warning))
+    return visit
 
 
 def _checked_contrasts(visit: _Loaded, reference: str, mask: Volume) -> _Loaded:

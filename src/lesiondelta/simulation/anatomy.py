@@ -186,7 +186,7 @@ def deformed(anatomy: Anatomy, seed: int) -> Anatomy:
         {name: sample_at(image[None], at)[0] * brain for name, image in images.items()}
         for images in (anatomy.healthy, anatomy.lesioned)
     )
-    lesions = None if anatomy.lesions is None else _nearest(anatomy.lesions, at) * brain
+    lesions = None if anatomy.lesions is None else _consecutive(_nearest(anatomy.lesions, at) * brain)
     return Anatomy(anatomy.affine, brain, tissues / np.maximum(tissues.sum(axis=0), 1e-6), healthy, lesioned, lesions)
 
 
@@ -195,6 +195,13 @@ def _nearest(labels: Array, at: Array) -> Array:
     indices = (np.clip(np.rint(a), 0, n - 1).astype(np.intp) for a, n in zip(at, labels.shape, strict=True))
     taken: Array = labels[tuple(indices)]
     return taken
+
+
+def _consecutive(labels: Array) -> Array:
+    """The labels numbered without gaps: a small lesion may have lost its last voxel."""
+    _, numbers = np.unique(labels, return_inverse=True)
+    renumbered: Array = numbers.reshape(labels.shape).astype(np.int32)
+    return renumbered
 
 
 def _cropped_to_brain(t1w: Volume, flair: Volume, lesions: Volume) -> tuple[list[Array], Affine]:
