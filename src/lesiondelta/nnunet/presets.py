@@ -53,7 +53,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("paper", 1000, 250, 50, patch=(128, 160, 128), batch=2),
-        Preset("small", 40, 50, 5, patch=(64, 64, 64), batch=2, base_features=16, max_features=256, recipe=SHORT),
+        Preset("small", 60, 50, 5, patch=(64, 64, 64), batch=2, base_features=16, max_features=256, recipe=SHORT),
         Preset("smoke", 2, 4, 1, patch=(32, 32, 32), batch=2, base_features=8, max_features=32),
     )
 }
