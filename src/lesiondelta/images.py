@@ -93,9 +93,11 @@ def read_image(path: Path) -> Volume:
 def read_mask(path: Path) -> Volume:
     """Read a mask as bool; an empty one is fine, values other than 0 and one other value are not (ImageError)."""
     volume = _read(path, np.float32)
-    values = np.unique(volume.data)
-    if not np.isfinite(values).all() or np.count_nonzero(values) > 1:
-        raise ImageError(f"{path} is not a mask: it holds {len(values)} different values instead of 0 and 1.")
+    inside = volume.data[volume.data != 0]
+    if inside.size and not (np.isfinite(inside) & (inside == inside[0])).all():
+        few = inside.size and np.array_equal(inside, np.rint(inside))
+        kind = "several labels" if few else "probabilities or other values between 0 and 1, or none at all"
+        raise ImageError(f"{path} is not a mask: it holds {kind} instead of 0 and 1.")
     return volume.with_data(volume.data != 0)
 
 

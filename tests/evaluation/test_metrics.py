@@ -6,7 +6,9 @@ import pytest
 from scipy import ndimage
 
 from lesiondelta.errors import GeometryError
-from lesiondelta.evaluation.metrics import dice, hd95, lesions, matched_lesions, score, surface_mm
+from lesiondelta.evaluation.instances import found, lesions, overlaps
+from lesiondelta.evaluation.metrics import SIZES, score
+from lesiondelta.evaluation.surfaces import bounding_box, surface_distances, surface_mm
 from lesiondelta.images import Grid
 
 SHAPE = (16, 16, 16)
@@ -23,10 +25,20 @@ def box(*ranges: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def test_dice_by_hand():
-    a, b = box((0, 4), (0, 4), (0, 4)), box((2, 6), (0, 4), (0, 4))
-    assert dice(a, b) == pytest.approx(2 * 32 / 128)
-    assert dice(a, a) == 1
+def hd95(a, b, on=UNIT):
+    return surface_distances(a, b, on).hd95_mm()
+
+
+def matched_lesions(reference, prediction):
+    table = overlaps(reference, prediction)
+    return int(found(table).sum()), int(found(table.reversed()).sum())
+
+
+def test_overlap_by_hand():
+    a, b = box((0, 4), (0, 4), (0, 4)), box((2, 6), (0, 4), (0, 2))
+    scores = score(a, b, UNIT)  # 64 and 32 voxels share 16
+    assert (scores.dsc, scores.iou, scores.sensitivity, scores.ppv) == (2 * 16 / 96, 16 / 80, 16 / 64, 16 / 32)
+    assert (scores.reference_volume_mm3, scores.volume_difference_mm3) == (64, -32)
 
 
 def test_hd95_of_parallel_plates_is_their_distance():
@@ -41,9 +53,9 @@ def test_hd95_pools_both_ways_and_interpolates_linearly():
         a[i, 0, 0] = True
     b = a.copy()
     b[13, 0, 0] = True
-    assert hd95(a, b, UNIT) == 0  # position 0.95 * 20 = 19 of the sorted distances, counted from 0
+    assert hd95(a, b) == 0  # position 0.95 * 20 = 19 of the sorted distances, counted from 0
     b[14:16, 0, 0] = True  # 4, 5 and 6 mm: position 0.95 * 22 = 20.9, between the 4 at 20 and the 5 at 21
-    assert hd95(a, b, UNIT) == pytest.approx(4.9)
+    assert hd95(a, b) == pytest.approx(4.9)
 
 
 def test_surface_is_6_connected_and_counts_the_image_border():
@@ -161,3 +173,75 @@ def test_empty_masks_left_out(truth, guess, left_out):
 def test_other_shapes_are_refused():
     with pytest.raises(GeometryError):
         score(NONE, np.zeros((4, 4, 4), bool), UNIT)
+
+
+def test_assd_and_nsd_by_hand():
+    """Plates of 256 voxels, 0, 1 and 2 mm from the plates of the other mask."""
+    a = box((2, 3), (0, 16), (0, 16)) | box((8, 9), (0, 16), (0, 16))
+    b = box((2, 3), (0, 16), (0, 16)) | box((10, 11), (0, 16), (0, 16))
+    scores = score(a, b, UNIT)
+    assert scores.assd_mm == pytest.approx((0 + 2 + 0 + 2) / 4)
+    assert scores.nsd == 0.5
+    assert score(a, b, grid(0.5, 1, 1)).nsd == 1  # 1 mm apart: within the tolerance
+
+
+def test_lesions_by_size():
+    """References of 9, 10, 100 and 120 mm3, of which the second and the last are predicted, and a false one of 8."""
+    sizes = {9: (0, 0), 10: (4, 0), 100: (0, 4), 120: (8, 4)}
+    truth, guess = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    for size, (x, y) in sizes.items():
+        lesion = np.zeros(SHAPE, bool)
+        block = np.argwhere(np.ones((5, 5, 5)))[:size] if size > 50 else np.argwhere(np.ones((3, 3, 3)))[:size]
+        lesion[tuple((block + np.array([x, y, 0])).T)] = True
+        truth |= lesion
+        if size in (10, 120):
+            guess |= lesion
+    guess[0:2, 12:14, 12:14] = True
+    scores = score(truth, guess, UNIT)
+    counted = [(d.reference, d.found, d.predicted, d.right) for d in (scores.by_size[size] for size in SIZES)]
+    assert counted == [(1, 0, 1, 0), (2, 1, 1, 1), (1, 1, 1, 1)]
+    assert (scores.reference_lesions, scores.predicted_lesions) == (4, 3)
+
+
+def test_a_touched_lesion_is_a_hit_of_isbi2015():
+    """One voxel of overlap: no match at IoU > 0.1, but a hit."""
+    truth, guess = box((0, 4), (0, 4), (0, 4)), box((3, 7), (3, 7), (3, 7)) | box((10, 12), (0, 2), (0, 2))
+    scores = score(truth, guess, UNIT)
+    assert (scores.lesion_recall, scores.ltpr, scores.lfpr) == (0, 1, 0.5)
+
+
+def test_longiseg_uses_lesions_up():
+    """One prediction over two references finds both for us, one for the fork."""
+    truth = box((0, 2), (0, 2), (0, 2)) | box((8, 10), (0, 2), (0, 2))
+    guess = box((0, 10), (0, 2), (0, 2))
+    assert score(truth, guess, UNIT).found_lesions == 2
+    assert score(truth, guess, UNIT, convention="longiseg").found_lesions == 1
+
+
+def test_longiseg_filters_by_faces_and_labels_by_corners():
+    mask = np.zeros(SHAPE, bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = True  # three pieces of 1 mm3 by faces
+    mask[8, 8, 8:11] = mask[9, 9, 11:14] = True  # two pieces of 3 mm3 by faces, one lesion by corners
+    assert score(mask, mask, UNIT).reference_lesions == 2
+    assert score(mask, mask, UNIT, convention="longiseg").reference_lesions == 1
+
+
+@pytest.mark.parametrize(
+    ("truth", "guess", "dsc", "distance", "recall", "precision", "f1"),
+    [(NONE, NONE, 1, 0, 1, 1, 1), (SOME, NONE, 0, 1000, 0, 1, 0), (NONE, SOME, 0, 1000, 1, 0, 0)],
+)
+def test_empty_masks_as_longiseg_has_them(truth, guess, dsc, distance, recall, precision, f1):
+    scores = score(truth, guess, UNIT, convention="longiseg")
+    assert (scores.dsc, scores.hd95_mm, scores.assd_mm) == (dsc, distance, distance)
+    assert (scores.lesion_recall, scores.lesion_precision, scores.lesion_f1) == (recall, precision, f1)
+
+
+def test_longiseg_has_no_surface_at_the_faces_of_the_image():
+    assert len(surface_mm(np.ones(SHAPE, bool), UNIT, border=False)) == 0
+    slab = box((0, 4), (0, 16), (0, 16))
+    assert len(surface_mm(slab, UNIT, border=False)) == 256
+
+
+def test_bounding_box_has_a_margin_inside_the_image():
+    assert bounding_box(box((0, 4), (5, 6), (7, 16)), 1) == (slice(0, 5), slice(4, 7), slice(6, 16))
+    assert bounding_box(NONE, 1) == (slice(0, 1), slice(0, 1), slice(0, 1))

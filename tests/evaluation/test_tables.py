@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lesiondelta.errors import CohortError, GeometryError
-from lesiondelta.evaluation.tables import evaluate
+from lesiondelta.errors import CohortError, GeometryError, ImageError
+from lesiondelta.evaluation.tables import Options, evaluate
 from lesiondelta.images import Volume, write_volume
 
 SHAPE = (12, 12, 12)
@@ -44,13 +44,143 @@ def test_visits_are_averaged_before_patients(folders):
     assert list(pd.read_csv(out / "per_patient.tsv", sep="\t")["visits"]) == [3, 1]
 
 
-def test_missing_predictions_are_listed(folders):
+def test_a_missing_prediction_is_refused_unless_allowed(folders):
     reference, prediction, out = folders
     put(reference, "1", "1", 4)
     put(reference, "1", "2", 4)
     put(prediction, "1", "1", 4)
-    summary = evaluate(reference, prediction, out)
+    with pytest.raises(CohortError, match=r"no mask of sub-1 ses-2: .* \(--allow-missing\)"):
+        evaluate(reference, prediction, out)
+    assert not out.exists()
+    summary = evaluate(reference, prediction, out, Options(allow_missing=True))
     assert summary["missing_predictions"] == ["sub-1 ses-2"]
+    assert summary["visits"] == 1
+
+
+def test_a_prediction_without_reference_is_named(folders):
+    reference, prediction, out = folders
+    put(reference, "1", "1", 4)
+    put(prediction, "1", "1", 4)
+    put(prediction, "2", "1", 4)
+    assert evaluate(reference, prediction, out)["predictions_without_reference"] == ["sub-2 ses-1"]
+
+
+def test_some_participants_alone(folders):
+    reference, prediction, out = folders
+    for sub in ("1", "2", "3"):
+        put(reference, sub, "1", 4)
+    put(prediction, "2", "1", 4)
+    assert evaluate(reference, prediction, out, Options(participants=("2",)))["patients"] == 1
+    with pytest.raises(CohortError, match="holds no lesion mask of 9"):
+        evaluate(reference, prediction, out, Options(participants=("9",)))
+
+
+@pytest.mark.parametrize(("values", "said"), [((0.0, 0.2, 0.9), "probabilities"), ((0.0, 1.0, 2.0), "several labels")])
+def test_what_is_no_mask_is_refused_and_named(folders, values, said):
+    reference, prediction, out = folders
+    put(reference, "1", "1", 4)
+    put(prediction, "1", "1", 4)
+    path = next(prediction.rglob("*.nii.gz"))
+    write_volume(path, Volume(np.resize(values, SHAPE).astype(np.float32), np.eye(4)))
+    with pytest.raises(ImageError, match=f"{path.name} is not a mask: it holds {said}"):
+        evaluate(reference, prediction, out)
+    assert not out.exists()
+
+
+def test_a_table_names_the_masks(folders, tmp_path):
+    reference, prediction, out = folders
+    put(reference, "1", "1", 4)
+    put(prediction, "1", "1", 8)
+    truth, guess = (next(folder.rglob("*.nii.gz")) for folder in (reference, prediction))
+    truth.rename(reference / "a.nii.gz")
+    guess.rename(prediction / "b.nii.gz")
+    mapping = tmp_path / "map.tsv"
+    header = "participant_id\tsession_id\treference\tprediction\n"
+    mapping.write_text(header + "sub-7\tn/a\ta.nii.gz\tb.nii.gz\n")
+    summary = evaluate(reference, prediction, out, mapping=mapping)
+    assert summary["measures"]["dsc"]["mean"] == pytest.approx(2 / 3)
+    assert list(pd.read_csv(out / "per_visit.tsv", sep="\t")["participant_id"]) == ["sub-7"]
+    mapping.write_text(header + "sub-7\tn/a\ta.nii.gz\tc.nii.gz\n")
+    with pytest.raises(CohortError, match=r"names .*c.nii.gz, which is no file"):
+        evaluate(reference, prediction, out, mapping=mapping)
+    mapping.write_text("participant_id\treference\n1\ta\n")
+    with pytest.raises(CohortError, match="the columns participant_id, session_id, reference, prediction"):
+        evaluate(reference, prediction, out, mapping=mapping)
+    mapping.write_text(header + 2 * "sub-7\tn/a\ta.nii.gz\tb.nii.gz\n")
+    with pytest.raises(CohortError, match="sub-7 n/a twice"):
+        evaluate(reference, prediction, out, mapping=mapping)
+
+
+def test_steps_between_visits_on_one_grid(folders):
+    """Volumes 4, 8, 8 against 4, 6, 12: changes 4, 0 against 2, 6."""
+    reference, prediction, out = folders
+    for session, truth, guess in (("1", 4, 4), ("2", 8, 6), ("10", 8, 12)):
+        put(reference, "1", session, truth)
+        put(prediction, "1", session, guess)
+    summary = evaluate(reference, prediction, out)
+    steps = pd.read_csv(out / "per_step.tsv", sep="\t")
+    assert list(steps["to_session_id"]) == ["ses-2", "ses-10"]
+    assert list(steps["reference_change_mm3"]) == [4, 0]
+    assert list(steps["predicted_change_mm3"]) == [2, 6]
+    assert summary["measures"]["predicted_change_mm3"]["mean"] == 4
+    assert summary["volume_change"]["bias_mm3"] == 2
+    assert summary["volume_change"]["correlation"] == pytest.approx(-1)
+
+
+def test_steps_between_grids_are_named_and_not_scored(folders):
+    reference, prediction, out = folders
+    for folder in (reference, prediction):
+        put(folder, "1", "1", 4)
+        put(folder, "1", "2", 4, affine=np.diag([1, 1, 2.0, 1]))
+    skipped = evaluate(reference, prediction, out)["change_not_scored"]
+    assert list(skipped) == ["sub-1 ses-1 ses-2"]
+    assert "different grids" in skipped["sub-1 ses-1 ses-2"]
+
+
+def test_recall_by_size_is_summed_over_a_patients_visits(folders):
+    """Small lesions (4 mm3): 1 of 2 visits' found. There are no large ones: no value."""
+    reference, prediction, out = folders
+    for session, guess in (("1", 4), ("2", 0)):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, guess)
+    summary = evaluate(reference, prediction, out)
+    assert summary["measures"]["lesion_recall_small"]["mean"] == 0.5
+    assert "lesion_recall_large" not in summary["measures"]
+
+
+def test_intervals_from_six_patients_on(folders):
+    reference, prediction, out = folders
+    for sub in range(6):
+        put(reference, str(sub), "1", 6)
+        put(prediction, str(sub), "1", 4 + sub)
+    figures = evaluate(reference, prediction, out)["measures"]["dsc"]
+    assert figures["low"] < figures["mean"] < figures["high"]
+    five = evaluate(reference, prediction, out, Options(participants=tuple("01234")))["measures"]["dsc"]
+    assert (five["low"], five["high"], five["patients"]) == (None, None, 5)
+
+
+def test_isbi2015_by_hand_and_its_scale(folders):
+    """Volumes 4, 8 and 8, 10 correlate perfectly; the second rater equals the first: the scale is 90 / 1."""
+    reference, prediction, out = folders
+    for session, truth, guess in (("1", 4, 8), ("2", 8, 10)):
+        put(reference, "1", session, truth)
+        put(prediction, "1", session, guess)
+    summary = evaluate(reference, prediction, out, second_rater=reference)
+    first = 2 * 4 / 12 / 8 + 4 / 8 / 8 + 3 / 4
+    second = 2 * 8 / 18 / 8 + 8 / 10 / 8 + 3 / 4
+    assert summary["isbi2015"]["mean_over_visits"] == pytest.approx((first + second) / 2)
+    assert summary["isbi2015"]["raters"] == pytest.approx(1)
+    assert summary["isbi2015"]["scaled"] == pytest.approx(45 * (first + second))
+
+
+def test_processes_change_nothing(folders, tmp_path):
+    reference, prediction, out = folders
+    for session in ("1", "2", "3"):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, 5)
+    one = evaluate(reference, prediction, out)
+    assert evaluate(reference, prediction, tmp_path / "two", processes=2) == one
+    assert (tmp_path / "two" / "per_step.tsv").read_text() == (out / "per_step.tsv").read_text()
 
 
 def test_empty_masks_are_counted(folders):
@@ -61,7 +191,9 @@ def test_empty_masks_are_counted(folders):
     summary = evaluate(reference, prediction, out)
     assert summary["empty_masks"] == {"both": 1, "reference": 1, "prediction": 1}
     assert summary["measures"]["dsc"]["mean"] == pytest.approx((1 + 0 + 0 + 1) / 4)
-    assert evaluate(reference, prediction, out, undefined="nan")["measures"]["dsc"]["mean"] == pytest.approx(1 / 3)
+    assert evaluate(reference, prediction, out, Options(undefined="nan"))["measures"]["dsc"]["mean"] == pytest.approx(
+        1 / 3
+    )
 
 
 def test_the_mask_in_the_space_of_the_reference_is_compared(folders):

@@ -1,5 +1,6 @@
 """`evaluate`: predicted masks against reference masks."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,26 +17,57 @@ class Undefined(StrEnum):
     nan = "nan"
 
 
+class Convention(StrEnum):
+    """Whose definitions are followed in the corners."""
+
+    lesiondelta = "lesiondelta"
+    longiseg = "longiseg"
+
+
 def evaluate(
     reference: Annotated[Path, typer.Argument(help="Folder with reference masks.", show_default=False)],
     prediction: Annotated[Path, typer.Argument(help="Folder with predicted masks.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the tables.", show_default=False)],
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="TSV that names the masks: participant_id, session_id, reference, prediction."),
+    ] = None,
+    participant_label: Annotated[list[str] | None, typer.Option(help="These participants alone.")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Leave visits without a prediction out of every mean.")] = False,
     min_lesion_volume: Annotated[float, typer.Option(min=0, help="Smaller lesions are left out, in mm3.")] = 3.0,
     undefined: Annotated[
-        Undefined, typer.Option(help="Empty masks: penalise (1 or 0, HD95 0 or the image diagonal), or leave out.")
+        Undefined, typer.Option(help="Empty masks: penalise (best or worst value), or leave out.")
     ] = Undefined.penalise,
+    convention: Annotated[
+        Convention, typer.Option(help="longiseg: decide as the longitudinal nnU-Net fork does.")
+    ] = Convention.lesiondelta,
+    second_rater: Annotated[
+        Path | None, typer.Option(help="Folder with another rater's masks, which scales the ISBI 2015 score.")
+    ] = None,
+    nprocs: Annotated[int, typer.Option(min=1, help="Visits scored at the same time.")] = os.cpu_count() or 1,
 ) -> None:
-    """Score lesion masks: DSC, HD95, lesion F1; averaged over visits, then over patients.
+    """Score lesion masks, visit by visit; averaged over visits, then over patients.
 
-    [dim]Example[/]
+    [dim]Examples[/]
 
       lesiondelta evaluate BIDS/derivatives/reference OUT -o SCORES
 
-    Masks are sub-X[_ses-Y]_..._label-L_mask.nii.gz anywhere under the two folders, on the same grid.
+      lesiondelta evaluate REFERENCE PREDICTION --mapping MASKS.tsv -o SCORES
+
+    Masks are sub-X[_ses-Y]_..._label-L_mask.nii.gz anywhere under the two folders, or what the mapping names, on the
+    same grid. What changed from visit to visit is scored where a patient's visits share one grid.
     """
+    from lesiondelta.evaluation.tables import Options
     from lesiondelta.evaluation.tables import evaluate as score_folders
 
-    summary = score_folders(reference, prediction, out, min_lesion_mm3=min_lesion_volume, undefined=undefined.value)
+    options = Options(
+        min_lesion_volume, undefined.value, convention.value, tuple(participant_label or ()), allow_missing
+    )
+    with console.progress("visits", None) as advance:
+        summary = score_folders(
+            reference, prediction, out, options,
+            mapping=mapping, second_rater=second_rater, processes=nprocs, advance=advance,
+        )  # fmt: skip
     print_summary(summary, out)
 
 
@@ -43,16 +75,24 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     """Print the means over patients."""
     from rich.table import Table
 
-    table = Table("measure", "mean", "sd", box=None)
+    table = Table("measure", "mean", "95 % interval", "sd", "patients", box=None)
     for name, figures in summary["measures"].items():
-        table.add_row(name, *("-" if figures[k] is None else f"{figures[k]:.3f}" for k in ("mean", "sd")))
+        interval = "-" if figures["low"] is None else f"{figures['low']:.3f} to {figures['high']:.3f}"
+        mean, sd = ("-" if figures[k] is None else f"{figures[k]:.3f}" for k in ("mean", "sd"))
+        table.add_row(name, mean, interval, sd, str(figures["patients"]))
     console.out.print(f"{summary['visits']} visits of {summary['patients']} patients", highlight=False)
     console.out.print(table)
     for visit in summary["missing_predictions"]:
         console.errors.print(f"[yellow]{visit} has a reference and no prediction: it is in no mean.[/]")
-    console.out.print(f"per_visit.tsv, per_patient.tsv and summary.json are in {out}", soft_wrap=True, markup=False)
+    for visit in summary["predictions_without_reference"]:
+        console.errors.print(f"[yellow]{visit} has a prediction and no reference: it is not scored.[/]")
+    for why in sorted(set(summary["change_not_scored"].values())):
+        steps = [step for step, reason in summary["change_not_scored"].items() if reason == why]
+        console.errors.print(f"Change is not scored from {'; '.join(steps)}: {why}.", highlight=False)
+    files = "per_visit.tsv, per_patient.tsv, per_step.tsv and summary.json"
+    console.out.print(f"{files} are in {out}", soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(evaluate)
+    app.command(cls=console.SpacedValues)(evaluate)

@@ -1,126 +1,262 @@
-"""Two folders of masks -> scores a visit, a patient and in all. Visits are averaged first, then patients."""
+"""Two folders of masks -> scores a visit, a patient, a step between visits, and in all; patients are the unit."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
-from lesiondelta.errors import CohortError
-from lesiondelta.evaluation.metrics import IOU, MIN_LESION_MM3, Scores, Undefined, score
-from lesiondelta.files import write_json, write_text
-from lesiondelta.formats.bids import BidsFile, natural, parse_name
-from lesiondelta.images import read_mask, require_same_grid
+from lesiondelta.errors import CohortError, InputError
+from lesiondelta.evaluation import challenges
+from lesiondelta.evaluation.instances import IOU, MIN_LESION_MM3
+from lesiondelta.evaluation.longitudinal import ChangeScores, score_change
+from lesiondelta.evaluation.masks import MaskPair, Matching, match_folders, match_table, names, read_pair
+from lesiondelta.evaluation.metrics import SIZES, Convention, Scores, Undefined, score
+from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, mean_interval
+from lesiondelta.files import require_writable, write_json, write_text
+from lesiondelta.images import Array, Grid
 
 KEYS = ["participant_id", "session_id"]
-LESION_LABELS = ("L", "lesion")
-MEASURES = [field.name for field in fields(Scores) if field.name != "empty"]
+STEP_KEYS = ["participant_id", "from_session_id", "to_session_id"]
+MEASURES = [field.name for field in fields(Scores) if field.name not in ("empty", "by_size")]
+BY_SIZE = [f"lesion_{side}_{size}" for size in SIZES for side in ("recall", "precision")]
+CHANGES = [field.name for field in fields(ChangeScores)]
 
-Visit = tuple[str, str]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the scores."""
+
+    min_lesion_mm3: float = MIN_LESION_MM3
+    undefined: Undefined = "penalise"
+    convention: Convention = "lesiondelta"
+    participants: tuple[str, ...] = ()
+    allow_missing: bool = False
 
 
 def evaluate(
-    reference: Path, prediction: Path, out: Path, *, min_lesion_mm3: float = MIN_LESION_MM3,
-    undefined: Undefined = "penalise",
-) -> dict[str, Any]:  # fmt: skip
-    """Score every visit that has a reference, write per_visit.tsv, per_patient.tsv and summary.json, return the last.
+    reference: Path,
+    prediction: Path,
+    out: Path,
+    options: Options = Options(),
+    *,
+    mapping: Path | None = None,
+    second_rater: Path | None = None,
+    processes: int = 1,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Score every visit that has a reference; write the tables and summary.json, and return the last.
 
-    Masks are `sub-X[_ses-Y]..._label-L_mask.nii.gz` (or label-lesion) anywhere under the two folders. A visit without a
-    prediction is listed under `missing_predictions`; it has no scores and is in no mean.
+    Parameters
+    ----------
+    reference, prediction, out : path
+        Folders; `masks.match_folders` tells how masks are named, `mapping` names them otherwise.
+    second_rater : path or None
+        Masks of another rater of the same visits, for the scale of the ISBI 2015 score.
+    advance : callable
+        Called for every visit that is done.
+
+    Raises
+    ------
+    CohortError, ImageError, GeometryError
+        Visits without a prediction (unless allowed), files that are no masks, grids that differ. Nothing is written.
     """
-    pairs, missing = matching_masks(reference, prediction)
-    rows = [
-        {**dict(zip(KEYS, _names(visit), strict=True)), **asdict(_score(*pair, min_lesion_mm3, undefined))}
-        for visit, pair in pairs.items()
-    ]
-    visits = pd.DataFrame(rows)
-    patients = per_patient(visits)
-    summary = {
-        **summarise(visits, patients),
-        "missing_predictions": [" ".join(_names(visit)) for visit in missing],
-        "settings": {"min_lesion_mm3": min_lesion_mm3, "lesion_iou": IOU, "undefined": undefined},
+    matching = _matching(reference, prediction, options, mapping)
+    by_visit = _score_all(matching.pairs, options, processes, advance)
+    raters = _raters(reference, second_rater, options, processes)
+    changes, skipped = _score_changes(matching.pairs, options, processes)
+    visits, steps = visit_table(matching.pairs, by_visit), pd.DataFrame(changes, columns=[*STEP_KEYS, *CHANGES])
+    patients = patient_table(visits, steps)
+    summary = summarise(visits, patients, steps) | {
+        "isbi2015": _isbi2015(by_visit, raters),
+        "change_not_scored": skipped,
+        "missing_predictions": [" ".join(names(visit)) for visit in matching.without_prediction],
+        "predictions_without_reference": [" ".join(names(visit)) for visit in matching.without_reference],
+        "settings": {**asdict(options), "participants": list(options.participants), "lesion_iou": IOU},
     }
-    write_text(out / "per_visit.tsv", _tsv(visits))
-    write_text(out / "per_patient.tsv", _tsv(patients))
+    require_writable(out)
+    for name, table in (("per_visit", visits), ("per_patient", patients), ("per_step", steps)):
+        write_text(out / f"{name}.tsv", tsv(table))
     write_json(out / "summary.json", summary)
     return summary
 
 
-def matching_masks(reference: Path, prediction: Path) -> tuple[dict[Visit, tuple[Path, Path]], list[Visit]]:
-    """Reference and predicted mask of each visit, and the visits that lack a prediction."""
-    truths, guesses = (find_masks(folder) for folder in (reference, prediction))
-    pairs, missing = {}, []
-    for visit, found in truths.items():
-        truth = _only(found, None)
-        guess = _only(guesses.get(visit, []), truth.entities.get("space") if truth else None)
-        if truth and guess:
-            pairs[visit] = (truth.path, guess.path)
-        else:
-            missing.append(visit)
-    if not pairs:
-        raise CohortError(f"No mask of {prediction} belongs to a reference of {reference}: compare their sub-* names.")
-    return pairs, missing
+def visit_table(pairs: Sequence[MaskPair], scores: Sequence[Scores]) -> pd.DataFrame:
+    """A row a visit; counts by size as reference_small, found_small, predicted_small, right_small and so on."""
+    isbi = challenges.isbi2015(scores)
+    rows = []
+    for pair, visit, challenge in zip(pairs, scores, isbi, strict=True):
+        plain = asdict(visit)
+        by_size = plain.pop("by_size")
+        counts = {f"{what}_{size}": count for size in SIZES for what, count in by_size[size].items()}
+        empty = plain.pop("empty") or "no"
+        rows.append(
+            {**dict(zip(KEYS, pair.names, strict=True)), **plain, **counts, "isbi2015": challenge, "empty": empty}
+        )
+    return pd.DataFrame(rows)
 
 
-def find_masks(folder: Path) -> dict[Visit, list[BidsFile]]:
-    """All lesion masks under a folder by (participant, session)."""
-    found: dict[Visit, list[BidsFile]] = {}
-    for path in sorted(folder.rglob("sub-*_mask.nii*"), key=lambda path: natural(path.name)):
-        file = parse_name(path)
-        if file and file.suffix == "mask" and file.entities.get("label") in LESION_LABELS:
-            found.setdefault((file.entities["sub"], file.entities.get("ses", "")), []).append(file)
-    if not found:
-        raise CohortError(f"{folder} holds no lesion mask: files named sub-X[_ses-Y]_..._label-L_mask.nii.gz are read.")
-    return found
+def patient_table(visits: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """Means over each patient's visits and steps; values left out as NaN are left out here too.
 
-
-def per_patient(visits: pd.DataFrame) -> pd.DataFrame:
-    """Mean over each patient's visits; values left out as NaN are left out here too."""
+    Recall and precision by size divide the sums of the patient's visits; NaN where the patient has no such lesion.
+    """
     groups = visits.groupby("participant_id", sort=False)
-    means = groups[MEASURES].mean()
+    means = groups[[*MEASURES, "isbi2015"]].mean()
     means.insert(0, "visits", groups.size())
-    return means.reset_index()
+    for size in SIZES:
+        sums = groups[[f"{what}_{size}" for what in ("reference", "found", "predicted", "right")]].sum()
+        sums.columns = ["reference", "found", "predicted", "right"]
+        means[f"lesion_recall_{size}"] = sums["found"] / sums["reference"].replace(0, np.nan)
+        means[f"lesion_precision_{size}"] = sums["right"] / sums["predicted"].replace(0, np.nan)
+    changes = steps.groupby("participant_id", sort=False)[CHANGES].mean()
+    return means.join(changes).reset_index()
 
 
-def summarise(visits: pd.DataFrame, patients: pd.DataFrame) -> dict[str, Any]:
-    """Mean, standard deviation and number over patients, and how often a mask was empty."""
-    measures = {
-        name: {
-            "mean": _number(patients[name].mean()),
-            "sd": _number(patients[name].std(ddof=1)),
-            "patients": int(patients[name].notna().sum()),
-        }
-        for name in MEASURES
+def summarise(visits: pd.DataFrame, patients: pd.DataFrame, steps: pd.DataFrame) -> dict[str, Any]:
+    """Means over patients with BCa intervals, correlations over visits and steps, and how often a mask was empty."""
+    columns = [name for name in (*MEASURES, "isbi2015", *BY_SIZE, *CHANGES) if patients[name].notna().any()]
+    empty = Counter(visits["empty"])
+    return {
+        "patients": len(patients),
+        "visits": len(visits),
+        "steps": len(steps),
+        "measures": {name: _measure(patients[name]) for name in columns},
+        "interval": f"95 % BCa bootstrap over patients, from {LEAST_PATIENTS} patients on",
+        "empty_masks": {kind: empty[kind] for kind in ("both", "reference", "prediction")},
+        "volume_correlation": _number(correlation(*_columns(visits, "reference_volume_mm3", "predicted_volume_mm3"))),
+        "volume_change": _volume_change(patients, steps),
     }
-    counts = {kind: int((visits["empty"] == kind).sum()) for kind in ("both", "reference", "prediction")}
-    return {"patients": len(patients), "visits": len(visits), "measures": measures, "empty_masks": counts}
 
 
-def _score(reference: Path, prediction: Path, min_lesion_mm3: float, undefined: Undefined) -> Scores:
-    truth, guess = read_mask(reference), read_mask(prediction)
-    require_same_grid(truth, guess)
-    return score(truth.data, guess.data, truth.grid, min_lesion_mm3=min_lesion_mm3, undefined=undefined)
-
-
-def _only(files: Sequence[BidsFile], space: str | None) -> BidsFile | None:
-    """The one mask of a visit: of several, the one in the reference's space, `orig` if that has none."""
-    if len(files) <= 1:
-        return files[0] if files else None
-    fitting = [file for file in files if file.entities.get("space") == (space or "orig")]
-    if len(fitting) != 1:
-        names = ", ".join(file.path.name for file in files)
-        raise CohortError(f"{files[0].path.parent} holds {len(files)} lesion masks of one visit ({names}): keep one.")
-    return fitting[0]
-
-
-def _names(visit: Visit) -> tuple[str, str]:
-    return f"sub-{visit[0]}", f"ses-{visit[1]}" if visit[1] else "n/a"
-
-
-def _tsv(table: pd.DataFrame) -> str:
-    text: str = table.replace({"empty": {"": "no"}}).to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+def tsv(table: pd.DataFrame) -> str:
+    """As BIDS writes tables."""
+    text: str = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     return text
+
+
+def _matching(reference: Path, prediction: Path, options: Options, mapping: Path | None) -> Matching:
+    if mapping:
+        return match_table(mapping, reference, prediction, options.participants)
+    matching = match_folders(reference, prediction, options.participants)
+    if matching.without_prediction and not options.allow_missing:
+        missing = ", ".join(" ".join(names(visit)) for visit in matching.without_prediction)
+        raise CohortError(
+            f"{prediction} has no mask of {missing}: predict them, choose participants, or allow them to be missing "
+            "(--allow-missing), which leaves them out of every mean."
+        )
+    return matching
+
+
+def _score_all(
+    pairs: Sequence[MaskPair], options: Options, processes: int, advance: Callable[[], object] = lambda: None
+) -> list[Scores]:
+    scores = []
+    for result in _each(partial(_score, options=options), pairs, processes):
+        scores.append(result)
+        advance()
+    return scores
+
+
+def _score(pair: MaskPair, options: Options) -> Scores:
+    truth, guess = read_pair(pair)
+    return score(
+        truth.data, guess.data, truth.grid,
+        min_lesion_mm3=options.min_lesion_mm3, undefined=options.undefined, convention=options.convention,
+    )  # fmt: skip
+
+
+def _raters(reference: Path, second: Path | None, options: Options, processes: int) -> float | None:
+    """Mean ISBI 2015 score, over patients, of the second rater against the first."""
+    if second is None:
+        return None
+    matching = match_folders(reference, second, options.participants)
+    scores = challenges.isbi2015(_score_all(matching.pairs, options, processes))
+    return float(pd.Series(scores).groupby([pair.participant for pair in matching.pairs]).mean().mean())
+
+
+def _score_changes(
+    pairs: Sequence[MaskPair], options: Options, processes: int
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """A row for each step from a visit to the next, and why other steps have none."""
+    steps = [(a, b) for a, b in pairwise(pairs) if a.participant == b.participant]
+    rows, skipped = [], {}
+    results = _each(partial(_score_step, options=options), steps, processes)
+    for (before, after), result in zip(steps, results, strict=True):
+        keys = (before.names[0], before.names[1], after.names[1])
+        if isinstance(result, ChangeScores):
+            rows.append({**dict(zip(STEP_KEYS, keys, strict=True)), **asdict(result)})
+        else:
+            skipped[" ".join(keys)] = result
+    return rows, skipped
+
+
+def _score_step(step: tuple[MaskPair, MaskPair], options: Options) -> ChangeScores | str:
+    (truth_before, guess_before), (truth, guess) = (read_pair(pair) for pair in step)
+    if not _same_grid(truth_before.grid, truth.grid):
+        return "the visits lie on different grids: give masks in one space (space-patient)"
+    return score_change(
+        (truth_before.data, truth.data), (guess_before.data, guess.data), truth.grid,
+        min_lesion_mm3=options.min_lesion_mm3,
+    )  # fmt: skip
+
+
+def _same_grid(a: Grid, b: Grid) -> bool:
+    return a.shape == b.shape and np.allclose(a.affine, b.affine, atol=1e-3)
+
+
+def _each(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
+    if min(processes, len(items)) <= 1:
+        yield from map(work, items)
+        return
+    with ProcessPoolExecutor(min(processes, len(items)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(work, items)
+
+
+def _isbi2015(scores: Sequence[Scores], raters: float | None) -> dict[str, float | None]:
+    mean = float(np.mean(challenges.isbi2015(scores)))
+    scaled = challenges.isbi2015_scaled(mean, raters) if raters else None
+    return {"mean_over_visits": _number(mean), "raters": raters, "scaled": scaled}
+
+
+def _measure(values: "pd.Series[float]") -> dict[str, float | int | None]:
+    known = values.dropna()
+    found: dict[str, float | int | None] = {
+        "mean": _number(known.mean()), "sd": _number(known.std(ddof=1)), "low": None, "high": None,
+        "patients": len(known),
+    }  # fmt: skip
+    try:
+        interval = mean_interval(known.to_numpy())
+    except InputError:  # too few
+        return found
+    return found | {"low": _number(interval.low), "high": _number(interval.high)}
+
+
+def _volume_change(patients: pd.DataFrame, steps: pd.DataFrame) -> dict[str, float | int | None]:
+    """Bland and Altman's agreement on the volume change of a step in mm3, over patients; correlation over steps."""
+    apart = (patients["predicted_change_mm3"] - patients["reference_change_mm3"]).dropna()
+    bias, sd = apart.mean(), apart.std(ddof=1)
+    return {
+        "patients": len(apart),
+        "bias_mm3": _number(bias),
+        "lower_limit_mm3": _number(bias - 1.96 * sd),
+        "upper_limit_mm3": _number(bias + 1.96 * sd),
+        "correlation": _number(correlation(*_columns(steps, "reference_change_mm3", "predicted_change_mm3"))),
+    }
+
+
+def _columns(table: pd.DataFrame, first: str, second: str) -> tuple[Array, Array]:
+    return table[first].to_numpy(dtype=float), table[second].to_numpy(dtype=float)
 
 
 def _number(value: float) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any
 from lesiondelta import __version__
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
-from lesiondelta.evaluation.metrics import MIN_LESION_MM3
+from lesiondelta.evaluation.instances import MIN_LESION_MM3
 from lesiondelta.files import sha256, write_json
 from lesiondelta.inference import choose_device, load_model
 from lesiondelta.methods import Method
