@@ -174,7 +174,11 @@ def test_evaluate_prints_and_writes_the_scores(capsys, tmp_path):
 def test_a_missing_prediction_is_said_once(capsys, caplog, tmp_path):
     for folder, sessions in (("truth", ("1", "2")), ("guess", ("1",))):
         write_references(tmp_path / folder, "1", sessions)
-    outcome = call(capsys, "evaluate", tmp_path / "truth", tmp_path / "guess", "-o", tmp_path / "scores")
+    command = ("evaluate", tmp_path / "truth", tmp_path / "guess", "-o", tmp_path / "scores")
+    refused = call(capsys, *command)
+    assert refused.code == 1
+    assert refused.err.count("no mask of sub-1 ses-2") == 1
+    outcome = call(capsys, *command, "--allow-missing")
     assert outcome.err.count("sub-1 ses-2 has a reference and no prediction") == 1
     assert not caplog.records  # without a handler, Python would print them too
 
