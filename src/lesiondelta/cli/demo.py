@@ -17,7 +17,6 @@ def demo(
 
     The patient moves between visits and images, so that registration has something to do. Takes a few minutes.
     """
-    from lesiondelta.evaluation.tables import evaluate as score_folders
     from lesiondelta.formats.bids import read_cohort
     from lesiondelta.pipeline.cohort import check_start
     from lesiondelta.simulation import Acquisition, write_cohort
@@ -30,9 +29,8 @@ def demo(
         write_cohort(bids, 1, 2, seed, acquisition=Acquisition(mode="native", whole_head=False))
     if run.run_and_print(read_cohort(bids), results, settings, bids):
         raise typer.Exit(run.EXIT_FAILED_PATIENT)
-    summary = score_folders(bids / "derivatives" / "reference", results, scores)
     console.out.print("\nAgainst the known lesions:", highlight=False)
-    evaluate.print_summary(summary, scores)
+    evaluate.score_and_print(bids / "derivatives" / "reference", results, scores)
     pictures = sorted((results / "sub-001" / "figures").glob("*.png"))
     console.out.print("\n".join(["Pictures:", *map(str, pictures)]), soft_wrap=True, markup=False)
 

@@ -58,16 +58,21 @@ def evaluate(
     same grid. What changed from visit to visit is scored where a patient's visits share one grid.
     """
     from lesiondelta.evaluation.tables import Options
-    from lesiondelta.evaluation.tables import evaluate as score_folders
 
     options = Options(
         min_lesion_volume, undefined.value, convention.value, tuple(participant_label or ()), allow_missing
     )
+    score_and_print(reference, prediction, out, options, mapping=mapping, second_rater=second_rater, processes=nprocs)
+
+
+def score_and_print(reference: Path, prediction: Path, out: Path, *options: Any, **more: Any) -> None:  # noqa: ANN401
+    """Write tables and page, and print the means; arguments as of `evaluation.tables.evaluate`."""
+    from lesiondelta.evaluation.tables import evaluate as score_folders
+    from lesiondelta.report.scores import write_page
+
     with console.progress("visits", None) as advance:
-        summary = score_folders(
-            reference, prediction, out, options,
-            mapping=mapping, second_rater=second_rater, processes=nprocs, advance=advance,
-        )  # fmt: skip
+        summary, patients = score_folders(reference, prediction, out, *options, **more, advance=advance)
+    write_page(out / "scores.html", summary, patients, reference, prediction)
     print_summary(summary, out)
 
 
@@ -88,9 +93,9 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         console.errors.print(f"[yellow]{visit} has a prediction and no reference: it is not scored.[/]")
     for why in sorted(set(summary["change_not_scored"].values())):
         steps = [step for step, reason in summary["change_not_scored"].items() if reason == why]
-        console.errors.print(f"Change is not scored from {'; '.join(steps)}: {why}.", highlight=False)
+        console.errors.print(f"Change is not scored from {'; '.join(steps)}: {why}.", highlight=False, soft_wrap=True)
     files = "per_visit.tsv, per_patient.tsv, per_step.tsv and summary.json"
-    console.out.print(f"{files} are in {out}", soft_wrap=True, markup=False)
+    console.out.print(f"The page is {out / 'scores.html'}; {files} lie beside it.", soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:

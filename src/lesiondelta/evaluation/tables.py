@@ -54,8 +54,8 @@ def evaluate(
     second_rater: Path | None = None,
     processes: int = 1,
     advance: Callable[[], object] = lambda: None,
-) -> dict[str, Any]:
-    """Score every visit that has a reference; write the tables and summary.json, and return the last.
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Score every visit that has a reference; write the tables and summary.json, and return it and the patients' table.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def evaluate(
     for name, table in (("per_visit", visits), ("per_patient", patients), ("per_step", steps)):
         write_text(out / f"{name}.tsv", tsv(table))
     write_json(out / "summary.json", summary)
-    return summary
+    return summary, patients
 
 
 def visit_table(pairs: Sequence[MaskPair], scores: Sequence[Scores]) -> pd.DataFrame:
