@@ -72,8 +72,21 @@ def evaluate(
         Visits without a prediction (unless allowed), files that are no masks, grids that differ. Nothing is written.
     """
     matching = _matching(reference, prediction, options, mapping)
-    by_visit = _score_all(matching.pairs, options, processes, advance)
     raters = _raters(reference, second_rater, options, processes)
+    return score_matching(matching, out, options, raters=raters, processes=processes, advance=advance)
+
+
+def score_matching(
+    matching: Matching,
+    out: Path,
+    options: Options = Options(),
+    *,
+    raters: float | None = None,
+    processes: int = 1,
+    advance: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The same for pairs of masks; `raters` is the ISBI 2015 score of the second rater against the first."""
+    by_visit = _score_all(matching.pairs, options, processes, advance)
     changes, skipped = _score_changes(matching.pairs, options, processes)
     visits, steps = visit_table(matching.pairs, by_visit), pd.DataFrame(changes, columns=[*STEP_KEYS, *CHANGES])
     patients = patient_table(visits, steps)

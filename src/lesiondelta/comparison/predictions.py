@@ -1,0 +1,57 @@
+"""Masks of prepared patients, in the patient's space, without size filter: the evaluation has its own."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesiondelta.evaluation.masks import MaskPair
+from lesiondelta.files import write_json
+from lesiondelta.images import Volume, read_image, write_volume
+from lesiondelta.inference import Model, lesion_probabilities, load_model
+from lesiondelta.nnunet.cohort import TrainingPatient, content_hash
+
+log = logging.getLogger(__name__)
+
+RECORD = "prediction.json"
+
+
+def predict(
+    patients: Sequence[TrainingPatient], models: Sequence[Path], folder: Path, *, device: str = "cpu"
+) -> list[MaskPair]:
+    """Segment every visit by the mean of the models' logits; a patient done by the same models is left as it is."""
+    pairs, loaded = [], [load_model(model) for model in models]
+    for patient in patients:
+        own = folder / f"sub-{patient.label}"
+        identity = {"models": [model.fingerprint for model in loaded], "patient": content_hash([patient])}
+        paths = {visit.label: _path(own, patient.label, visit.label) for visit in patient.visits}
+        if _recorded(own / RECORD) != identity or not all(path.is_file() for path in paths.values()):
+            (own / RECORD).unlink(missing_ok=True)
+            _segment(patient, loaded, paths, device)
+            write_json(own / RECORD, identity)
+            log.info("sub-%s is predicted", patient.label)
+        pairs += [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
+    return pairs
+
+
+def _segment(patient: TrainingPatient, models: Sequence[Model], paths: dict[str, Path], device: str) -> None:
+    images = [[read_image(visit.images[contrast]) for contrast in models[0].contrasts] for visit in patient.visits]
+    stacked = [np.stack([image.data for image in visit]) for visit in images]
+    threshold = float(np.mean([model.threshold for model in models]))
+    for visit, probability in zip(patient.visits, lesion_probabilities(stacked, models, device=device), strict=True):
+        write_volume(paths[visit.label], Volume(probability > threshold, images[0][0].affine))
+
+
+def _path(folder: Path, patient: str, visit: str) -> Path:
+    return folder / f"ses-{visit}" / "anat" / f"sub-{patient}_ses-{visit}_space-patient_label-L_mask.nii.gz"
+
+
+def _recorded(path: Path) -> Any:  # noqa: ANN401
+    """What a record holds, None if it is absent or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,101 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lesiondelta import methods
+from lesiondelta.comparison.study import Scored, Study
+from lesiondelta.comparison.tables import (
+    cohort_table,
+    first_places,
+    rendered,
+    score_table,
+    significance_table,
+)
+from lesiondelta.evaluation.statistics import mean_interval
+from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
+
+NAMES = ("nnunet", "longitudinal_concat", "difference_weighting")
+
+
+def patients(prefix, count, visits=2):
+    return tuple(
+        TrainingPatient(f"{prefix}{n}", tuple(TrainingVisit(str(v), {}, None) for v in range(visits + n % 2)))
+        for n in range(count)
+    )
+
+
+@pytest.fixture
+def study(tmp_path):
+    chosen = tuple(methods.load(name) for name in NAMES)
+    return Study(chosen, patients("c", 8), patients("t", 4), (), presets.load("smoke"), 2, 0, tmp_path)
+
+
+def frame(people, dsc, hd95):
+    names = [f"sub-{patient.label}" for patient in people]
+    return pd.DataFrame({"participant_id": names, "dsc": dsc, "hd95_mm": hd95, "lesion_f1": dsc})
+
+
+@pytest.fixture
+def results(study):
+    """Difference weighting leads in DSC, the single visit in HD95; rows in any order."""
+    base = np.linspace(0.5, 0.8, 8)
+    made = {}
+    for name, more, far in zip(NAMES, (0, 0.02, 0.05), (3.0, 5.0, 4.0), strict=True):
+        cv = frame(study.cohort, base + more, [far] * 8).sample(frac=1, random_state=1)
+        test = frame(study.test, [0.6 + more] * 4, [far] * 4)
+        made["cv", name], made["test", name] = Scored(cv, cv), Scored(test, test)
+    return made
+
+
+def test_the_cohort(study):
+    table = cohort_table(study)
+    assert table.rows == (
+        ("cross-validation", "8", "20", "2-3", "2 folds, by patient"),
+        ("test", "4", "10", "2-3", "ensemble of 2 folds"),
+    )
+
+
+def test_best_is_bold_and_best_prior_work_underlined(study, results):
+    """nnU-Net alone is prior work here; it is best in HD95, and there bold."""
+    table = score_table("Table 2", study, results, ("cv", "test"), "md")
+    assert [row[0] for row in table.rows if len(row) == 1] == ["single visit", "longitudinal"]
+    single, concat, ours = (row for row in table.rows if len(row) > 1)
+    found = mean_interval(np.linspace(0.5, 0.8, 8))
+    assert single[1] == f"<u>0.650</u> ({found.low:.3f}-{found.high:.3f})"
+    assert single[2].startswith("**3.00**")
+    assert ours[1].startswith("**0.700**")
+    assert concat[1].startswith("0.670")
+    assert ours[4] == "**0.650**"  # four test patients: no interval
+
+
+def test_the_three_forms(study, results):
+    table = score_table("Table 2", study, results, ("cv",), "tex", paper=True)
+    tex = rendered(table, "tex")
+    assert r"\textbf{0.700} (" in tex
+    assert r"\underline{0.650} (" in tex
+    assert tex.count(r"\\") == 1 + 2 + 3
+    md = rendered(score_table("Table 2", study, results, ("cv",), "md", paper=True), "md").splitlines()
+    assert len({line.count("|") for line in md[2:]}) == 1
+    assert "0.756 | 4.61 | 0.733" in md[-1]
+    tsv = rendered(score_table("Table 2", study, results, ("cv",), "tsv"), "tsv").splitlines()
+    assert len(tsv) == 4
+    assert len({line.count("\t") for line in tsv}) == 1
+    assert "*" not in "".join(tsv)
+
+
+def test_significance_needs_six_patients(study, results):
+    table = significance_table(study, results)
+    assert set(table["split"]) == {"cv"}
+    assert len(table) == 3 * 3
+    dsc = table[(table["measure"] == "dsc") & (table["first"] == "nnunet") & (table["second"] == NAMES[2])].iloc[0]
+    assert dsc["difference"] == pytest.approx(-0.05)
+    assert dsc["p"] == pytest.approx(2 / 2**8)  # all eight on one side
+    assert dsc["p_holm"] == pytest.approx(3 * 2 / 2**8)
+    assert dsc["rank_biserial"] == -1
+
+
+def test_first_places_know_that_less_is_better_for_distances(study, results):
+    table = first_places(study, results).set_index("measure")
+    assert table.loc["dsc", "difference_weighting"] == 1
+    assert table.loc["hd95_mm", "nnunet"] == 1
