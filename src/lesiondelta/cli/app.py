@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lesiondelta import __version__
-from lesiondelta.cli import data, demo, doctor, evaluate, run, train
+from lesiondelta.cli import compare, data, demo, doctor, evaluate, run, train
 from lesiondelta.cli.console import errors, print_error
 from lesiondelta.errors import LesionDeltaError
 
@@ -51,6 +51,7 @@ run.register(app)
 data.register(app)
 train.register(app)
 evaluate.register(app)
+compare.register(app)
 doctor.register(app)
 
 

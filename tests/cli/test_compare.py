@@ -1,0 +1,79 @@
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pandas as pd
+import pytest
+
+from tests.tiny import OPTIONS, call, write_patient, write_references
+
+BUDGET = (
+    "--methods",
+    "nnunet,difference_weighting",
+    "--preset",
+    "smoke",
+    "--epochs",
+    "1",
+    "--patch",
+    "16",
+    "--folds",
+    "2",
+)
+
+
+@pytest.fixture(scope="module")
+def cohorts(tmp_path_factory):
+    """Five patients, one of them to test, and two of another site; two visits each."""
+    root = tmp_path_factory.mktemp("cohorts")
+    for name, labels in (("own", ("01", "02", "03", "04", "05")), ("other", ("01", "02"))):
+        for label in labels:
+            write_patient(root / name, label, ("1", "2"))
+            write_references(root / name, label, ("1", "2"))
+    (root / "test.txt").write_text("sub-05\n")
+    return root
+
+
+def command(cohorts, out, *more):
+    return ("compare", cohorts / "own", "-o", out, *BUDGET, *OPTIONS, *more)
+
+
+def test_a_comparison_from_cohort_to_tables(capsys, cohorts, tmp_path):
+    out = tmp_path / "out"
+    everything = ("--test-list", cohorts / "test.txt", "--external", cohorts / "other", "--paper")
+    outcome = call(capsys, *command(cohorts, out, *everything))
+    assert outcome.code == 0, outcome.err
+    assert "Table 3. External cohort" in outcome.out
+    for number in (1, 2, 3, 4):
+        for form in ("md", "tex", "tsv"):
+            assert (out / "tables" / f"table_{number}.{form}").stat().st_size
+    table = pd.read_csv(out / "tables" / "table_2.tsv", sep="\t")
+    assert len(table) == 2
+    assert list(table.columns[:3]) == ["method", "cross-validation: DSC", "cross-validation: HD95 (mm)"]
+    assert list(table["paper's test: DSC"]) == [0.742, 0.756]
+    record = json.loads((out / "record.json").read_text())
+    assert record["patients"] == {"cv": ["01", "02", "03", "04"], "test": ["05"], "external": ["01", "02"]}
+    assert record["parameters"]["difference_weighting"] > record["parameters"]["nnunet"]
+    ElementTree.parse(out / "figures" / "figure_3.svg")
+    before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
+    trained = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
+    assert len(trained) == 4
+    assert call(capsys, *command(cohorts, out, *everything)).code == 0
+    assert {path: path.read_bytes() for path in (out / "tables").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"), [("sub-09\n", "names 09: give participants of the cohort"), ("", "names nobody")]
+)
+def test_a_wrong_test_list_is_refused(capsys, cohorts, tmp_path, listed, said):
+    (tmp_path / "list.txt").write_text(listed)
+    outcome = call(capsys, *command(cohorts, tmp_path / "out", "--test-list", tmp_path / "list.txt"))
+    assert outcome.code == 1
+    assert said in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_method_is_refused_with_those_there_are(capsys, cohorts, tmp_path):
+    outcome = call(capsys, "compare", cohorts / "own", "-o", tmp_path / "out", "--methods", "nnunet,magic")
+    assert outcome.code == 1
+    assert "magic" in outcome.err
+    assert "difference_weighting" in outcome.err
