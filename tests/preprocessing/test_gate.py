@@ -83,6 +83,13 @@ def test_two_people_are_refused(head, brain):
             gate.check_person(located(fixed), located(moving), brain)
 
 
+def test_two_people_are_only_flagged_where_the_contrast_may_have_changed(head, brain):
+    other = person(9)["T1w"]
+    checked = gate.check_person(located(head["T1w"]), located(other), brain, refuse=False)
+    assert checked.value_mm > gate.PERSON_FAIL_MM
+    assert "may not show one person" in checked.warnings[0]
+
+
 def test_displacement_by_hand(head, brain):
     """A shift of 1.5 mm that nobody has corrected is found as 1.5 mm."""
     shifted = moved(head["FLAIR"], rigid(0, (1.5, 0, 0)))

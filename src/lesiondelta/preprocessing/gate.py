@@ -53,15 +53,15 @@ def check_alignment(fixed: Located, moving: Located, brain: Volume) -> Check:
     return Check(value, (doubt,) if value > RESIDUAL_WARN_MM else ())
 
 
-def check_person(fixed: Located, moving: Located, brain: Volume) -> Check:
-    """Raise RegistrationError where two aligned images of one contrast show two people."""
+def check_person(fixed: Located, moving: Located, brain: Volume, *, refuse: bool = True) -> Check:
+    """Raise RegistrationError, or warn, where two aligned images of one contrast show two people."""
     names = f"{moving.image.name} and {fixed.image.name}"
     value = displacement_mm(fixed, moving, brain)
     figures = f"after registration the brain would still have to move by {value:.1f} mm (limit {PERSON_FAIL_MM:.1f} mm)"
-    if not value <= PERSON_FAIL_MM:  # so that NaN fails, too
+    if refuse and not value <= PERSON_FAIL_MM:  # so that NaN fails, too
         raise RegistrationError(f"{names} do not show one person: {figures}. Look whether a file was mixed up.")
     doubt = f"{names} may not show one person: {figures}. Look at both."
-    return Check(value, (doubt,) if value > PERSON_WARN_MM else ())
+    return Check(value, () if value <= PERSON_WARN_MM else (doubt,))
 
 
 def residual_mm(fixed: Located, moving: Located, brain: Volume) -> float:

@@ -208,9 +208,10 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     placed = _checked_contrasts(placed, reference, mask)
     before, now = Located(fixed, np.eye(4)), Located(moving, transform)
     placed = _noted(placed, "baseline_residual_mm", gate.check_alignment(before, now, mask))
-    for contrast, image in visit.images.items():  # a mixed-up file may be any of them
+    for contrast, image in visit.images.items():
         before = Located(baseline.images[contrast], baseline.transforms[contrast])
-        checked = gate.check_person(before, Located(image, transforms[contrast]), mask)
+        refuse = contrast == reference  # another person's T1w does not fit its own visit's FLAIR: refused above
+        checked = gate.check_person(before, Located(image, transforms[contrast]), mask, refuse=refuse)
         placed = _noted(placed, f"baseline_{contrast}_person_mm", checked)
     return placed
 
