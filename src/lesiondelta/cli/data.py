@@ -14,6 +14,9 @@ def simulate(
     visits: Annotated[int, typer.Option(min=1, help="Visits of each.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cohort.")] = 0,
     stripped: Annotated[bool, typer.Option("--stripped", help="Brains alone, without skull and scalp.")] = False,
+    scanner: Annotated[
+        int | None, typer.Option(min=0, help="One scanner and protocol for all, of this number. Default: many.")
+    ] = None,
 ) -> None:
     """Simulate patients with lesions that appear, grow, shrink and vanish, with reference masks.
 
@@ -21,11 +24,13 @@ def simulate(
 
       lesiondelta simulate COHORT --patients 8 --visits 3 --seed 0
 
+      lesiondelta simulate SITE2 --patients 6 --seed 1 --scanner 2
+
     The dataset can be given to `run`, `train` and `evaluate`; the references are in COHORT/derivatives/reference.
     """
     from lesiondelta.simulation import Acquisition, write_cohort
 
-    acquisition = Acquisition(mode="native", whole_head=not stripped)
+    acquisition = Acquisition(mode="native", whole_head=not stripped, scanner=scanner)
     with console.progress("simulating", patients) as advance:
         write_cohort(
             out, patients, visits, seed, acquisition=acquisition,

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ def predict(
         own = folder / f"sub-{patient.label}"
         identity = {"models": [model.fingerprint for model in loaded], "patient": content_hash([patient])}
         paths = {visit.label: _path(own, patient.label, visit.label) for visit in patient.visits}
-        if _recorded(own / RECORD) != identity or not all(path.is_file() for path in paths.values()):
+        if not _is_done(own / RECORD, identity, paths):
             (own / RECORD).unlink(missing_ok=True)
+            start = perf_counter()
             _segment(patient, loaded, paths, device)
-            write_json(own / RECORD, identity)
+            write_json(own / RECORD, {**identity, "seconds": round(perf_counter() - start, 1)})
             log.info("sub-%s is predicted", patient.label)
         pairs += [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
     return pairs
@@ -49,9 +51,10 @@ def _path(folder: Path, patient: str, visit: str) -> Path:
     return folder / f"ses-{visit}" / "anat" / f"sub-{patient}_ses-{visit}_space-patient_label-L_mask.nii.gz"
 
 
-def _recorded(path: Path) -> Any:  # noqa: ANN401
-    """What a record holds, None if it is absent or damaged."""
+def _is_done(record: Path, identity: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:
+    """Whether the masks are there, by the models and for the images that `identity` names."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent or damaged
+        return False
+    return identity.items() <= found.items() and all(path.is_file() for path in paths.values())

@@ -269,6 +269,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
     contrasts = dataset.description(job.data)["contrasts"]
     # with fold "all" the validation patients are those that were trained on
     dice = float(history["mean_fg_dice"][-1]) if job.fold != "all" else math.nan
+    seconds = sum(history["epoch_end_timestamps"]) - sum(history["epoch_start_timestamps"])
     return {
         "name": f"{job.method.name}-{job.preset.name}-fold{job.fold}",
         "method": job.method.name,
@@ -282,6 +283,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "training": {
             **job.identity(),
             "epochs_done": job.preset.epochs,
+            "seconds": round(seconds, 1),
             "batch": chosen["batch_size"],
             "batch_dice": chosen["batch_dice"],
             "last_validation_dice": dice if math.isfinite(dice) else None,

@@ -1,7 +1,7 @@
 """Scanners: pose, slices, bias field, noise, and what preprocessing makes of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,11 +24,15 @@ class Acquisition:
         Share of visits acquired with 1 mm isotropic voxels; the others have thick slices.
     whole_head : bool
         native only: with skull and scalp, or stripped. Real patients are stripped in any case.
+    scanner : int or None
+        The number of the one scanner, with one protocol, that takes all images. None: one is drawn for every patient
+        and often another between visits, the protocol at every visit.
     """
 
     mode: Literal["aligned", "native"] = "aligned"
     sharp_share: float = 0.25
     whole_head: bool = True
+    scanner: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,26 @@ class Protocol:
 
 def draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[str, Protocol]:
     """The T1w's and FLAIR's protocols of one visit."""
+    if acquisition.scanner is None:
+        return _draw_protocols(rng, acquisition)
+    fixed = _draw_protocols(np.random.default_rng(acquisition.scanner), acquisition)
+    return {name: replace(protocol, tilt_deg=_draw_tilt(rng)) for name, protocol in fixed.items()}
+
+
+def _draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[str, Protocol]:
     sharp = rng.random() < acquisition.sharp_share
     return {name: _draw_protocol(rng, name, sharp, acquisition.mode == "aligned") for name in ("T1w", "FLAIR")}
+
+
+def _draw_tilt(rng: np.random.Generator) -> tuple[float, float, float]:
+    x, y, z = rng.uniform(-12, 12, 3).tolist()
+    return x, y, z
 
 
 def _draw_protocol(rng: np.random.Generator, name: str, sharp: bool, corrected: bool) -> Protocol:
     noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.06))))
     bias = rng.uniform(0.0, 0.08) if corrected else rng.uniform(0.05, 0.2)
-    tilt = tuple(rng.uniform(-12, 12, 3).tolist())
+    tilt = _draw_tilt(rng)
     if sharp:
         return Protocol(1.0, 1.0, (0, 1, 2), tilt, noise, bias)
     thick = rng.choice([1.5, 2, 3, 4, 5], p=[0.1, 0.15, 0.5, 0.15, 0.1] if name == "FLAIR" else [0.3, 0.2, 0.4, 0.1, 0])

@@ -156,7 +156,7 @@ def _aligned_visits(
     """Every visit on the anatomy's own grid, zero outside an imperfect brain mask that is not the brain's alone."""
     look = _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy))
     left = draw_leftovers(rng, anatomy.brain, anatomy.spacing_mm, CONTRASTS)
-    for visit, contrasts in enumerate(_scanners(rng, len(days))):
+    for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition.scanner)):
         protocols = draw_protocols(rng, acquisition)
         mask = left.where | imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
@@ -178,7 +178,7 @@ def _native_visits(
     head = draw_head(rng, anatomy) if acquisition.whole_head and not anatomy.is_real else no_head(anatomy)
     values = head_values(rng)
     brain = Volume(anatomy.brain, anatomy.affine).grid
-    for visit, contrasts in enumerate(_scanners(rng, len(days))):
+    for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition.scanner)):
         protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
         images = {}
         for name in CONTRASTS:
@@ -212,11 +212,11 @@ def _visit(
     return SimulatedVisit(images, mask, Volume(instances.data, instances.affine, "instances"), days, to_patient)
 
 
-def _scanners(rng: np.random.Generator, visits: int) -> Iterator[dict[str, Contrast]]:
-    """Contrasts of every visit: mostly the same scanner, on another day."""
-    scanner = draw_contrasts(rng)
+def _scanners(rng: np.random.Generator, visits: int, number: int | None) -> Iterator[dict[str, Contrast]]:
+    """Contrasts of every visit: the scanner of that number, or one drawn and mostly kept; on another day each time."""
+    scanner = draw_contrasts(rng if number is None else np.random.default_rng(number))
     for visit in range(visits):
-        if visit and rng.random() < 0.3:
+        if number is None and visit and rng.random() < 0.3:
             scanner = draw_contrasts(rng)
         yield jitter(rng, scanner)
 
