@@ -8,7 +8,7 @@ from tests.tiny import OPTIONS, call, write_patient, write_references
 
 BUDGET = (
     "--methods",
-    "nnunet,difference_weighting",
+    "nnunet,samseg,difference_weighting",
     "--preset",
     "smoke",
     "--epochs",
@@ -42,17 +42,20 @@ def test_a_comparison_from_cohort_to_tables(capsys, cohorts, tmp_path):
     outcome = call(capsys, *command(cohorts, out, *everything))
     assert outcome.code == 0, outcome.err
     assert "Table 3. External cohort" in outcome.out
-    for number in (1, 2, 3, 4):
+    for number in (1, 2, 3, 4, 5):
         for form in ("md", "tex", "tsv"):
             assert (out / "tables" / f"table_{number}.{form}").stat().st_size
     table = pd.read_csv(out / "tables" / "table_2.tsv", sep="\t")
-    assert len(table) == 2
+    assert list(table["method"]) == ["nnUNet", "SAMSEG", "Difference weighting"]
     assert list(table.columns[:3]) == ["method", "cross-validation: DSC", "cross-validation: HD95 (mm)"]
-    assert list(table["paper's test: DSC"]) == [0.742, 0.756]
+    assert list(table["paper's test: DSC"]) == [0.742, 0.455, 0.756]
+    assert "SAMSEG: run_samseg_long is not here" in outcome.out
     record = json.loads((out / "record.json").read_text())
     assert record["patients"] == {"cv": ["01", "02", "03", "04"], "test": ["05"], "external": ["01", "02"]}
     assert record["parameters"]["difference_weighting"] > record["parameters"]["nnunet"]
-    ElementTree.parse(out / "figures" / "figure_3.svg")
+    assert all(seconds > 0 for seconds in record["training_seconds"].values())
+    for number in (2, 3):
+        ElementTree.parse(out / "figures" / f"figure_{number}.svg")
     before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
     trained = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
     assert len(trained) == 4
@@ -77,3 +80,10 @@ def test_an_unknown_method_is_refused_with_those_there_are(capsys, cohorts, tmp_
     assert outcome.code == 1
     assert "magic" in outcome.err
     assert "difference_weighting" in outcome.err
+
+
+@pytest.mark.parametrize("named", ["samseg", "nnunet,nnunet", ","])
+def test_methods_to_train_are_named_once_each(capsys, cohorts, tmp_path, named):
+    outcome = call(capsys, "compare", cohorts / "own", "-o", tmp_path / "out", "--methods", named)
+    assert outcome.code == 1
+    assert "must name methods to train, each once" in outcome.err

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,7 +76,7 @@ def test_the_three_forms(study, results):
     tex = rendered(table, "tex")
     assert r"\textbf{0.700} (" in tex
     assert r"\underline{0.650} (" in tex
-    assert tex.count(r"\\") == 1 + 2 + 3
+    assert tex.count(r"\\") == 2 + 2 + 3
     md = rendered(score_table("Table 2", study, results, ("cv",), "md", paper=True), "md").splitlines()
     assert len({line.count("|") for line in md[2:]}) == 1
     assert "0.756 | 4.61 | 0.733" in md[-1]
@@ -99,3 +101,22 @@ def test_first_places_know_that_less_is_better_for_distances(study, results):
     table = first_places(study, results).set_index("measure")
     assert table.loc["dsc", "difference_weighting"] == 1
     assert table.loc["hd95_mm", "nnunet"] == 1
+
+
+def test_a_method_without_a_program_has_a_row_and_a_reason(study, results, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    table = score_table(
+        "Table 2", replace(study, absent=(methods.EXTERNAL["samseg"],)), results, ("cv",), "md", paper=True
+    )
+    row = next(row for row in table.rows if row[0] == "SAMSEG")
+    assert row == ("SAMSEG", "-", "-", "-", "0.455", "15.80", "0.331")
+    assert table.rows.index(row) > table.rows.index(("longitudinal",))
+    assert rendered(table, "md").endswith("SAMSEG: run_samseg_long is not here; install FreeSurfer 7.3 or later.\n")
+
+
+def test_a_latex_table_has_the_splits_above_the_measures(study, results):
+    lines = rendered(score_table("Table 2", study, results, ("cv", "test"), "tex"), "tex").splitlines()
+    at = lines.index(r"\toprule")
+    assert lines[at + 1] == r" & \multicolumn{3}{c}{cross-validation} & \multicolumn{3}{c}{test} \\"
+    assert lines[at + 2] == r"\cmidrule(lr){2-4}\cmidrule(lr){5-7}"
+    assert lines[at + 3] == r"method & DSC & HD95 (mm) & F1 & DSC & HD95 (mm) & F1 \\"

@@ -23,7 +23,7 @@ from lesiondelta.cli.run import (
     StripOption,
     Threads,
 )
-from lesiondelta.errors import CohortError
+from lesiondelta.errors import CohortError, InputError
 
 if TYPE_CHECKING:
     from lesiondelta.cohort import Cohort
@@ -34,7 +34,7 @@ def compare(
     out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
     methods: Annotated[
         str, typer.Option(help="Names with commas between them.")
-    ] = "nnunet,longitudinal_concat,difference_weighting",
+    ] = "nnunet,samseg,longitudinal_concat,difference_weighting",
     preset: Annotated[str, typer.Option(help="paper, small or smoke.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
     patch: Annotated[int | None, typer.Option(min=16, help="Edge of cubic patches, instead of the preset's.")] = None,
@@ -75,7 +75,11 @@ def compare(
     from lesiondelta.pipeline.training import prepare_training, require_labelled
     from lesiondelta.settings import PreprocessingSettings
 
-    chosen = tuple(known.load(name.strip()) for name in methods.split(",") if name.strip())
+    named = [name.strip() for name in methods.split(",") if name.strip()]
+    absent = tuple(known.EXTERNAL[name] for name in named if name in known.EXTERNAL)
+    chosen = tuple(known.load(name) for name in named if name not in known.EXTERNAL)
+    if not chosen or len(set(named)) < len(named):
+        raise InputError(f"--methods {methods!r} must name methods to train, each once: {', '.join(known.names())}.")
     size = presets.load(preset)
     size = replace(size, epochs=epochs or size.epochs, patch=(patch,) * 3 if patch else size.patch)
     threads = omp_nthreads or console.cores()
@@ -104,7 +108,7 @@ def compare(
             tuple(patient for patient in prepared["own"] if patient.label not in kept),
             tuple(patient for patient in prepared["own"] if patient.label in kept),
             tuple(prepared.get("external", ())),
-            size, folds, seed, out, chosen_device, threads, nprocs,
+            size, folds, seed, out, chosen_device, threads, nprocs, absent,
         )  # fmt: skip
         with console.progress("comparing", len(chosen) * (folds + len(study.splits))) as advance:
             results = run_study(study, report=advance)

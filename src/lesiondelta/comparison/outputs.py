@@ -1,4 +1,4 @@
-"""What a study leaves to read: tables in three forms, Figure 3, statistics, and the record of how it was made."""
+"""What a study leaves to read: tables in three forms, Figures 2 and 3, statistics, and the record of its making."""
 
 from dataclasses import asdict
 from importlib.metadata import version
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lesiondelta import __version__
+from lesiondelta.comparison.figures import choose_patients, write_distributions, write_masks
 from lesiondelta.comparison.study import Results, Split, Study
 from lesiondelta.comparison.tables import (
-    MEASURES,
-    NOT_PRIOR_WORK,
     TITLES,
     Form,
     Table,
@@ -20,119 +20,105 @@ from lesiondelta.comparison.tables import (
     rendered,
     score_table,
     significance_table,
+    size_table,
 )
 from lesiondelta.evaluation.tables import tsv
-from lesiondelta.files import atomic, write_json, write_text
-from lesiondelta.inference import load_model
-from lesiondelta.methods import Method
+from lesiondelta.files import write_json, write_text
+from lesiondelta.inference import Model, load_model
 from lesiondelta.nnunet.cohort import content_hash
 
 FORMS: tuple[Form, ...] = ("md", "tex", "tsv")
-OURS = NOT_PRIOR_WORK[0]
-SINGLE_COLOUR, LONGITUDINAL_COLOUR, OUR_COLOUR = "#8a9099", "#2f6fb3", "#c2410c"
 
 
 def write_outputs(study: Study, results: Results, *, paper: bool = False) -> Path:
     """Write tables, figures and record.json; returns the page that gathers the tables, OUT/comparison.md."""
-    page = [f"# Comparison of {', '.join(method.title for method in study.methods)}\n", how_it_was_made(study)]
+    made = record(study)
+    page = [f"# Comparison of {', '.join(method.title for method in study.methods)}\n", how_it_was_made(study, made)]
     for form in FORMS:
-        for number, table in enumerate(_tables(study, results, form, paper), start=1):
-            if table is not None:
-                write_text(study.out / "tables" / f"table_{number}.{form}", rendered(table, form))
-                page += [rendered(table, form)] if form == "md" else []
+        for name, table in _tables(study, results, form, paper, made).items():
+            write_text(study.out / "tables" / f"{name}.{form}", rendered(table, form))
+            page += [rendered(table, form)] if form == "md" else []
     for name, frame in (
         ("significance", significance_table(study, results)),
         ("first_places", first_places(study, results)),
     ):
         write_text(study.out / "tables" / f"{name}.tsv", tsv(frame))
         if len(frame):
-            page.append(f"**{name.replace('_', ' ').capitalize()}**\n\n{_frame(frame)}")
+            page.append(f"**{name.replace('_', ' ').capitalize()}**\n\n{_markdown(frame)}")
     split: Split = "test" if study.test else "cv"
     for suffix in ("svg", "png"):
-        write_figure(study.out / "figures" / f"figure_3.{suffix}", study, results, split)
-    page.append(f"![DSC and lesion F1 by patient, {TITLES[split]}](figures/figure_3.svg)\n")
-    write_json(study.out / "record.json", record(study))
+        write_masks(study.out / "figures" / f"figure_2.{suffix}", study, results, split)
+        write_distributions(study.out / "figures" / f"figure_3.{suffix}", study, results, split)
+    chosen = ", ".join(f"{why} sub-{patient.label}" for why, patient in choose_patients(study, results, split).items())
+    page.append(
+        f"![Masks of {chosen}](figures/figure_2.png)\n\n**Figure 2.** Patients of {TITLES[split]}, ranked by DSC "
+        f"averaged over the methods: {chosen}. Last visit, the axial slice with most reference lesion.\n"
+    )
+    page.append(
+        f"![DSC and lesion F1 by patient](figures/figure_3.svg)\n\n**Figure 3.** Patients of {TITLES[split]}: "
+        "single-visit baseline grey, longitudinal baselines blue, difference weighting orange.\n"
+    )
+    write_json(study.out / "record.json", made)
     write_text(study.out / "comparison.md", "\n".join(page))
     return study.out / "comparison.md"
 
 
-def how_it_was_made(study: Study) -> str:
+def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
     """The budget in words."""
-    made, preset = record(study), study.preset
-    iterations = f"{preset.epochs * preset.iterations_per_epoch:,} iterations"
+    preset = study.preset
     return (
         f"Means over patients (95 % BCa bootstrap intervals from six patients on). Every method: {study.folds} folds "
-        f"by patient, preset {preset.name}, {iterations}, seed {study.seed}, {study.device}; commit {made['commit']}, "
-        f"lesiondelta {made['versions']['lesiondelta']}, torch {made['versions']['torch']}. Scores in the patient's "
-        "space; best bold, best prior work underlined.\n"
+        f"by patient, preset {preset.name}, {preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
+        f"{made['patch']}, batch {made['batch']}, seed {study.seed}, {study.device}; commit "
+        f"{', '.join(map(str, made['commits']))}, lesiondelta {made['versions']['lesiondelta']}, torch "
+        f"{made['versions']['torch']}. Scores in the patient's space; best bold, best prior work underlined.\n"
     )
 
 
 def record(study: Study) -> dict[str, Any]:
-    """Commit, seed, budget, data hashes, parameters."""
-    models = {method.name: load_model(study.model(method, 0) / "model") for method in study.methods}
+    """Commits of the trainings, seed, budget, data hashes, parameters, seconds of a training (mean over folds)."""
+    models = {
+        m.name: [load_model(study.model(m, fold) / "model") for fold in range(study.folds)] for m in study.methods
+    }
+    training = {name: [model.description.training for model in folds] for name, folds in models.items()}
+    every = [fold for folds in training.values() for fold in folds]
+    first: Model = next(iter(models.values()))[0]
     return {
-        "commit": next(iter(models.values())).description.training["commit"],
+        "commits": sorted({fold["commit"] for fold in every if fold["commit"]}),
         "versions": {"lesiondelta": __version__, "torch": version("torch"), "nnunetv2": version("nnunetv2")},
         "seed": study.seed,
         "folds": study.folds,
         "preset": asdict(study.preset),
+        "patch": "x".join(str(edge) for edge in first.description.patch),
+        "batch": every[0]["batch"],
         "device": study.device,
-        "parameters": {
-            name: sum(weights.numel() for weights in model.network.parameters()) for name, model in models.items()
-        },
+        "threads": study.threads,
+        "parameters": {name: _parameters(folds[0]) for name, folds in models.items()},
+        "training_seconds": {name: float(np.mean([f["seconds"] for f in folds])) for name, folds in training.items()},
+        "absent": {method.name: method.unavailable() for method in study.absent},
         "data_sha256": {split: content_hash(patients) for split, patients in study.splits.items()},
         "patients": {split: [patient.label for patient in patients] for split, patients in study.splits.items()},
     }
 
 
-def write_figure(path: Path, study: Study, results: Results, split: Split) -> None:
-    """Figure 3: DSC and lesion F1 by method, a dot a patient; longitudinal baselines, single visit and ours apart."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lesiondelta", "font.size": 10}):
-        figure = Figure(figsize=(2.4 + 2.0 * len(study.methods), 4.2), layout="constrained", dpi=150)
-        for axes, measure in zip(figure.subplots(1, 2), ("dsc", "lesion_f1"), strict=True):
-            for place, method in enumerate(study.methods):
-                values = results[split, method.name].filtered[measure].dropna().to_numpy(dtype=float)
-                colour = _colour(method)
-                axes.boxplot(
-                    [values], positions=[place], widths=0.5, showfliers=False,
-                    medianprops={"color": colour, "linewidth": 2}, boxprops={"color": colour},
-                    whiskerprops={"color": colour}, capprops={"color": colour},
-                )  # fmt: skip
-                beside = np.random.default_rng(0).uniform(-0.16, 0.16, len(values))
-                axes.scatter(place + beside, values, s=14, color=colour, alpha=0.6, linewidths=0)
-                axes.scatter([place], [values.mean()], s=46, color=colour, marker="D", edgecolor="white", zorder=3)
-            axes.set_xticks(range(len(study.methods)), [m.title for m in study.methods], rotation=20, ha="right")
-            axes.set(title=MEASURES[measure], ylim=(-0.02, 1.02))
-            axes.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(f"Patients of {TITLES[split]}: box quartiles, diamond mean", fontsize=10)
-        with atomic(path) as temporary:
-            figure.savefig(
-                temporary, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None
-            )
+def _parameters(model: Model) -> int:
+    return sum(weights.numel() for weights in model.network.parameters())
 
 
-def _tables(study: Study, results: Results, form: Form, paper: bool) -> tuple[Table | None, ...]:
+def _tables(study: Study, results: Results, form: Form, paper: bool, made: dict[str, Any]) -> dict[str, Table]:
     own: tuple[Split, ...] = ("cv", "test")
-    external = score_table("Table 3. External cohort", study, results, ("external",), form) if study.external else None
-    return (
-        cohort_table(study),
-        score_table("Table 2. Cross-validation and test", study, results, own, form, paper=paper),
-        external,
-        score_table("Table 4. Without size filter", study, results, own, form, filtered=False),
-    )
+    tables = {
+        "table_1": cohort_table(study),
+        "table_2": score_table("Table 2. Cross-validation and test", study, results, own, form, paper=paper),
+        "table_4": score_table("Table 4. Without size filter", study, results, own, form, filtered=False),
+        "table_5": size_table(study, made["parameters"], made["training_seconds"]),
+    }
+    if study.external:
+        tables["table_3"] = score_table("Table 3. External cohort", study, results, ("external",), form)
+    return dict(sorted(tables.items()))
 
 
-def _colour(method: Method) -> str:
-    if method.name == OURS:
-        return OUR_COLOUR
-    return LONGITUDINAL_COLOUR if method.longitudinal else SINGLE_COLOUR
-
-
-def _frame(frame: Any) -> str:  # noqa: ANN401
+def _markdown(frame: pd.DataFrame) -> str:
     rows = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in frame.to_numpy()]
     lines = [list(frame.columns), ["---"] * len(frame.columns), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

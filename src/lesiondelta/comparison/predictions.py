@@ -28,7 +28,7 @@ def predict(
     for patient in patients:
         own = folder / f"sub-{patient.label}"
         identity = {"models": [model.fingerprint for model in loaded], "patient": content_hash([patient])}
-        paths = {visit.label: _path(own, patient.label, visit.label) for visit in patient.visits}
+        paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
         if not _is_done(own / RECORD, identity, paths):
             (own / RECORD).unlink(missing_ok=True)
             start = perf_counter()
@@ -47,8 +47,15 @@ def _segment(patient: TrainingPatient, models: Sequence[Model], paths: dict[str,
         write_volume(paths[visit.label], Volume(probability > threshold, images[0][0].affine))
 
 
-def _path(folder: Path, patient: str, visit: str) -> Path:
-    return folder / f"ses-{visit}" / "anat" / f"sub-{patient}_ses-{visit}_space-patient_label-L_mask.nii.gz"
+def mask_path(folder: Path, patient: str, visit: str) -> Path:
+    """Where the mask of a visit lies among the predictions of a split and method."""
+    place = folder / f"sub-{patient}" / f"ses-{visit}" / "anat"
+    return place / f"sub-{patient}_ses-{visit}_space-patient_label-L_mask.nii.gz"
+
+
+def seconds(folder: Path, patient: str) -> float:
+    """How long the visits of a patient took."""
+    return float(json.loads((folder / f"sub-{patient}" / RECORD).read_text(encoding="utf-8"))["seconds"])
 
 
 def _is_done(record: Path, identity: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:

@@ -20,7 +20,7 @@ from lesiondelta.comparison.predictions import predict
 from lesiondelta.errors import CohortError
 from lesiondelta.evaluation.masks import MaskPair, Matching
 from lesiondelta.evaluation.tables import Options, score_matching
-from lesiondelta.methods import Method
+from lesiondelta.methods import ExternalMethod, Method
 from lesiondelta.nnunet.cohort import TrainingPatient, patient_folds
 from lesiondelta.nnunet.job import Job, ProgressCallback
 from lesiondelta.nnunet.presets import Preset
@@ -36,6 +36,7 @@ class Study:
     """What is compared, on whom, with which budget.
 
     `cohort` is cross-validated in `folds`; `test` and `external` are predicted by the ensemble, and may be empty.
+    `absent` are methods that have rows in the tables, but no scores.
     """
 
     methods: tuple[Method, ...]
@@ -49,6 +50,7 @@ class Study:
     device: str = "cpu"
     threads: int = 1
     processes: int = 1
+    absent: tuple[ExternalMethod, ...] = ()
 
     @property
     def splits(self) -> dict[Split, tuple[TrainingPatient, ...]]:
@@ -61,6 +63,10 @@ class Study:
     def model(self, method: Method, fold: int) -> Path:
         """Folder of a training."""
         return self.out / "models" / method.name / f"fold_{fold}"
+
+    def predictions(self, split: Split, method: Method) -> Path:
+        """Folder of masks."""
+        return self.out / "predictions" / split / method.name
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def _job(study: Study, method: Method, fold: int) -> Job:
 
 
 def _predicted(study: Study, split: Split, method: Method, models: Sequence[Path]) -> list[MaskPair]:
-    folder = study.out / "predictions" / split / method.name
+    folder = study.predictions(split, method)
     if split != "cv":
         return predict(study.splits[split], models, folder, device=study.device)
     parts = patient_folds([patient.label for patient in study.cohort], study.folds, study.seed)

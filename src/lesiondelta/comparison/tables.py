@@ -8,15 +8,17 @@ concatenation, is prior work.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from lesiondelta.comparison.predictions import seconds
 from lesiondelta.comparison.study import Results, Split, Study
 from lesiondelta.errors import InputError
 from lesiondelta.evaluation.statistics import differences, mean_interval, rank_stability
-from lesiondelta.methods import Method
+from lesiondelta.methods import ExternalMethod, Method
 
 Form = Literal["md", "tex", "tsv"]
 
@@ -59,11 +61,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a heading; a row with one cell is a group's title."""
+    """Rows of text under a heading ("group: column" or "column"); a row with one cell is a group's title."""
 
     title: str
     heading: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 def cohort_table(study: Study) -> Table:
@@ -88,13 +91,33 @@ def score_table(
     if paper:
         heading += tuple(f"paper's test: {title}" for title in MEASURES.values())
     rows: list[tuple[str, ...]] = []
+    every: tuple[Method | ExternalMethod, ...] = (*study.absent, *study.methods)
     for group, longitudinal in (("single visit", False), ("longitudinal", True)):
-        members = [method for method in study.methods if method.longitudinal == longitudinal]
+        members = [m for m in every if m.longitudinal == longitudinal]
         rows += [(group,)] if members else []
         for method in members:
-            texts = [cells[column][method.name].text(form, _digits(column[1])) for column in columns]
-            rows.append((method.title, *texts, *(_papers(method) if paper else ())))
-    return Table(title, heading, tuple(rows))
+            texts = [_text(cells[column].get(method.name), form, _digits(column[1])) for column in columns]
+            rows.append((method.title, *texts, *(_papers(method.name) if paper else ())))
+    return Table(title, heading, tuple(rows), tuple(f"{m.title}: {m.unavailable()}." for m in study.absent))
+
+
+def size_table(study: Study, parameters: Mapping[str, int], training: Mapping[str, float]) -> Table:
+    """Table 5: parameters, minutes of a training, seconds a visit of a patient predicted by one model; means.
+
+    Parameters
+    ----------
+    parameters, training : by method's name; `training` in seconds, mean over folds.
+    """
+    visits = sum(len(patient.visits) for patient in study.cohort)
+    rows = []
+    for method in study.methods:
+        folder = study.predictions("cv", method)
+        predicting = sum(seconds(folder, patient.label) for patient in study.cohort) / visits
+        rows.append(
+            (method.title, f"{parameters[method.name]:,}", f"{training[method.name] / 60:.1f}", f"{predicting:.1f}")
+        )
+    title = f"Table 5. Size and time ({study.device}, {study.threads} threads)"
+    return Table(title, ("method", "parameters", "training, min per fold", "prediction, s per visit"), tuple(rows))
 
 
 def significance_table(study: Study, results: Results) -> pd.DataFrame:
@@ -143,15 +166,15 @@ def rendered(table: Table, form: Form) -> str:
     if form == "md":
         lines = [f"**{table.title}**", "", _md(table.heading), _md(("---",) * width)]
         lines += [_md((f"*{row[0]}*",) + ("",) * (width - 1)) if len(row) == 1 else _md(row) for row in table.rows]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
     body = [
         rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(row[0])}}}}} \\" if len(row) == 1 else _tex_row(row)
         for row in table.rows
     ]
     columns = "l" + "r" * (width - 1)
     begin = [r"\begin{table}", rf"\caption{{{_tex(table.title)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    head = [" & ".join(map(_tex, table.heading)) + r" \\", r"\midrule"]
-    return "\n".join([*begin, *head, *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    end = [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_tex(note)}" for note in table.notes)]
+    return "\n".join([*begin, *_tex_heading(table.heading), r"\midrule", *body, *end, r"\end{table}"]) + "\n"
 
 
 def _column(
@@ -186,8 +209,12 @@ def _values(
     }
 
 
-def _papers(method: Method) -> tuple[str, ...]:
-    known = PAPER.get(method.name)
+def _text(cell: Cell | None, form: Form, digits: int) -> str:
+    return "-" if cell is None else cell.text(form, digits)
+
+
+def _papers(name: str) -> tuple[str, ...]:
+    known = PAPER.get(name)
     if known is None:
         return ("-",) * len(MEASURES)
     return tuple(f"{value:.{_digits(measure)}f}" for value, measure in zip(known, MEASURES, strict=True))
@@ -203,6 +230,19 @@ def _md(cells: Sequence[str]) -> str:
 
 def _tex(text: str) -> str:
     return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
+
+
+def _tex_heading(heading: Sequence[str]) -> list[str]:
+    """Columns, and above them their groups where they have some."""
+    names = [_tex(name.rpartition(": ")[2]) for name in heading]
+    spans, rules, at = [], [], 1
+    for group, members in groupby(heading, key=lambda name: name.rpartition(": ")[0]):
+        width = len(list(members))
+        spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(group)}}}" if group else " & " * (width - 1))
+        rules += [rf"\cmidrule(lr){{{at}-{at + width - 1}}}"] if group else []
+        at += width
+    above = [" & ".join(spans) + r" \\", "".join(rules)] if rules else []
+    return [*above, " & ".join(names) + r" \\"]
 
 
 def _tex_row(row: Sequence[str]) -> str:

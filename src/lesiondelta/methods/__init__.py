@@ -1,17 +1,21 @@
-"""The methods of the comparison: every file here that exports METHOD is one, its name is the file's."""
+"""The methods of the comparison: every file here that exports METHOD is one, its name is the file's.
+
+Programs of others are in `external`.
+"""
 
 import importlib
 import pkgutil
 
 from lesiondelta.errors import InputError
+from lesiondelta.methods.external import EXTERNAL, ExternalMethod
 from lesiondelta.methods.method import Method, PriorPolicy, Recipe
 
-__all__ = ["Method", "PriorPolicy", "Recipe", "load", "names"]
+__all__ = ["EXTERNAL", "ExternalMethod", "Method", "PriorPolicy", "Recipe", "load", "names"]
 
 
 def names() -> tuple[str, ...]:
-    """Names of all methods, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "method"))
+    """Names of all methods that can be trained, sorted."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in ("method", "external")))
 
 
 def load(name: str) -> Method:

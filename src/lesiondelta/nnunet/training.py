@@ -283,7 +283,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "training": {
             **job.identity(),
             "epochs_done": job.preset.epochs,
-            "seconds": round(seconds, 1),
+            "seconds": round(seconds, 3),
             "batch": chosen["batch_size"],
             "batch_dice": chosen["batch_dice"],
             "last_validation_dice": dice if math.isfinite(dice) else None,

@@ -42,7 +42,7 @@ def write_picture(path: Path, panels: Sequence[Panel], title: str, note: str = "
 
     slices = choose_slices([panel.mask.data for panel in panels], panels[-1].flair.data, SLICES)
     box = _box(panels)
-    rows = [_row(_shown(panel.flair.data), slices, box) for panel in panels]
+    rows = [_row(grey_values(panel.flair.data), slices, box) for panel in panels]
     height, width = rows[0].shape
     words_in = 1.0
     figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * len(rows) * height / width + words_in), facecolor=BACKGROUND, dpi=150)
@@ -104,7 +104,7 @@ def _row(volume: Array, slices: Sequence[int], box: tuple[slice, slice]) -> Arra
     return planes
 
 
-def _shown(image: Array) -> Array:
+def grey_values(image: Array) -> Array:
     """Grey values from 0 to 1: black well below the brain, white where lesions are still told apart from it."""
     inside = image[image > 0]
     if not inside.size:
