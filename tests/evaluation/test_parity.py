@@ -88,3 +88,26 @@ def test_lesion_counts_equal_a_labelling_of_scipy(pairs, ours):
         assert (scores.reference_lesions, scores.predicted_lesions) == iou.shape
         assert scores.found_lesions == (iou > 0.1).any(axis=1).sum()
         assert scores.right_lesions == (iou > 0.1).any(axis=0).sum()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what another library warns of is not ours to mend
+def test_overlap_counts_and_matches_equal_panoptica(pairs, ours):
+    """Matched one to one, as in the longiseg convention; here a lesion over two others finds both."""
+    panoptica = pytest.importorskip(
+        "panoptica",
+        reason="its pins exclude our numpy: pip install --no-deps panoptica ruamel.yaml 'plotly<6' tenacity",
+    )
+    panoptica.disable_citation_reminder()
+    evaluator = panoptica.Panoptica_Evaluator(
+        expected_input=panoptica.InputType.SEMANTIC,
+        instance_approximator=panoptica.ConnectedComponentsInstanceApproximator(),
+        instance_matcher=panoptica.NaiveThresholdMatching(matching_threshold=0.1, strict_threshold=True),
+        global_metrics=[panoptica.Metric.DSC],
+    )
+    for (truth, guess), scores in zip(pairs, ours, strict=True):
+        theirs = evaluator.evaluate(guess.astype(np.uint8), truth.astype(np.uint8))["ungrouped"]
+        assert scores.dsc == pytest.approx(theirs.global_bin_dsc, abs=1e-9)
+        assert (scores.reference_lesions, scores.predicted_lesions) == (theirs.tp + theirs.fn, theirs.tp + theirs.fp)
+        matched = score(truth, guess, GRID, min_lesion_mm3=0, convention="longiseg")
+        assert matched.found_lesions == theirs.tp <= scores.found_lesions
