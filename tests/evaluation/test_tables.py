@@ -133,6 +133,17 @@ def test_steps_between_visits_on_one_grid(folders):
     assert summary["volume_change"]["correlation"] == pytest.approx(-1)
 
 
+def test_a_step_over_a_missing_visit_is_not_scored(folders):
+    reference, prediction, out = folders
+    for session in ("2", "9", "10", "11"):
+        put(reference, "1", session, 4)
+        if session != "10":
+            put(prediction, "1", session, 4)
+    summary = evaluate(reference, prediction, out, Options(allow_missing=True))
+    assert summary["change_not_scored"] == {"sub-1 ses-9 ses-11": "a visit between them has no prediction"}
+    assert list(pd.read_csv(out / "per_step.tsv", sep="\t")["to_session_id"]) == ["ses-9"]
+
+
 def test_steps_between_grids_are_named_and_not_scored(folders):
     reference, prediction, out = folders
     for folder in (reference, prediction):

@@ -71,7 +71,9 @@ def score_and_print(reference: Path, prediction: Path, out: Path, *options: Any,
     from lesiondelta.report.scores import write_page
 
     with console.progress("visits", None) as advance:
-        summary, patients = score_folders(reference, prediction, out, *options, **more, advance=advance)
+        summary, patients = score_folders(
+            reference, prediction, out, *options, **more, progress=lambda done, of: advance(f"{done} of {of} visits")
+        )
     write_page(out / "scores.html", summary, patients, reference, prediction)
     print_summary(summary, out)
 

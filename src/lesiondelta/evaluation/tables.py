@@ -17,10 +17,11 @@ from lesiondelta.errors import CohortError, InputError
 from lesiondelta.evaluation import challenges
 from lesiondelta.evaluation.instances import IOU, MIN_LESION_MM3
 from lesiondelta.evaluation.longitudinal import ChangeScores, score_change
-from lesiondelta.evaluation.masks import MaskPair, Matching, match_folders, match_table, names, read_pair
+from lesiondelta.evaluation.masks import MaskPair, Matching, Visit, match_folders, match_table, names, read_pair
 from lesiondelta.evaluation.metrics import SIZES, Convention, Scores, Undefined, score
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, mean_interval
 from lesiondelta.files import require_writable, write_json, write_text
+from lesiondelta.formats.bids import natural
 from lesiondelta.images import Array, Grid
 
 KEYS = ["participant_id", "session_id"]
@@ -29,6 +30,7 @@ MEASURES = [field.name for field in fields(Scores) if field.name not in ("empty"
 BY_SIZE = [f"lesion_{side}_{size}" for size in SIZES for side in ("recall", "precision")]
 CHANGES = [field.name for field in fields(ChangeScores)]
 
+Progress = Callable[[int, int], object]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -53,7 +55,7 @@ def evaluate(
     mapping: Path | None = None,
     second_rater: Path | None = None,
     processes: int = 1,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = lambda done, of: None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score every visit that has a reference; write the tables and summary.json, and return it and the patients' table.
 
@@ -63,8 +65,8 @@ def evaluate(
         Folders; `masks.match_folders` tells how masks are named, `mapping` names them otherwise.
     second_rater : path or None
         Masks of another rater of the same visits, for the scale of the ISBI 2015 score.
-    advance : callable
-        Called for every visit that is done.
+    progress : callable
+        Called with (visits done, visits in all).
 
     Raises
     ------
@@ -73,7 +75,7 @@ def evaluate(
     """
     matching = _matching(reference, prediction, options, mapping)
     raters = _raters(reference, second_rater, options, processes)
-    return score_matching(matching, out, options, raters=raters, processes=processes, advance=advance)
+    return score_matching(matching, out, options, raters=raters, processes=processes, progress=progress)
 
 
 def score_matching(
@@ -83,11 +85,11 @@ def score_matching(
     *,
     raters: float | None = None,
     processes: int = 1,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = lambda done, of: None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The same for pairs of masks; `raters` is the ISBI 2015 score of the second rater against the first."""
-    by_visit = _score_all(matching.pairs, options, processes, advance)
-    changes, skipped = _score_changes(matching.pairs, options, processes)
+    by_visit = _score_all(matching.pairs, options, processes, progress)
+    changes, skipped = _score_changes(matching, options, processes)
     visits, steps = visit_table(matching.pairs, by_visit), pd.DataFrame(changes, columns=[*STEP_KEYS, *CHANGES])
     patients = patient_table(visits, steps)
     summary = summarise(visits, patients, steps) | {
@@ -172,12 +174,12 @@ def _matching(reference: Path, prediction: Path, options: Options, mapping: Path
 
 
 def _score_all(
-    pairs: Sequence[MaskPair], options: Options, processes: int, advance: Callable[[], object] = lambda: None
+    pairs: Sequence[MaskPair], options: Options, processes: int, progress: Progress = lambda done, of: None
 ) -> list[Scores]:
     scores = []
     for result in _each(partial(_score, options=options), pairs, processes):
         scores.append(result)
-        advance()
+        progress(len(scores), len(pairs))
     return scores
 
 
@@ -198,12 +200,17 @@ def _raters(reference: Path, second: Path | None, options: Options, processes: i
     return float(pd.Series(scores).groupby([pair.participant for pair in matching.pairs]).mean().mean())
 
 
-def _score_changes(
-    pairs: Sequence[MaskPair], options: Options, processes: int
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _score_changes(matching: Matching, options: Options, processes: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A row for each step from a visit to the next, and why other steps have none."""
-    steps = [(a, b) for a, b in pairwise(pairs) if a.participant == b.participant]
-    rows, skipped = [], {}
+    rows: list[dict[str, Any]] = []
+    steps, skipped = [], {}
+    for a, b in pairwise(matching.pairs):
+        if a.participant != b.participant:
+            continue
+        if _is_gap(a, b, matching.without_prediction):
+            skipped[" ".join((*a.names, b.names[1]))] = "a visit between them has no prediction"
+        else:
+            steps.append((a, b))
     results = _each(partial(_score_step, options=options), steps, processes)
     for (before, after), result in zip(steps, results, strict=True):
         keys = (before.names[0], before.names[1], after.names[1])
@@ -212,6 +219,12 @@ def _score_changes(
         else:
             skipped[" ".join(keys)] = result
     return rows, skipped
+
+
+def _is_gap(before: MaskPair, after: MaskPair, missing: Sequence[Visit]) -> bool:
+    """Whether one of the missing visits lies between two visits of its participant."""
+    low, high = natural(before.session), natural(after.session)
+    return any(label == before.participant and low < natural(session) < high for label, session in missing)
 
 
 def _score_step(step: tuple[MaskPair, MaskPair], options: Options) -> ChangeScores | str:
