@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lesiondelta import __version__
-from lesiondelta.cli import compare, data, demo, doctor, evaluate, run, train
+from lesiondelta.cli import compare, convert, data, demo, doctor, evaluate, run, train
 from lesiondelta.cli.console import errors, print_error
 from lesiondelta.errors import LesionDeltaError
 
@@ -49,6 +49,7 @@ def _root(
 demo.register(app)
 run.register(app)
 data.register(app)
+convert.register(app)
 train.register(app)
 evaluate.register(app)
 compare.register(app)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,10 +23,7 @@ from lesiondelta.cli.run import (
     StripOption,
     Threads,
 )
-from lesiondelta.errors import CohortError, InputError
-
-if TYPE_CHECKING:
-    from lesiondelta.cohort import Cohort
+from lesiondelta.errors import InputError
 
 
 def compare(
@@ -66,6 +63,7 @@ def compare(
     """
     from lesiondelta import methods as known
     from lesiondelta.comparison.outputs import write_outputs
+    from lesiondelta.comparison.protocol import read_test_list
     from lesiondelta.comparison.study import Study, run_study
     from lesiondelta.files import require_writable
     from lesiondelta.formats.bids import read_cohort
@@ -94,7 +92,7 @@ def compare(
     for labelled in cohorts.values():
         require_labelled(labelled)
     require_programs(settings)
-    kept = _test_labels(test_list, cohorts["own"])
+    kept = read_test_list(test_list, [patient.label for patient in cohorts["own"].patients]) if test_list else set()
     require_writable(out)
     with console.log_file(out / "compare.log"):
         prepared = {}
@@ -120,19 +118,3 @@ def compare(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command()(compare)
-
-
-def _test_labels(path: Path | None, cohort: "Cohort") -> set[str]:
-    if path is None:
-        return set()
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CohortError(f"The test list {path} cannot be read: {error}.") from error
-    labels = {line.removeprefix("sub-") for line in lines}
-    unknown = sorted(labels - {patient.label for patient in cohort.patients})
-    if unknown or not labels:
-        raise CohortError(
-            f"The test list {path} names {', '.join(unknown) or 'nobody'}: give participants of the cohort."
-        )
-    return labels

@@ -1,0 +1,208 @@
+"""`convert`: labelled datasets as their owners distribute them become BIDS, with a protocol for `compare`."""
+
+import logging
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lesiondelta.cli import console
+
+if TYPE_CHECKING:
+    from lesiondelta.formats.conversion import Found, Rater
+    from lesiondelta.formats.datasets import Dataset
+
+SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="Folder as distributed.", show_default=False)]
+OutArgument = Annotated[Path, typer.Argument(metavar="BIDS", help="Folder for the BIDS dataset.", show_default=False)]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of test patients and folds; give `compare --seed` the same.")]
+FoldsOption = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
+ListOption = Annotated[
+    Path | None, typer.Option(help="Text file: participants kept for testing, one a line, instead of drawing them.")
+]
+VisitsOption = Annotated[
+    int, typer.Option(min=1, help="Leave out patients with fewer visits, but for the owners' test patients.")
+]
+
+convert = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+class Reference(StrEnum):
+    """Which mask becomes the reference."""
+
+    rater1 = "rater1"
+    rater2 = "rater2"
+    union = "union"
+    intersection = "intersection"
+
+
+@convert.callback()
+def _root() -> None:
+    """Convert labelled datasets from their owners' layout to BIDS, with references and a protocol for `compare`.
+
+    [dim]Examples[/]
+
+      lesiondelta convert ljubljana SRC BIDS
+
+      lesiondelta convert isbi2015 SRC/training BIDS
+
+      lesiondelta convert mslesseg "MSLesSeg Dataset" BIDS --min-visits 2
+
+    docs/data.md tells where to ask for each dataset, its terms, and what its folder must look like.
+    """
+
+
+@convert.command()
+def ljubljana(
+    source: SourceArgument,
+    out: OutArgument,
+    split_seed: SeedOption = 0,
+    test_patients: Annotated[
+        int | None, typer.Option(min=0, help="How many to keep for testing. Default: the paper's share, 33 of 162.")
+    ] = None,
+    test_list: ListOption = None,
+    folds: FoldsOption = 5,
+    min_visits: VisitsOption = 1,
+) -> None:
+    """Ljubljana MS database: longitudinal, cross-sectional, or brought into BIDS form.
+
+    [dim]Example[/]
+
+      lesiondelta convert ljubljana SRC BIDS --split-seed 0
+
+      lesiondelta compare BIDS --test-list BIDS/protocol/test.txt -o OUT
+
+    Masks of lesion change are no lesion masks: they go to BIDS/derivatives/change and are never references.
+    """
+    from lesiondelta.formats.datasets import LJUBLJANA
+
+    found = _found(LJUBLJANA, source, min_visits)
+    _split_and_write(found, out, split_seed, test_patients, test_list, folds)
+
+
+@convert.command()
+def mslesseg(
+    source: SourceArgument,
+    out: OutArgument,
+    split_seed: SeedOption = 0,
+    test_patients: Annotated[
+        int | None, typer.Option(min=0, help="How many to draw for testing. Default: the owners' own test patients.")
+    ] = None,
+    test_list: ListOption = None,
+    folds: FoldsOption = 5,
+    min_visits: VisitsOption = 1,
+) -> None:
+    """MSLesSeg: up to four visits a patient for training, one for testing.
+
+    [dim]Example[/]
+
+      lesiondelta convert mslesseg "MSLesSeg Dataset" BIDS --min-visits 2
+
+    Longitudinal methods cannot train on a single visit; --min-visits 2 leaves such patients out of training.
+    """
+    from lesiondelta.formats.datasets import MSLESSEG
+
+    found = _found(MSLESSEG, source, min_visits)
+    _split_and_write(found, out, split_seed, test_patients, test_list, folds)
+
+
+@convert.command()
+def isbi2015(
+    source: SourceArgument,
+    out: OutArgument,
+    reference: Annotated[Reference, typer.Option(help="Rater or consensus that serves as reference.")] = (
+        Reference.rater1
+    ),
+) -> None:
+    """ISBI 2015 challenge: an external test set with two raters (SRC: its training folder, or its test folder).
+
+    [dim]Example[/]
+
+      lesiondelta convert isbi2015 SRC/training ISBI
+
+      lesiondelta compare COHORT --external ISBI -o OUT
+
+    Both raters' masks are in ISBI/derivatives/rater1 and rater2, for `evaluate --second-rater`.
+    """
+    from lesiondelta.comparison.protocol import write_protocol
+    from lesiondelta.formats.datasets import ISBI2015
+
+    found = _found(ISBI2015, source)
+    _write(found, out, reference.value)
+    write_protocol(
+        out / "protocol", (), {}, {"reference": reference.value}, [patient.label for patient in found.patients]
+    )
+    _say_what_is_there(found, out)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.add_typer(convert, name="convert")
+
+
+def _found(dataset: "Dataset", source: Path, min_visits: int = 1) -> "Found":
+    from lesiondelta.errors import CohortError
+    from lesiondelta.formats.conversion import find
+
+    found = find(dataset, source)
+    kept = tuple(patient for patient in found.patients if patient.test or len(patient.visits) >= min_visits)
+    if not kept:
+        raise CohortError(f"No patient in {source} has {min_visits} visits: lower --min-visits.")
+    if left := len(found.patients) - len(kept):
+        console.out.print(f"{left} patients with fewer than {min_visits} visits are left out.")
+    return replace(found, patients=kept)
+
+
+def _split_and_write(
+    found: "Found", out: Path, seed: int, test_patients: int | None, test_list: Path | None, folds: int
+) -> None:
+    """Settle the split before anything is written, and write it once all is there."""
+    from lesiondelta.comparison.protocol import draw_test, fold_of, read_test_list, write_protocol
+    from lesiondelta.errors import InputError
+
+    labels = [patient.label for patient in found.patients]
+    owners = {patient.label for patient in found.patients if patient.test}
+    if test_list and test_patients is not None:
+        raise InputError("Give --test-patients or --test-list, not both.")
+    if test_list:
+        chosen, test = "listed", read_test_list(test_list, labels)
+    elif owners and test_patients is None:
+        chosen, test = "the owners'", owners
+    else:
+        number = round(len(labels) * found.dataset.test_share) if test_patients is None else test_patients
+        chosen, test = "drawn", draw_test(labels, number, seed)
+    held_out = fold_of([label for label in labels if label not in test], folds, seed)
+    _write(found, out)
+    write_protocol(
+        out / "protocol", test, held_out,
+        {"seed": seed, "folds": folds, "test": chosen, "test_patients": len(test), "training_patients": len(held_out)},
+    )  # fmt: skip
+    _say_what_is_there(found, out)
+    console.out.print(f"{len(held_out)} patients are for training in {folds} folds, {len(test)} for testing.")
+
+
+def _write(found: "Found", out: Path, rater: "Rater" = "rater1") -> None:
+    from lesiondelta.formats.conversion import convert as write_bids
+
+    with (
+        console.log_lines(_print_warning, logging.WARNING),
+        console.progress("converting", len(found.patients)) as advance,
+    ):
+        write_bids(found, out, rater, lambda label: advance(f"sub-{label}"))
+
+
+def _print_warning(line: str) -> None:
+    console.errors.print(console.plain(line), soft_wrap=True, highlight=False)
+
+
+def _say_what_is_there(found: "Found", out: Path) -> None:
+    visits = [visit for patient in found.patients for visit in patient.visits]
+    labelled = sum(bool(visit.masks) for visit in visits)
+    said = [f"{len(found.patients)} patients with {len(visits)} visits, {labelled} with lesion masks, are in {out}"]
+    if any(patient.others for patient in found.patients):
+        said.append("Masks of lesion change are no lesion masks: they are in derivatives/change, and no reference.")
+    if not labelled:
+        said.append("Without lesion masks nothing can be trained or scored on them.")
+    for line in said:
+        console.out.print(line, soft_wrap=True, markup=False, highlight=False)

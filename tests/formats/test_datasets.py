@@ -1,0 +1,437 @@
+"""Every layout that owners distribute, written small, converted, and read back."""
+
+import gzip
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lesiondelta.comparison.protocol import draw_test, fold_of, read_test_list, write_protocol
+from lesiondelta.errors import CohortError, GeometryError, ImageError, OutputError
+from lesiondelta.evaluation.masks import find_masks
+from lesiondelta.formats.bids import read_cohort
+from lesiondelta.formats.conversion import convert, find
+from lesiondelta.formats.datasets import ISBI2015, LJUBLJANA, MSLESSEG
+from lesiondelta.images import read_image, read_mask
+from lesiondelta.nnunet.cohort import patient_folds
+
+SHAPE = (7, 8, 5)
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (20, -10, 175), degrees=True).as_matrix() * (0.7, 0.7, 3)
+OBLIQUE[:3, 3] = 12, -20, -9
+MASK_WORDS = ("mask", "MASK", "gt", "label-")
+
+
+def nifti(path: Path, data: np.ndarray | None = None, affine: np.ndarray = OBLIQUE) -> Path:
+    """An image of noise, or a mask whose voxels differ from file name to file name."""
+    rng = np.random.default_rng(sum(map(ord, path.name)))
+    is_mask = any(word in path.name for word in MASK_WORDS)
+    if data is None:
+        data = (rng.random(SHAPE) > 0.7).astype(np.uint8) if is_mask else rng.integers(1, 900, SHAPE).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, 1)
+    nib.save(image, path)
+    return path
+
+
+def text(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def longitudinal(root: Path, patients: int = 3) -> Path:
+    """`patientX/raw/patientX_studyY_modality.nii.gz`, from the archive's readme."""
+    for number in range(1, patients + 1):
+        folder = root / f"patient{number:02d}"
+        for study in (1, 2):
+            for name in ("FLAIR", "T1W", "T2W"):
+                nifti(folder / "raw" / f"{folder.name}_study{study}_{name}.nii.gz")
+                nifti(folder / f"{folder.name}_study{study}_{name}reg.nii.gz", affine=np.eye(4))
+            text(folder / f"{folder.name}_study{study}_FLAIR_to_common_space.txt", "#Insight Transform File V1.0\n")
+            text(folder / "raw" / f"{folder.name}_study{study}_T1W_intrastudy_to_FLAIR.txt", "#Insight\n")
+        for name in ("gt", "brainmask"):
+            nifti(folder / f"{folder.name}_{name}.nii.gz", affine=np.eye(4))
+    return root
+
+
+def longitudinal_mirror(root: Path, patients: int = 3) -> Path:
+    for number in range(1, patients + 1):
+        raw, coregistered = (root / kind / f"patient{number:02d}" for kind in ("raw", "coregistered"))
+        for study in (1, 2):
+            for name in ("FLAIR", "T1W", "T2W"):
+                nifti(raw / f"study{study}_{name}.nii.gz")
+                nifti(coregistered / f"study{study}_{name}.nii.gz", affine=np.eye(4))
+            text(raw / f"study{study}_FLAIR_to_common_space.txt", "#Insight Transform File V1.0\n")
+            text(raw / f"study{study}_T1W_intrastudy_to_FLAIR.txt", "#Insight\n")
+        for folder in (raw, coregistered):
+            nifti(folder / "gt.nii.gz", affine=np.eye(4))
+        nifti(coregistered / "brainmask.nii.gz", affine=np.eye(4))
+    return root
+
+
+def cross_sectional(root: Path, patients: int = 3) -> Path:
+    for number in range(1, patients + 1):
+        folder = root / "patient01-05" / f"patient{number:02d}"
+        for name in ("FLAIR", "T1W", "T1WKS", "T2W"):
+            nifti(folder / "raw" / f"{folder.name}_{name}.nii.gz")
+            nifti(folder / f"{folder.name}_{name}.nii.gz")
+        nifti(folder / f"{folder.name}_consensus_gt.nii.gz")
+        nifti(folder / f"{folder.name}_brainmask.nii.gz")
+    return root
+
+
+def cross_sectional_mirror(root: Path, patients: int = 3) -> Path:
+    for number in range(1, patients + 1):
+        for kind in ("raw", "coregistered", "coregistered_resampled"):
+            for name in ("FLAIR", "T1W", "T1WKS", "T2W", "consensus_gt"):
+                nifti(root / kind / f"patient{number:02d}" / f"{name}.nii.gz")
+    return root
+
+
+def bids(root: Path, patients: int = 3) -> Path:
+    for number in range(1, patients + 1):
+        for session in ("a", "b"):
+            place, stem = f"sub-{number}/ses-{session}/anat", f"sub-{number}_ses-{session}"
+            for name in ("FLAIR", "T1w"):
+                nifti(root / place / f"{stem}_{name}.nii.gz")
+            nifti(root / "derivatives/reference" / place / f"{stem}_space-orig_label-L_mask.nii.gz")
+            nifti(root / "derivatives/other" / place / f"{stem}_T1w.nii.gz")
+        text(
+            root / f"sub-{number}/sub-{number}_sessions.tsv",
+            "session_id\tacq_time\nses-b\t2019-02-03\nses-a\t2020-02-03\n",
+        )
+    return root
+
+
+def isbi(root: Path, patients: int = 2, kind: str = "training", visits: int = 3) -> Path:
+    for number in range(1, patients + 1):
+        folder = root / kind / f"{kind}{number:02d}"
+        for visit in range(1, visits + 1):
+            stem = f"{folder.name}_{visit:02d}"
+            for name in ("flair", "mprage", "t2", "pd"):
+                nifti(folder / "orig" / f"{stem}_{name}.nii.gz", affine=np.eye(4))
+                nifti(folder / "preprocessed" / f"{stem}_{name}_pp.nii")
+            for rater in (1, 2) if kind == "training" else ():
+                nifti(folder / "masks" / f"{stem}_mask{rater}.nii")
+    return root
+
+
+def mslesseg(root: Path) -> Path:
+    """For training 1 and 2 with two visits, 3 and 4 with one; for testing 5, whose visit has no folder."""
+    for number, visits in ((1, 2), (2, 2), (3, 1), (4, 1)):
+        for visit in range(1, visits + 1):
+            for name in ("FLAIR", "T1", "T2", "MASK"):
+                nifti(root / f"train/P{number}/T{visit}/P{number}_T{visit}_{name}.nii.gz")
+    for name in ("FLAIR", "T1", "T2", "MASK"):
+        nifti(root / f"test/P5/P5_{name}.nii.gz")
+    return root
+
+
+LAYOUTS = {
+    "longitudinal": (LJUBLJANA, longitudinal, ["1", "2"], "longitudinal"),
+    "mirror, longitudinal": (LJUBLJANA, longitudinal_mirror, ["1", "2"], "longitudinal as in open_ms_data"),
+    "cross-sectional": (LJUBLJANA, cross_sectional, ["1"], "cross-sectional"),
+    "mirror, cross-sectional": (LJUBLJANA, cross_sectional_mirror, ["1"], "cross-sectional as in open_ms_data"),
+    "BIDS": (LJUBLJANA, bids, ["b", "a"], "BIDS"),
+    "training": (ISBI2015, isbi, ["01", "02", "03"], "training data"),
+    "test": (ISBI2015, lambda root: isbi(root, kind="test"), ["01", "02", "03"], "test data"),
+    "MSLesSeg": (MSLESSEG, mslesseg, ["1", "2"], "train and test"),
+}
+UNLABELLED = ("longitudinal", "mirror, longitudinal", "test")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_is_recognised_and_reads_back_as_a_cohort(tmp_path, name):
+    dataset, build, visits, layout = LAYOUTS[name]
+    found = find(dataset, build(tmp_path / "source"))
+    assert found.layout.name == layout
+    convert(found, tmp_path / "bids")
+    cohort = read_cohort(tmp_path / "bids")
+    assert not cohort.problems
+    assert len(cohort.patients) == len(found.patients)
+    assert [visit.label for visit in cohort.patients[0].visits] == visits
+    for patient in cohort.patients:
+        assert not patient.problems
+        assert (patient.order == "acq_time") == (name == "BIDS")
+        for visit in patient.visits:
+            assert (visit.reference is None) == (name in UNLABELLED)
+            flair = read_image(visit.images["FLAIR"])
+            np.testing.assert_allclose(flair.affine, OBLIQUE, atol=1e-5)
+            if visit.reference:
+                assert flair.grid.distance_mm(read_mask(visit.reference).grid) < 1e-4
+    description = json.loads((tmp_path / "bids/dataset_description.json").read_text())
+    assert description["License"] == dataset.licence
+    assert description["HowToAcknowledge"] == dataset.cite
+    assert description["SourceDatasets"] == [{"URL": dataset.source}]
+
+
+def test_images_and_masks_are_copied_byte_for_byte(tmp_path):
+    source = mslesseg(tmp_path / "source")
+    convert(find(MSLESSEG, source), tmp_path / "bids")
+    copies = {
+        "train/P1/T2/P1_T2_FLAIR": "sub-P1/ses-2/anat/sub-P1_ses-2_FLAIR",
+        "train/P1/T2/P1_T2_T1": "sub-P1/ses-2/anat/sub-P1_ses-2_T1w",
+        "train/P1/T1/P1_T1_T2": "sub-P1/ses-1/anat/sub-P1_ses-1_T2w",
+        "test/P5/P5_T1": "sub-P5/ses-1/anat/sub-P5_ses-1_T1w",
+        "train/P1/T2/P1_T2_MASK": "derivatives/reference/sub-P1/ses-2/anat/sub-P1_ses-2_space-orig_label-L_mask",
+    }
+    for original, copy in copies.items():
+        assert (tmp_path / f"bids/{copy}.nii.gz").read_bytes() == (source / f"{original}.nii.gz").read_bytes()
+    sidecar = json.loads((tmp_path / "bids/sub-P1/ses-2/anat/sub-P1_ses-2_T1w.json").read_text())
+    assert sidecar == {"Modality": "MR", "SourceFile": "train/P1/T2/P1_T2_T1.nii.gz", "SkullStripped": True}
+    assert (tmp_path / "bids/sub-P3/sub-P3_sessions.tsv").read_text() == "session_id\nses-1\n"
+    assert "sub-P2\t2\nsub-P3\t1\n" in (tmp_path / "bids/participants.tsv").read_text()
+
+
+def test_plain_nifti_is_compressed_and_nothing_else(tmp_path):
+    source = isbi(tmp_path / "source")
+    for out in ("one", "two"):
+        convert(find(ISBI2015, source), tmp_path / out)
+    packed = (tmp_path / "one/sub-training01/ses-02/anat/sub-training01_ses-02_PDw.nii.gz").read_bytes()
+    assert gzip.decompress(packed) == (source / "training/training01/preprocessed/training01_02_pd_pp.nii").read_bytes()
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", ["longitudinal", "mirror, longitudinal"])
+def test_masks_of_change_are_never_references(tmp_path, name):
+    dataset, build, _, _ = LAYOUTS[name]
+    convert(find(dataset, build(tmp_path / "source")), tmp_path / "bids")
+    assert sorted(path.name for path in (tmp_path / "bids/derivatives").iterdir()) == ["change"]
+    assert not list((tmp_path / "bids").rglob("*label-L_mask*"))
+    with pytest.raises(CohortError):
+        find_masks(tmp_path / "bids")
+    assert sorted(path.name for path in (tmp_path / "bids/derivatives/change/sub-01").iterdir()) == [
+        "study1_FLAIR_to_common_space.txt", "study1_T1W_intrastudy_to_FLAIR.txt", "study2_FLAIR_to_common_space.txt",
+        "study2_T1W_intrastudy_to_FLAIR.txt", "sub-01_space-common_label-brain_mask.nii.gz",
+        "sub-01_space-common_label-change_mask.nii.gz",
+    ]  # fmt: skip
+
+
+def test_the_contrast_agent_is_named(tmp_path):
+    convert(find(LJUBLJANA, cross_sectional(tmp_path / "source")), tmp_path / "bids")
+    assert (tmp_path / "bids/sub-01/ses-1/anat/sub-01_ses-1_ce-gadolinium_T1w.nii.gz").is_file()
+    assert read_cohort(tmp_path / "bids").patients[0].visits[0].images["T1w"].name == "sub-01_ses-1_T1w.nii.gz"
+
+
+@pytest.mark.parametrize("rater", ["rater1", "rater2", "union", "intersection"])
+def test_both_raters_are_there_whatever_the_reference(tmp_path, rater):
+    source = isbi(tmp_path / "source")
+    convert(find(ISBI2015, source), tmp_path / "bids", rater)
+    masks = {
+        folder: read_mask(find_masks(tmp_path / "bids/derivatives" / folder)["training02", "03"][0].path)
+        for folder in ("reference", "rater1", "rater2")
+    }
+    drawn = [read_mask(source / f"training/training02/masks/training02_03_mask{n}.nii").data for n in (1, 2)]
+    expected = {
+        "rater1": drawn[0],
+        "rater2": drawn[1],
+        "union": drawn[0] | drawn[1],
+        "intersection": drawn[0] & drawn[1],
+    }
+    assert (drawn[0] != drawn[1]).any()
+    for folder, data in {"reference": expected[rater], "rater1": drawn[0], "rater2": drawn[1]}.items():
+        np.testing.assert_array_equal(masks[folder].data, data)
+        np.testing.assert_allclose(masks[folder].affine, OBLIQUE, atol=1e-5)
+
+
+def test_a_stopped_conversion_goes_on_and_ends_the_same(tmp_path):
+    found = find(MSLESSEG, mslesseg(tmp_path / "source"))
+    convert(found, tmp_path / "whole")
+
+    class StopError(Exception):
+        pass
+
+    def stop(label: str) -> None:
+        if label == "P2":
+            raise StopError
+
+    with pytest.raises(StopError):
+        convert(found, tmp_path / "bids", progress=stop)
+    (tmp_path / "bids/sub-P2/sub-P2_sessions.tsv").unlink()  # as if stopped within the patient
+    kept = tmp_path / "bids/sub-P1/ses-1/anat/sub-P1_ses-1_FLAIR.nii.gz"
+    before = kept.stat().st_mtime_ns
+    convert(found, tmp_path / "bids")
+    assert files(tmp_path / "bids") == files(tmp_path / "whole")
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_header_half_a_voxel_off_is_replaced_and_said(tmp_path, caplog):
+    source = mslesseg(tmp_path / "source")
+    half = OBLIQUE.copy()
+    half[:3, 3] += OBLIQUE[:3, :3] @ (0.5, 0.5, 0.5)
+    path = nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", affine=half)
+    with caplog.at_level(logging.WARNING):
+        convert(find(MSLESSEG, source), tmp_path / "bids")
+    assert f"The headers of 1 masks, {path} the first" in caplog.text
+    reference = read_mask(find_masks(tmp_path / "bids/derivatives/reference")["P1", "1"][0].path)
+    np.testing.assert_allclose(reference.affine, OBLIQUE, atol=1e-5)
+    np.testing.assert_array_equal(reference.data, read_mask(path).data)
+
+
+SHIFTED = OBLIQUE + np.array([[0, 0, 0, 5.0], *[[0] * 4] * 3])
+BAD_MASKS = {
+    "shape": (np.ones((3, 3, 3), np.uint8), OBLIQUE, GeometryError, "has shape"),
+    "place": (None, SHIFTED, GeometryError, "5.00 mm apart"),
+    "labels": (np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16), OBLIQUE, ImageError, "several labels"),
+    "probabilities": (np.linspace(0, 1, np.prod(SHAPE)).reshape(SHAPE), OBLIQUE, ImageError, "between 0 and 1"),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD_MASKS)
+def test_a_mask_that_is_none_or_lies_elsewhere_is_named(tmp_path, mistake):
+    data, affine, error, said = BAD_MASKS[mistake]
+    source = mslesseg(tmp_path / "source")
+    path = nifti(source / "train/P2/T2/P2_T2_MASK.nii.gz", data, affine)
+    with pytest.raises(error, match=said) as raised:
+        convert(find(MSLESSEG, source), tmp_path / "bids")
+    assert str(path) in str(raised.value)
+    assert not (tmp_path / "bids/sub-P2/sub-P2_sessions.tsv").exists()
+    assert not list((tmp_path / "bids").rglob(".partial-*"))
+    nifti(path)
+    convert(find(MSLESSEG, source), tmp_path / "bids")
+    assert len(read_cohort(tmp_path / "bids").patients) == 5
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [
+        ("train/P2/T2/P2_T2_FLAIR.nii.gz", "Visit 2 of patient P2 .* has no FLAIR "),
+        ("train/P2/T1/P2_T1_T1.nii.gz", "Visit 1 of patient P2 .* has no T1w "),
+        ("train/P2/T1/P2_T1_MASK.nii.gz", "Visit 1 of patient P2 .* has no MASK "),
+    ],
+)
+def test_a_visit_that_lacks_something_is_named(tmp_path, removed, said):
+    source = mslesseg(tmp_path / "source")
+    (source / removed).unlink()
+    with pytest.raises(CohortError, match=said):
+        find(MSLESSEG, source)
+
+
+def test_a_rater_who_left_out_a_visit_is_named(tmp_path):
+    source = isbi(tmp_path / "source")
+    (source / "training/training02/masks/training02_01_mask2.nii").unlink()
+    with pytest.raises(CohortError, match=r"Visit 01 of patient training02 .* has no mask2 "):
+        find(ISBI2015, source)
+
+
+def test_what_is_no_such_dataset_says_what_was_looked_for_and_found(tmp_path):
+    text(tmp_path / "holiday/beach.jpg", "")
+    with pytest.raises(CohortError, match=r"is no MSLesSeg: looked for files as train/P1/.*, and found beach.jpg"):
+        find(MSLESSEG, tmp_path / "holiday")
+    with pytest.raises(CohortError, match="is not a folder"):
+        find(MSLESSEG, tmp_path / "absent")
+
+
+def test_two_layouts_in_one_folder_are_refused(tmp_path):
+    isbi(isbi(tmp_path / "source"), kind="test")
+    with pytest.raises(CohortError, match="holds training data and test data: give the folder of one"):
+        find(ISBI2015, tmp_path / "source")
+    assert find(ISBI2015, tmp_path / "source/training").layout.name == "training data"
+    longitudinal_mirror(cross_sectional_mirror(tmp_path / "both/cross_sectional").parent / "longitudinal")
+    with pytest.raises(CohortError, match="give the folder of one"):
+        find(LJUBLJANA, tmp_path / "both")
+    assert find(LJUBLJANA, tmp_path / "both/longitudinal/raw").layout.name == "longitudinal as in open_ms_data"
+
+
+def test_the_same_image_twice_is_refused(tmp_path):
+    source = isbi(tmp_path / "source")
+    nifti(source / "training/training01/preprocessed/training01_01_flair_pp.nii.gz")
+    with pytest.raises(CohortError, match="are the same FLAIR: keep one"):
+        find(ISBI2015, source)
+
+
+def test_somebody_elses_folder_is_refused(tmp_path):
+    found = find(ISBI2015, isbi(tmp_path / "source"))
+    text(tmp_path / "thesis/chapter.txt", "years of work")
+    with pytest.raises(OutputError, match="is not empty and was not written by `convert isbi2015`"):
+        convert(found, tmp_path / "thesis")
+    with pytest.raises(OutputError, match="lies inside"):
+        convert(found, tmp_path / "source/bids")
+    convert(found, tmp_path / "bids")
+    with pytest.raises(OutputError, match=r"was converted otherwise \(training data, reference: rater1\)"):
+        convert(found, tmp_path / "bids", "union")
+    shutil.rmtree(tmp_path / "source/training/training02")
+    with pytest.raises(OutputError, match="holds sub-training02"):
+        convert(find(ISBI2015, tmp_path / "source"), tmp_path / "bids")
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+LABELS = [str(number) for number in range(162)]
+
+
+def test_the_papers_split_is_129_and_33_patients():
+    assert round(len(LABELS) * LJUBLJANA.test_share) == 33
+    test = draw_test(LABELS, 33, 0)
+    held_out = fold_of([label for label in LABELS if label not in test], 5, 0)
+    assert (len(test), len(held_out)) == (33, 129)
+    assert not test & set(held_out)
+    assert sorted(np.bincount(list(held_out.values()))) == [25, 26, 26, 26, 26]
+
+
+def test_a_seed_gives_one_split_whatever_the_order():
+    assert draw_test(LABELS, 33, 7) == draw_test(LABELS[::-1], 33, 7) != draw_test(LABELS, 33, 8)
+    assert fold_of(LABELS, 5, 7) == fold_of(LABELS[::-1], 5, 7) != fold_of(LABELS, 5, 8)
+
+
+def test_folds_are_those_of_compare():
+    held_out = fold_of(LABELS, 5, 3)
+    for fold, part in enumerate(patient_folds(LABELS, 5, 3)):
+        assert set(part.validation) == {label for label, number in held_out.items() if number == fold}
+
+
+def test_too_few_patients_are_refused():
+    with pytest.raises(CohortError, match="3 of 3 patients cannot be kept for testing"):
+        draw_test(["a", "b", "c"], 3, 0)
+    with pytest.raises(CohortError, match="3 patients are left for training, too few for 5 folds"):
+        fold_of(["a", "b", "c"], 5, 0)
+
+
+def test_a_test_list_names_known_participants(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("sub-1\n2\n")
+    assert read_test_list(path, LABELS) == {"1", "2"}
+    path.write_text("sub-1\nsub-x\n")
+    with pytest.raises(CohortError, match="names x: give participants"):
+        read_test_list(path, LABELS)
+    with pytest.raises(CohortError, match="cannot be read"):
+        read_test_list(tmp_path / "absent.txt", LABELS)
+
+
+def test_the_protocol_on_disk(tmp_path):
+    write_protocol(tmp_path, {"c"}, {"a": 1, "b": 0}, {"seed": 4})
+    assert (tmp_path / "folds.tsv").read_text().splitlines() == [
+        "participant_id\tsplit\tfold", "sub-a\ttrain\t1", "sub-b\ttrain\t0", "sub-c\ttest\tn/a",
+    ]  # fmt: skip
+    assert read_test_list(tmp_path / "test.txt", "abc") == {"c"}
+    write_protocol(tmp_path, (), {"a": 1, "b": 0}, {"seed": 4}, ["d"])
+    assert not (tmp_path / "test.txt").exists()
+    assert "sub-d\texternal\tn/a" in (tmp_path / "folds.tsv").read_text()
+
+
+@pytest.mark.data
+def test_real_longitudinal_patients(data_folder, tmp_path):
+    source = data_folder / "ljubljana-longitudinal"
+    found = find(LJUBLJANA, source)
+    assert found.layout.name == "BIDS"
+    convert(found, tmp_path)
+    visits = {(p.label, v.label): v for p in read_cohort(tmp_path).patients for v in p.visits}
+    assert set(visits) == {("04", "1"), ("12", "1"), ("12", "2"), ("20", "2")}
+    for (patient, session), visit in visits.items():
+        assert visit.reference is None
+        original = source / visit.images["FLAIR"].relative_to(tmp_path)
+        assert visit.images["FLAIR"].read_bytes() == original.read_bytes(), (patient, session)
+    change = tmp_path / "derivatives/change/sub-12"
+    for path in (source / "derivatives/reference/sub-12").iterdir():
+        assert (change / path.name).read_bytes() == path.read_bytes()
+    assert (change / "sub-12_space-common_label-change_mask.nii.gz").is_file()
+    assert not list(tmp_path.rglob("*label-L_mask*"))
