@@ -17,7 +17,7 @@ from lesiondelta.simulation import Acquisition, write_cohort
 from tests.models import export_tiny_model
 from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
-COMMANDS = ("demo", "run", "segment", "simulate", "train", "evaluate", "doctor")
+COMMANDS = ("demo", "run", "segment", "simulate", "convert", "train", "evaluate", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
