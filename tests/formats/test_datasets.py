@@ -258,6 +258,7 @@ def test_a_stopped_conversion_goes_on_and_ends_the_same(tmp_path):
     with pytest.raises(StopError):
         convert(found, tmp_path / "bids", progress=stop)
     (tmp_path / "bids/sub-P2/sub-P2_sessions.tsv").unlink()  # as if stopped within the patient
+    text(tmp_path / "bids/sub-P2/ses-1/anat/.partial-x-sub-P2_ses-1_FLAIR.nii.gz", "as if killed")
     kept = tmp_path / "bids/sub-P1/ses-1/anat/sub-P1_ses-1_FLAIR.nii.gz"
     before = kept.stat().st_mtime_ns
     convert(found, tmp_path / "bids")
@@ -357,6 +358,9 @@ def test_somebody_elses_folder_is_refused(tmp_path):
         convert(found, tmp_path / "thesis")
     with pytest.raises(OutputError, match="lies inside"):
         convert(found, tmp_path / "source/bids")
+    text(tmp_path / "strange/dataset_description.json", '{"GeneratedBy": ["me"]}')
+    with pytest.raises(OutputError, match="was not written by"):
+        convert(found, tmp_path / "strange")
     convert(found, tmp_path / "bids")
     with pytest.raises(OutputError, match=r"was converted otherwise \(training data, reference: rater1\)"):
         convert(found, tmp_path / "bids", "union")

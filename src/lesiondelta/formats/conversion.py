@@ -125,6 +125,8 @@ def convert(
         The folder lies inside the source, holds something else or more patients, or cannot be written.
     """
     _claim(found, out, rater)
+    for leftover in out.rglob(".partial-*"):  # of a conversion that was killed
+        leftover.unlink(missing_ok=True)
     moved = []
     for patient in found.patients:
         if not _sessions_table(out, patient.label).is_file():
@@ -219,7 +221,7 @@ def _require_empty_or_same(out: Path, description: Path, made_by: Mapping[str, s
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
-        earlier = json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"][0]
+        earlier = dict(json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"][0])
     except (OSError, ValueError, LookupError, TypeError):
         earlier = {}
     if earlier.get("Name") != made_by["Name"]:
