@@ -14,6 +14,7 @@ from lesiondelta.cli.run import (
     Device,
     DeviceOption,
     GateOption,
+    OverlapOption,
     Processes,
     Registration,
     RegistrationOption,
@@ -41,6 +42,7 @@ def compare(
         Path | None, typer.Option(help="Text file: participants kept for testing, one a line.")
     ] = None,
     external: Annotated[Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3.")] = None,
+    overlap: OverlapOption = 0.5,
     paper: Annotated[bool, typer.Option(help="Show the paper's own test scores beside Table 2.")] = False,
     registration: RegistrationOption = Registration.elastix,
     space: SpaceOption = Space.baseline,
@@ -106,7 +108,7 @@ def compare(
             tuple(patient for patient in prepared["own"] if patient.label not in kept),
             tuple(patient for patient in prepared["own"] if patient.label in kept),
             tuple(prepared.get("external", ())),
-            size, folds, seed, out, chosen_device, threads, nprocs, absent,
+            size, folds, seed, out, chosen_device, threads, nprocs, absent, overlap,
         )  # fmt: skip
         with console.progress("comparing", len(chosen) * (folds + len(study.splits))) as advance:
             results = run_study(study, report=advance)

@@ -69,7 +69,7 @@ def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
     return (
         f"Means over patients (95 % BCa bootstrap intervals from six patients on). Every method: {study.folds} folds "
         f"by patient, preset {preset.name}, {preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
-        f"{made['patch']}, batch {made['batch']}, seed {study.seed}, {study.device}; commit "
+        f"{made['patch']}, batch {made['batch']}, windows overlap by {study.overlap}, seed {study.seed}, {study.device}; commit "
         f"{', '.join(map(str, made['commits']))}, lesiondelta {made['versions']['lesiondelta']}, torch "
         f"{made['versions']['torch']}. Scores in the patient's space; best bold, best prior work underlined.\n"
     )
@@ -93,6 +93,7 @@ def record(study: Study) -> dict[str, Any]:
         "batch": every[0]["batch"],
         "device": study.device,
         "threads": study.threads,
+        "overlap": study.overlap,
         "parameters": {name: _parameters(folds[0]) for name, folds in models.items()},
         "training_seconds": {name: float(np.mean([f["seconds"] for f in folds])) for name, folds in training.items()},
         "absent": {method.name: method.unavailable() for method in study.absent},

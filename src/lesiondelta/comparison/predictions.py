@@ -21,29 +21,39 @@ RECORD = "prediction.json"
 
 
 def predict(
-    patients: Sequence[TrainingPatient], models: Sequence[Path], folder: Path, *, device: str = "cpu"
+    patients: Sequence[TrainingPatient],
+    models: Sequence[Path],
+    folder: Path,
+    *,
+    overlap: float = 0.5,
+    device: str = "cpu",
 ) -> list[MaskPair]:
     """Segment every visit by the mean of the models' logits; a patient done by the same models is left as it is."""
     pairs, loaded = [], [load_model(model) for model in models]
     for patient in patients:
         own = folder / f"sub-{patient.label}"
-        identity = {"models": [model.fingerprint for model in loaded], "patient": content_hash([patient])}
+        identity = {
+            "models": [model.fingerprint for model in loaded], "patient": content_hash([patient]), "overlap": overlap,
+        }  # fmt: skip
         paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
         if not _is_done(own / RECORD, identity, paths):
             (own / RECORD).unlink(missing_ok=True)
             start = perf_counter()
-            _segment(patient, loaded, paths, device)
+            _segment(patient, loaded, paths, overlap, device)
             write_json(own / RECORD, {**identity, "seconds": round(perf_counter() - start, 1)})
             log.info("sub-%s is predicted", patient.label)
         pairs += [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
     return pairs
 
 
-def _segment(patient: TrainingPatient, models: Sequence[Model], paths: dict[str, Path], device: str) -> None:
+def _segment(
+    patient: TrainingPatient, models: Sequence[Model], paths: dict[str, Path], overlap: float, device: str
+) -> None:
     images = [[read_image(visit.images[contrast]) for contrast in models[0].contrasts] for visit in patient.visits]
     stacked = [np.stack([image.data for image in visit]) for visit in images]
     threshold = float(np.mean([model.threshold for model in models]))
-    for visit, probability in zip(patient.visits, lesion_probabilities(stacked, models, device=device), strict=True):
+    probabilities = lesion_probabilities(stacked, models, overlap=overlap, device=device)
+    for visit, probability in zip(patient.visits, probabilities, strict=True):
         write_volume(paths[visit.label], Volume(probability > threshold, images[0][0].affine))
 
 

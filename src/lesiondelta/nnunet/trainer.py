@@ -8,6 +8,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import time
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,7 @@ class PairTrainer(nnUNetTrainer):
 
     def on_epoch_end(self) -> None:
         """Log, save and report; nnU-Net's plots and its choice of a best checkpoint are left out."""
+        self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self.current_epoch += 1  # from here on it counts the finished epochs
         last = {key: values[-1] for key, values in self.logger.get_checkpoint().items() if values}
         self.save_checkpoint(str(self.job.checkpoint))

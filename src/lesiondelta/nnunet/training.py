@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lesiondelta import __version__
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
@@ -269,7 +271,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
     contrasts = dataset.description(job.data)["contrasts"]
     # with fold "all" the validation patients are those that were trained on
     dice = float(history["mean_fg_dice"][-1]) if job.fold != "all" else math.nan
-    seconds = sum(history["epoch_end_timestamps"]) - sum(history["epoch_start_timestamps"])
+    seconds = np.subtract(history["epoch_end_timestamps"], history["epoch_start_timestamps"]).sum()
     return {
         "name": f"{job.method.name}-{job.preset.name}-fold{job.fold}",
         "method": job.method.name,
@@ -283,7 +285,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "training": {
             **job.identity(),
             "epochs_done": job.preset.epochs,
-            "seconds": round(seconds, 3),
+            "seconds": round(float(seconds), 3),
             "batch": chosen["batch_size"],
             "batch_dice": chosen["batch_dice"],
             "last_validation_dice": dice if math.isfinite(dice) else None,
