@@ -14,7 +14,6 @@ from lesiondelta.cli.run import (
     Device,
     DeviceOption,
     GateOption,
-    OverlapOption,
     Processes,
     Registration,
     RegistrationOption,
@@ -42,7 +41,9 @@ def compare(
         Path | None, typer.Option(help="Text file: participants kept for testing, one a line.")
     ] = None,
     external: Annotated[Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3.")] = None,
-    overlap: OverlapOption = 0.5,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of a window that its neighbour covers, in prediction.")
+    ] = 0.5,
     paper: Annotated[bool, typer.Option(help="Show the paper's own test scores beside Table 2.")] = False,
     registration: RegistrationOption = Registration.elastix,
     space: SpaceOption = Space.baseline,
