@@ -70,7 +70,7 @@ def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
         f"Means over patients (95 % BCa bootstrap intervals from six patients on). Every method: {study.folds} folds "
         f"by patient, preset {preset.name}, {preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
         f"{made['patch']}, batch {made['batch']}, overlap of windows {study.overlap}, seed {study.seed}, "
-        f"{study.device}; commit {', '.join(map(str, made['commits']))}, lesiondelta {made['versions']['lesiondelta']}, torch "
+        f"{study.device}; commit {', '.join(made['commits'])}, lesiondelta {made['versions']['lesiondelta']}, torch "
         f"{made['versions']['torch']}. Scores in the patient's space; best bold, best prior work underlined.\n"
     )
 
