@@ -41,7 +41,7 @@ def main() -> None:
         with environment(job.data):
             from lesiondelta.nnunet.planning import make_plan
 
-            plan = make_plan(preset, method.network)
+            plan = make_plan(preset, method)
         with environment(job.data, loader_processes=0):
             trainer = _trainer(job, plan, None)
             loader, _ = trainer.get_dataloaders()

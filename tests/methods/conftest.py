@@ -49,7 +49,7 @@ def network_of(method, data):
             from lesiondelta.nnunet.planning import make_plan
             from lesiondelta.nnunet.trainer import seed_everything
 
-            plan = make_plan(replace(SMOKE, patch=patch), method.network)["configurations"]["3d_fullres"]
+            plan = make_plan(replace(SMOKE, patch=patch), method)["configurations"]["3d_fullres"]
             architecture = plan["architecture"]
             seed_everything(seed)
             return get_network_from_plans(

@@ -16,14 +16,14 @@ def folder(tmp_path_factory):
     return built
 
 
-SINGLE = methods.load("nnunet").network
+SINGLE = methods.load("nnunet")
 
 
-def plan(folder, preset, network=SINGLE):
+def plan(folder, preset, method=SINGLE):
     with environment(folder):
         from lesiondelta.nnunet.planning import make_plan
 
-        return make_plan(preset, network)["configurations"]["3d_fullres"]
+        return make_plan(preset, method)["configurations"]["3d_fullres"]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,33 @@ def test_presets(folder, name, patch, features):
 
 
 def test_methods_share_the_plan_but_for_the_network(folder):
-    plans = [plan(folder, presets.load("smoke"), methods.load(name).network) for name in methods.names()]
+    family = [m for m in map(methods.load, methods.names()) if m.planner == "plain" and m.patch_multiple == 1]
+    plans = [plan(folder, presets.load("smoke"), method) for method in family]
     networks = [p["architecture"].pop("network_class_name") for p in plans]
-    assert networks == [methods.load(name).network for name in methods.names()]
+    assert networks == [method.network for method in family]
     assert all(p == plans[0] for p in plans)
+
+
+@pytest.mark.parametrize(
+    ("change", "patch"),
+    [({"patch_multiple": 32}, [128, 160, 128]), ({"largest_patch": 80}, [80, 80, 80]), ({}, [128, 160, 128])],
+)
+def test_a_patch_that_the_method_can_take(folder, change, patch):
+    assert plan(folder, presets.load("paper"), replace(SINGLE, **change))["patch_size"] == patch
+
+
+def test_a_patch_is_rounded_up(folder):
+    odd = replace(presets.load("smoke"), patch=(40, 32, 16))
+    assert plan(folder, odd, replace(SINGLE, patch_multiple=32))["patch_size"] == [64, 32, 32]
+
+
+def test_the_residual_planner(folder):
+    """nnU-Net's ResEnc: 1, 3, 4, 6, ... residual blocks in the encoder, one convolution a stage in the decoder."""
+    chosen = plan(folder, presets.load("paper"), methods.load("difference_weighting_resenc"))
+    assert chosen["patch_size"] == [128, 160, 128]
+    kwargs = chosen["architecture"]["arch_kwargs"]
+    assert kwargs["n_blocks_per_stage"] == [1, 3, 4, 6, 6, 6]
+    assert kwargs["features_per_stage"] == [32, 64, 128, 256, 320, 320]
 
 
 def test_trainings_that_share_the_folder_overwrite_no_plans(folder):

@@ -30,7 +30,7 @@ def trainer(request, folder, tmp_path):
     with environment(folder):
         from lesiondelta.nnunet.planning import make_plan
 
-        plan = make_plan(preset, method.network)
+        plan = make_plan(preset, method)
     with environment(folder, loader_processes=0):
         yield _trainer(job, plan, None)
 

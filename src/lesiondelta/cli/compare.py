@@ -42,8 +42,9 @@ def compare(
     ] = None,
     external: Annotated[Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3.")] = None,
     overlap: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of a window that its neighbour covers, in prediction.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=0.9, help="Share of a window that its neighbour covers; each method's own by default."),
+    ] = None,
     paper: Annotated[bool, typer.Option(help="Show the paper's own test scores beside Table 2.")] = False,
     registration: RegistrationOption = Registration.elastix,
     space: SpaceOption = Space.baseline,

@@ -66,10 +66,11 @@ def write_outputs(study: Study, results: Results, *, paper: bool = False) -> Pat
 def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
     """The budget in words."""
     preset = study.preset
+    overlap = "each method's own" if study.overlap is None else study.overlap
     return (
         f"Means over patients (95 % BCa bootstrap intervals from six patients on). Every method: {study.folds} folds "
         f"by patient, preset {preset.name}, {preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
-        f"{made['patch']}, batch {made['batch']}, overlap of windows {study.overlap}, seed {study.seed}, "
+        f"{made['patch']}, batch {made['batch']}, overlap of windows {overlap}, seed {study.seed}, "
         f"{study.device}; commit {', '.join(made['commits'])}, lesiondelta {made['versions']['lesiondelta']}, torch "
         f"{made['versions']['torch']}. Scores in the patient's space; best bold, best prior work underlined.\n"
     )
@@ -89,7 +90,7 @@ def record(study: Study) -> dict[str, Any]:
         "seed": study.seed,
         "folds": study.folds,
         "preset": asdict(study.preset),
-        "patch": "x".join(str(edge) for edge in first.description.patch),
+        "patch": "x".join(map(str, first.description.patch or ["whole"])),
         "batch": every[0]["batch"],
         "device": study.device,
         "threads": study.threads,

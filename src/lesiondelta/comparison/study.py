@@ -36,7 +36,8 @@ class Study:
     """What is compared, on whom, with which budget.
 
     `cohort` is cross-validated in `folds`; `test` and `external` are predicted by the ensemble, and may be empty.
-    `absent` are methods that have rows in the tables, but no scores; `overlap` is that of the sliding windows.
+    `absent` are methods that have rows in the tables, but no scores; `overlap` is that of the sliding windows (None:
+    each method's own).
     """
 
     methods: tuple[Method, ...]
@@ -51,7 +52,7 @@ class Study:
     threads: int = 1
     processes: int = 1
     absent: tuple[ExternalMethod, ...] = ()
-    overlap: float = 0.5
+    overlap: float | None = None
 
     @property
     def splits(self) -> dict[Split, tuple[TrainingPatient, ...]]:
@@ -116,13 +117,14 @@ def _job(study: Study, method: Method, fold: int) -> Job:
 
 def _predicted(study: Study, split: Split, method: Method, models: Sequence[Path]) -> list[MaskPair]:
     folder = study.predictions(split, method)
+    overlap = method.overlap if study.overlap is None else study.overlap
     if split != "cv":
-        return predict(study.splits[split], models, folder, overlap=study.overlap, device=study.device)
+        return predict(study.splits[split], models, folder, overlap=overlap, device=study.device)
     parts = patient_folds([patient.label for patient in study.cohort], study.folds, study.seed)
     pairs = []
     for model, part in zip(models, parts, strict=True):
         held_out = [patient for patient in study.cohort if patient.label in part.validation]
-        pairs += predict(held_out, [model], folder, overlap=study.overlap, device=study.device)
+        pairs += predict(held_out, [model], folder, overlap=overlap, device=study.device)
     return sorted(pairs, key=lambda pair: pair.participant)
 
 

@@ -1,6 +1,7 @@
 """Exported models: `model.json` and `weights.safetensors`. No pickle, no nnU-Net, nothing is imported by name."""
 
 import hashlib
+import importlib
 import json
 import math
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ from lesiondelta.errors import ModelError
 from lesiondelta.files import sha256
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
-NETWORKS = ("SingleVisitUNet", "ConcatenationUNet", "DifferenceWeightingUNet")
+NETWORKS = {
+    "SingleVisitUNet": "unet",
+    "ConcatenationUNet": "unet",
+    "DifferenceWeightingUNet": "unet",
+    "DifferenceWeightingResEncUNet": "unet",
+}
+"""Classes that a model may have, and the module of `networks` that each is in."""
 
 Triple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
@@ -31,7 +38,8 @@ class Description(BaseModel):
     method: str
     contrasts: tuple[str, ...]
     spacing_mm: float = Field(gt=0)
-    patch: Triple
+    patch: Triple | None = Field(description="of the sliding window; None: the whole volume at once")
+    weighting: Literal["gaussian", "uniform"] = Field("gaussian", description="of the voxels of a window")
     network: dict[str, Any]
     threshold: float = Field(gt=0, lt=1)
     min_lesion_mm3: float = Field(ge=0)
@@ -161,7 +169,7 @@ def _require_consistent(description: Description, folder: Path) -> None:
             f"{path} describes a network with strides={kwargs.get('strides')}, not three whole numbers for each stage: "
             "export the model again."
         ) from error
-    for edge, *factors in zip(description.patch, *strides, strict=True):
+    for edge, *factors in zip(description.patch or (), *strides, strict=description.patch is not None):
         if edge % math.prod(factors):
             raise ModelError(f"{folder} describes windows of {description.patch}, which its strides do not divide.")
 
@@ -170,12 +178,13 @@ def _build(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
     """Build a network from class name and arguments; only our classes, and only the parts of torch named here."""
     from torch import nn
 
-    from lesiondelta.networks import unet
-
     parts = {part.__name__: part for part in (nn.Conv3d, nn.InstanceNorm3d, nn.LeakyReLU)}
     class_name = str(described.get("class")).rpartition(".")[2]
     if class_name not in NETWORKS:
-        raise ModelError(f"{folder} describes the network {described.get('class')}, which is none of ours: {NETWORKS}.")
+        raise ModelError(
+            f"{folder} describes the network {described.get('class')}, which is none of ours: {', '.join(NETWORKS)}."
+        )
+    module = importlib.import_module(f"lesiondelta.networks.{NETWORKS[class_name]}")
     kwargs = dict(described["kwargs"])
     for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
         name = str(kwargs.get(key)).rpartition(".")[2]
@@ -183,7 +192,7 @@ def _build(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
             raise ModelError(f"{folder} describes a network with {key}={kwargs[key]}, which is not supported.")
         kwargs[key] = parts.get(name)
     try:
-        return getattr(unet, class_name)(**kwargs)
+        return getattr(module, class_name)(**kwargs)
     except Exception as error:  # torch and the U-Net raise many kinds for arguments they cannot use
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(f"{folder} describes a network that cannot be built ({reason}): export it again.") from error

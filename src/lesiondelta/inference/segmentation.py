@@ -53,20 +53,20 @@ def lesion_probabilities(
     chosen = choose_device(device)
     mirror = mirrors(mirroring, chosen)
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
-    counts = [sum(1 for _ in _occupied(tensors, model, overlap)) for model in models]
+    counts = [sum(1 for _ in _occupied(tensors, _patch(model, tensors), overlap)) for model in models]
     done = 0
     total = [torch.zeros(tensors[0].shape[1:]) for _ in visits]
     for model in models:
-        network = model.network.to(chosen)
-        weights = torch.zeros(_padded(tensors[0].shape[1:], model.description.patch))
+        network, patch = model.network.to(chosen), _patch(model, tensors)
+        weights = torch.zeros(_padded(tensors[0].shape[1:], patch))
         logits = [torch.zeros_like(weights) for _ in visits]
-        gaussian = gaussian_window(model.description.patch)
+        window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
         priors = [model.prior_index(index, len(visits)) for index in range(len(visits))]
-        for box in _occupied(tensors, model, overlap):
-            windows = [_cut(tensor, box, model.description.patch).to(chosen) for tensor in tensors]
+        for box in _occupied(tensors, patch, overlap):
+            windows = [_cut(tensor, box, patch).to(chosen) for tensor in tensors]
             for accumulated, window in zip(logits, window_logits(network, windows, priors, mirror), strict=True):
-                accumulated[box] += window.cpu() * gaussian
-            weights[box] += gaussian
+                accumulated[box] += window.cpu() * window_weights
+            weights[box] += window_weights
             done += 1
             if progress is not None:
                 progress(done, sum(counts))
@@ -152,9 +152,12 @@ def gaussian_window(patch: Sequence[int]) -> Tensor:
     return torch.from_numpy(weights)
 
 
-def _occupied(visits: Sequence[Tensor], model: Model, overlap: float) -> Iterator[Box]:
+def _patch(model: Model, visits: Sequence[Tensor]) -> Sequence[int]:
+    return model.description.patch or tuple(visits[0].shape[1:])
+
+
+def _occupied(visits: Sequence[Tensor], patch: Sequence[int], overlap: float) -> Iterator[Box]:
     """Windows, on the padded grid, in which any visit has a nonzero voxel."""
-    patch = model.description.patch
     shape = _padded(visits[0].shape[1:], patch)
     for start in product(*(window_starts(n, edge, overlap) for n, edge in zip(shape, patch, strict=True))):
         x, y, z = (slice(s, s + edge) for s, edge in zip(start, patch, strict=True))

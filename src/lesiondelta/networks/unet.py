@@ -7,7 +7,7 @@ encoder passes, and `forward(pair)` for training, where `pair` is cat(current, p
 from typing import Any
 
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, nn
 
 State = list[Tensor]
@@ -49,14 +49,17 @@ class DifferenceWeighting(nn.Module):
         return difference_weighting(current, prior, self.norm)
 
 
-class SingleVisitUNet(PlainConvUNet):
-    """The planned U-Net on the current visit alone; the prior is accepted and ignored.
+class VisitUNet:
+    """One encoder for each visit, and a decoder that sees what `fuse` makes of both; a base for nnU-Net's U-Nets.
 
-    Parameters are PlainConvUNet's; `input_channels` is C, the channels of one visit.
+    Parameters are the U-Net's; `input_channels` is C, the channels of one visit.
     """
 
+    encoder: nn.Module
+    decoder: nn.Module
+
     def __init__(self, input_channels: int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        super().__init__(input_channels, *args, **kwargs)
+        super().__init__(input_channels, *args, **kwargs)  # type: ignore[call-arg]  # the U-Net's
         self.visit_channels = input_channels
 
     def encode(self, visit: Tensor) -> State:
@@ -73,26 +76,38 @@ class SingleVisitUNet(PlainConvUNet):
         return self.decoder(self.fuse(current, prior))
 
     def forward(self, pair: Tensor) -> Any:  # noqa: ANN401
+        """cat(current, prior) (B, 2C, X, Y, Z) -> logits; both visits pass the encoder as one batch."""
+        current, prior = pair.chunk(2, dim=1)
+        both = self.encode(torch.cat((current, prior)))
+        return self.decode([x.chunk(2)[0] for x in both], [x.chunk(2)[1] for x in both])
+
+
+class SingleVisitUNet(VisitUNet, PlainConvUNet):
+    """The planned U-Net on the current visit alone; the prior is accepted and ignored."""
+
+    def forward(self, pair: Tensor) -> Any:  # noqa: ANN401
         """(B, C, X, Y, Z), or cat(current, prior) with 2C channels -> logits."""
         return self.decode(self.encode(pair[:, : self.visit_channels]), [])
 
 
-class DifferenceWeightingUNet(SingleVisitUNet):
-    """The paper's network: a shared encoder, difference weighting at every stage, bottleneck included."""
+class DifferenceWeightingVisits(VisitUNet):
+    """Difference weighting at every stage, bottleneck included."""
 
     def __init__(self, input_channels: int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(input_channels, *args, **kwargs)
-        self.fusion = nn.ModuleList(DifferenceWeighting(features) for features in self.encoder.output_channels)
+        self.fusion = nn.ModuleList(DifferenceWeighting(features) for features in self.encoder.output_channels)  # type: ignore[union-attr]
 
     def fuse(self, current: State, prior: State) -> State:
         """Eq. 2 at every stage."""
         return [weight(c, p) for weight, c, p in zip(self.fusion, current, prior, strict=True)]
 
-    def forward(self, pair: Tensor) -> Any:  # noqa: ANN401
-        """cat(current, prior) (B, 2C, X, Y, Z) -> logits; both visits pass the encoder as one batch."""
-        current, prior = pair.chunk(2, dim=1)
-        both = self.encode(torch.cat((current, prior)))
-        return self.decode([x.chunk(2)[0] for x in both], [x.chunk(2)[1] for x in both])
+
+class DifferenceWeightingUNet(DifferenceWeightingVisits, PlainConvUNet):
+    """The paper's network."""
+
+
+class DifferenceWeightingResEncUNet(DifferenceWeightingVisits, ResidualEncoderUNet):
+    """The paper's fusion in nnU-Net's U-Net with a residual encoder (Isensee et al. 2024, arXiv:2404.09556)."""
 
 
 class ConcatenationUNet(SingleVisitUNet):

@@ -5,7 +5,7 @@ Imports nnunetv2: import this module inside `environment` only.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import blosc2
 import numpy as np
@@ -45,6 +45,7 @@ class PairDataset(nnUNetDatasetBlosc2):
         patients: Mapping[str, Sequence[str]],
         *,
         longitudinal: bool,
+        labels: Literal["current", "both"] = "current",
         prior: PriorPolicy = "previous",
         self_prior_share: float = 0.0,
     ) -> None:
@@ -52,11 +53,12 @@ class PairDataset(nnUNetDatasetBlosc2):
         _require_places(folder, [visit for visits in patients.values() for visit in visits])
         self.patients = patients
         self.longitudinal = longitudinal
+        self.labels = labels
         self.prior = prior
         self.self_prior_share = self_prior_share
 
     def load_case(self, identifier: str) -> tuple[Joined, Any, None, dict[str, Any]]:
-        """Data (C or 2C, X, Y, Z), labels of the current visit (1, X, Y, Z), None, its lesions' places.
+        """Data (C or 2C, X, Y, Z), labels (1, or with the prior's 2, X, Y, Z), None, the current lesions' places.
 
         Nothing is unpickled: whoever can write the folder must not run code in the trainer.
         """
@@ -68,6 +70,8 @@ class PairDataset(nnUNetDatasetBlosc2):
         if not self.longitudinal:
             return Joined(data), labels, None, properties
         partner = draw_prior(current, len(visits), self.prior, self.self_prior_share)
+        if self.labels == "both":
+            labels = Joined(labels, self._open(f"{visits[partner]}_seg"))
         return Joined(data, self._open(visits[partner])), labels, None, properties
 
     def _open(self, name: str) -> Any:  # noqa: ANN401

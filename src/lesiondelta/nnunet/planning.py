@@ -4,15 +4,22 @@ Imports nnunetv2: import this module inside `environment` only.
 """
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
+)
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+from lesiondelta.methods import Method
 from lesiondelta.networks.unet import SingleVisitUNet
 from lesiondelta.nnunet.dataset import NAME
 from lesiondelta.nnunet.environment import prints_logged
@@ -23,22 +30,35 @@ SMALL_PATCH = 0.25  # of the median brain; below it nnU-Net computes Dice over t
 UNLIMITED_GB = 1e6
 
 
-def make_plan(preset: Preset, network: str) -> dict[str, Any]:
+def make_plan(preset: Preset, method: Method) -> dict[str, Any]:
     """Plan `preset` for the data that `environment` points to, then put in the method's network."""
+    planner = {"plain": FamilyPlanner, "residual": ResidualPlanner}[method.planner]
     with prints_logged():
-        plan: dict[str, Any] = json.loads(json.dumps(FamilyPlanner(preset).plan_experiment()))
-    plan["configurations"][CONFIGURATION]["architecture"]["network_class_name"] = network
+        plan: dict[str, Any] = json.loads(json.dumps(planner(fitted(preset, method)).plan_experiment()))
+    plan["configurations"][CONFIGURATION]["architecture"]["network_class_name"] = method.network
     return plan
+
+
+def fitted(preset: Preset, method: Method) -> Preset:
+    """The preset with a patch that the method can take; a patch that nnU-Net shall plan is left to it."""
+    if preset.patch is None:
+        return preset
+    multiple = method.patch_multiple
+    capped = [min(edge, method.largest_patch or edge) for edge in preset.patch]
+    x, y, z = (math.ceil(edge / multiple) * multiple for edge in capped)
+    return replace(preset, patch=(x, y, z))
 
 
 class FamilyPlanner(ExperimentPlanner):
     """nnU-Net's planner with a preset's feature caps, patch, batch and memory; 3D at full resolution only."""
 
+    network: type = SingleVisitUNet
+
     def __init__(self, preset: Preset) -> None:
         memory = preset.memory_gb if preset.patch is None else UNLIMITED_GB
         super().__init__(NAME, memory, plans_name=f"plans_{preset.name}", suppress_transpose=True)
         self.preset = preset
-        self.UNet_class = SingleVisitUNet
+        self.UNet_class = self.network
         self.UNet_base_num_features = preset.base_features
         self.UNet_max_features_3d = preset.max_features
         self.lowres_creation_threshold = 0  # no cascade
@@ -104,3 +124,9 @@ class FamilyPlanner(ExperimentPlanner):
         if self.preset.count_encoder_twice:
             activations += network.encoder.compute_conv_feature_map_size(patch_size)
         return activations
+
+
+class ResidualPlanner(FamilyPlanner, ResEncUNetPlanner):
+    """The same with nnU-Net's residual encoder: its blocks a stage, and its way of counting memory."""
+
+    network = ResidualEncoderUNet

@@ -4,6 +4,8 @@ Imports nnunetv2: import this module inside `environment` only.
 """
 
 import logging
+import math
+import pydoc
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,13 +18,13 @@ import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from lesiondelta.errors import ModelError
 from lesiondelta.files import atomic
+from lesiondelta.methods import Recipe
 from lesiondelta.nnunet.dataset import visits_folder
 from lesiondelta.nnunet.environment import prints_logged
 from lesiondelta.nnunet.job import Job, Progress, ProgressCallback
@@ -41,7 +43,8 @@ def create_trainer(
 ) -> "PairTrainer":
     """A trainer ready to run: at epoch 0, or after the last finished epoch where there is a checkpoint."""
     with prints_logged():
-        trainer = PairTrainer(
+        kind = pydoc.locate(job.method.trainer)
+        trainer: PairTrainer = kind(  # type: ignore[operator]
             plan | {"continue_training": False}, CONFIGURATION, job.fold, dataset, torch.device(job.device)
         )
     trainer.configure(job, patients, progress)
@@ -76,6 +79,7 @@ class PairTrainer(nnUNetTrainer):
         self.initial_lr = job.method.recipe.learning_rate
         self.weight_decay = job.method.recipe.weight_decay
         self.oversample_foreground_percent = job.method.recipe.foreground_share
+        self.enable_deep_supervision = job.method.deep_supervision
         self.iteration = 0
         self.board: Any = None
 
@@ -91,8 +95,11 @@ class PairTrainer(nnUNetTrainer):
         if self.precision == "mixed bfloat16":
             self.network.forward = in_bfloat16(self.network.forward)
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """The recipe's optimiser with nnU-Net's polynomial decay."""
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Networks are built with or without it, and stay so: nnU-Net reaches into `decoder`, which not all have."""
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, "Decay"]:
+        """The recipe's optimiser and schedule."""
         recipe = self.job.method.recipe
         optimiser: torch.optim.Optimizer
         if recipe.optimiser == "sgd":
@@ -104,13 +111,16 @@ class PairTrainer(nnUNetTrainer):
                 nesterov=True,
             )
         else:
-            optimiser = torch.optim.AdamW(
+            kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
+            optimiser = kind(
                 self.network.parameters(),
                 recipe.learning_rate,
                 betas=(recipe.momentum, 0.999),
+                eps=recipe.eps,
                 weight_decay=recipe.weight_decay,
+                amsgrad=recipe.optimiser == "amsgrad",
             )
-        return optimiser, PolyLRScheduler(optimiser, recipe.learning_rate, self.num_epochs)
+        return optimiser, Decay(optimiser, recipe, self.num_epochs)
 
     # What is read
 
@@ -128,6 +138,7 @@ class PairTrainer(nnUNetTrainer):
             visits_folder(self.job.data),
             {label: self.patients[label] for label in labels},
             longitudinal=self.job.method.longitudinal,
+            labels=self.job.method.labels,
             prior=self.job.method.prior,
             self_prior_share=self.job.self_prior_share,
         )
@@ -259,6 +270,27 @@ class PairTrainer(nnUNetTrainer):
         """Leave debug.json out: training.json has the settings."""
 
 
+class Decay:
+    """The recipe's learning rate of an epoch; nnU-Net calls `step` at the start of each."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, recipe: Recipe, epochs: int) -> None:
+        self.optimiser, self.recipe, self.epochs = optimiser, recipe, epochs
+
+    def step(self, epoch: int) -> None:
+        """Set the learning rate of `epoch`, which counts from 0."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, epoch / self.epochs)
+
+
+def learning_rate(recipe: Recipe, done: float) -> float:
+    """The learning rate after this share of the epochs."""
+    if recipe.schedule == "poly":
+        return float(recipe.learning_rate * (1 - done) ** 0.9)
+    if recipe.schedule == "cosine":
+        return COSINE_END + (recipe.learning_rate - COSINE_END) * (1 + math.cos(math.pi * done)) / 2
+    return recipe.learning_rate * (0.1 if recipe.schedule == "step" and done >= 0.5 else 1)
+
+
 class PairTransforms(ComposeTransforms):
     """nnU-Net's augmentation of a pair; a prior that is the visit itself stays so.
 
@@ -292,6 +324,8 @@ def in_bfloat16(forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
 
     return run
 
+
+COSINE_END = 1e-6
 
 PRECISIONS = {"cuda": ("mixed float16",), "cpu": ("float32", "mixed bfloat16")}
 """What a training can be computed in, by device; a CPU without instructions for bfloat16 emulates them."""

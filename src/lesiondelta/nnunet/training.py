@@ -188,7 +188,7 @@ def _run(job: Job, progress: ProgressCallback | None) -> None:
     with environment(job.data):
         from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
 
-        plan = make_plan(job.preset, job.method.network)
+        plan = make_plan(job.preset, job.method)
     if job.gpus == 1:
         run_job(job, plan, progress)
         return
@@ -277,7 +277,8 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "method": job.method.name,
         "contrasts": contrasts,
         "spacing_mm": float(chosen["spacing"][0]),
-        "patch": [int(n) for n in chosen["patch_size"]],
+        "patch": [int(n) for n in chosen["patch_size"]] if job.method.window == "patch" else None,
+        "weighting": job.method.weighting,
         "network": network_description(chosen["architecture"], len(contrasts)),
         "threshold": THRESHOLD,
         "min_lesion_mm3": MIN_LESION_MM3,

@@ -1,0 +1,12 @@
+"""Longitudinal nnUNet, trained with any other visit as the prior, as one of the choices the paper leaves open."""
+
+from dataclasses import replace
+
+from lesiondelta.methods import longitudinal_concat
+
+METHOD = replace(
+    longitudinal_concat.METHOD,
+    name="longitudinal_concat_random",
+    title="Longitudinal nnUNet, random prior",
+    prior="random",
+)
