@@ -35,15 +35,16 @@ def test_logits_have_the_shape_of_the_patch(network_of, patch):
     assert network(pair(shape)).shape == (2, 2, *shape)
 
 
-def test_anisotropic_kernels(network_of):
+def test_anisotropic_kernels(network_of, method):
     """A plan for thick slices: no pooling along the first axis at the start."""
+    blocks = "n_blocks_per_stage" if method.planner == "residual" else "n_conv_per_stage"
     network, plan = network_of((16, 16, 16))
     kwargs = plan["architecture"]["arch_kwargs"] | {
         "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
         "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
         "n_stages": 3,
         "features_per_stage": [4, 8, 8],
-        "n_conv_per_stage": [2, 2, 2],
+        blocks: [2, 2, 2],
         "n_conv_per_stage_decoder": [2, 2],
         "conv_op": torch.nn.Conv3d,
         "norm_op": torch.nn.InstanceNorm3d,
@@ -72,6 +73,9 @@ def test_the_prior_matters_to_longitudinal_methods_alone(network_of, method):
 
 def test_a_gradient_reaches_every_parameter(network_of):
     network, plan = network_of((32, 32, 32))
+    with torch.no_grad():
+        for weights in network.parameters():  # residual branches begin with a factor of 0
+            weights += 0.01 * torch.randn_like(weights)
     sum((logits * torch.randn_like(logits)).sum() for logits in network(pair(plan["patch_size"]))).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not without
