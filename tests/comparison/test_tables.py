@@ -31,7 +31,7 @@ def study(tmp_path):
 
 def frame(people, dsc, hd95):
     names = [f"sub-{patient.label}" for patient in people]
-    return pd.DataFrame({"participant_id": names, "dsc": dsc, "hd95_mm": hd95, "lesion_f1": dsc})
+    return pd.DataFrame({"participant_id": names, "dsc": dsc, "hd95_mm": hd95, "lesion_f1": dsc, "empty_visits": 0})
 
 
 @pytest.fixture
@@ -83,8 +83,9 @@ def test_the_three_forms(study, results):
     assert r"\underline{0.650} (" in tex
     assert tex.count(r"\\") == 2 + 2 + 3
     md = rendered(table, "md").splitlines()
-    assert len({line.count("|") for line in md[2:]}) == 1
-    assert "0.756 | 4.61 | 0.733" in md[-1]
+    assert len({line.count("|") for line in md if line.startswith("|")}) == 1
+    assert "0.756 | 4.61 | 0.733" in md[-3]
+    assert md[-1] == "Visits with an empty mask: none."
     tsv = pd.read_csv(StringIO(rendered(table, "tsv")), sep="\t")
     assert list(tsv["group"]) == ["single visit", "longitudinal", "longitudinal"]
     assert list(tsv["cross-validation: DSC"]) == pytest.approx([0.65, 0.67, 0.7])
@@ -122,7 +123,13 @@ def test_a_method_without_a_program_has_a_row_and_a_reason(study, results, monke
     row = next(row for row in table.rows if row[0] == "SAMSEG")
     assert row == ("SAMSEG", "-", "-", "-", "0.455", "15.80", "0.331")
     assert table.rows.index(row) > table.rows.index(("longitudinal",))
-    assert rendered(table, "md").endswith("SAMSEG: run_samseg_long is not here; install FreeSurfer 7.3 or later.\n")
+    assert "\nSAMSEG: run_samseg_long is not here; install FreeSurfer 7.3 or later.\n" in rendered(table, "md")
+
+
+def test_empty_masks_are_counted(study, results):
+    results["cv", "nnunet"].filtered.loc[0, "empty_visits"] = 2
+    table = score_table("Table 2", study, results, ("cv", "test"))
+    assert table.notes == ("Visits with an empty mask: nnUNet 2 (cross-validation).",)
 
 
 def test_a_latex_table_has_the_splits_above_the_measures(study, results):
