@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -29,6 +29,8 @@ from lesiondelta.nnunet.training import plan_job, train
 log = logging.getLogger(__name__)
 
 Split = Literal["cv", "test", "external"]
+SCORES = {"scores": Options(), "scores_unfiltered": Options(min_lesion_mm3=0.0)}
+"""Folders of scores, and how they are made."""
 
 
 @dataclass(frozen=True)
@@ -118,19 +120,20 @@ def _job(study: Study, method: Method, fold: int) -> Job:
 def _predicted(study: Study, split: Split, method: Method, models: Sequence[Path]) -> list[MaskPair]:
     folder = study.predictions(split, method)
     overlap = method.overlap if study.overlap is None else study.overlap
+    options: dict[str, Any] = {"overlap": overlap, "device": study.device, "threads": study.threads}
     if split != "cv":
-        return predict(study.splits[split], models, folder, overlap=overlap, device=study.device)
+        return predict(study.splits[split], models, folder, **options)
     parts = patient_folds([patient.label for patient in study.cohort], study.folds, study.seed)
     pairs = []
     for model, part in zip(models, parts, strict=True):
         held_out = [patient for patient in study.cohort if patient.label in part.validation]
-        pairs += predict(held_out, [model], folder, overlap=overlap, device=study.device)
+        pairs += predict(held_out, [model], folder, **options)
     return sorted(pairs, key=lambda pair: pair.participant)
 
 
 def _scored(study: Study, split: Split, method: Method, pairs: Sequence[MaskPair]) -> Scored:
     tables = []
-    for folder, options in (("scores", Options()), ("scores_unfiltered", Options(min_lesion_mm3=0.0))):
+    for folder, options in SCORES.items():
         out = study.out / folder / split / method.name
         tables.append(score_matching(Matching(tuple(pairs)), out, options, processes=study.processes)[1])
     return Scored(*tables)
