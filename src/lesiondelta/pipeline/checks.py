@@ -13,6 +13,7 @@ from lesiondelta.files import sha256
 from lesiondelta.formats.records import read_record
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import Model, bundled_model, load_model
+from lesiondelta.inference.samseg import Samseg, find_samseg
 from lesiondelta.preprocessing import brain, programs
 from lesiondelta.preprocessing.patient import PREPARATION
 from lesiondelta.settings import PreprocessingSettings, Settings
@@ -49,6 +50,21 @@ def _check(visit: Visit, contrasts: Sequence[str]) -> None:
         require_same_grid(mask, images["FLAIR"])
         if not mask.data.any():
             raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
+
+
+def load_segmenters(named: Sequence[Path]) -> tuple[Model, ...] | tuple[Samseg]:
+    """Load exported models, or find the program that is named instead.
+
+    Raises
+    ------
+    DependencyError
+        The program is not installed.
+    """
+    if Path("samseg") not in named:
+        return load_models(named)
+    if len(named) > 1:
+        raise ModelError("samseg is a program, whose masks cannot be averaged with models: give it alone.")
+    return (find_samseg(),)
 
 
 def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
@@ -101,7 +117,7 @@ def _image_hashes(contents: Sequence[Mapping[str, str]]) -> set[str]:
     return {visit[contrast] for visit in contents for contrast in CONTRASTS if contrast in visit}
 
 
-def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
+def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model | Samseg]) -> dict[str, Any]:
     """All that decides a patient's results, as plain JSON: program, settings, models and the content of every input."""
     return {
         "lesiondelta": __version__,
@@ -123,7 +139,7 @@ def visit_contents(patient: Patient) -> list[dict[str, str]]:
 
 def deciding(settings: Settings) -> dict[str, Any]:
     """The settings that change results: not the numbers of threads, and models by content instead of by folder."""
-    speed = {"preprocessing": {"threads"}, "segmentation": {"threads", "models"}}
+    speed = {"preprocessing": {"threads"}, "segmentation": {"threads", "models", "samseg_hours"}}
     return settings.model_dump(mode="json", exclude=speed)
 
 
