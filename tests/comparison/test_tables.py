@@ -12,8 +12,10 @@ from lesiondelta.comparison.tables import (
     rendered,
     score_table,
     significance_table,
+    size_table,
 )
 from lesiondelta.evaluation.statistics import mean_interval
+from lesiondelta.files import write_json
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
 
@@ -103,15 +105,29 @@ def test_first_places_know_that_less_is_better_for_distances(study, results):
     assert table.loc["hd95_mm", "nnunet"] == 1
 
 
-def test_a_method_without_a_program_has_a_row_and_a_reason(study, results, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    table = score_table(
-        "Table 2", replace(study, absent=(methods.EXTERNAL["samseg"],)), results, ("cv",), "md", paper=True
-    )
+def test_a_method_without_a_program_has_a_row_and_a_reason(study, results):
+    without = replace(study, absent={methods.EXTERNAL["samseg"]: "It is not here."})
+    table = score_table("Table 2", without, results, ("cv",), "md", paper=True)
     row = next(row for row in table.rows if row[0] == "SAMSEG")
     assert row == ("SAMSEG", "-", "-", "-", "0.455", "15.80", "0.331")
     assert table.rows.index(row) > table.rows.index(("longitudinal",))
-    assert rendered(table, "md").endswith("SAMSEG: run_samseg_long is not here; install FreeSurfer 7.3 or later.\n")
+    assert rendered(table, "md").endswith("SAMSEG: It is not here.\n")
+
+
+def test_a_program_is_scored_beside_the_trained_methods_without_a_size(study, results, tmp_path):
+    samseg = methods.EXTERNAL["samseg"]
+    results = {**results, ("cv", "samseg"): results["cv", "nnunet"], ("test", "samseg"): results["test", "nnunet"]}
+    study = replace(study, programs={samseg: "7.4.1"})
+    table = score_table("Table 2", study, results, ("cv",), "tsv")
+    assert [row for row in table.rows if row[0] == "SAMSEG"][0][1].startswith("0.650")
+    assert len(significance_table(study, results).query("measure == 'dsc'")) == 6
+    for method in study.scored:
+        for patient in study.cohort:
+            write_json(study.predictions("cv", method) / f"sub-{patient.label}" / "prediction.json", {"seconds": 50})
+    trained = dict.fromkeys(NAMES, 60)
+    rows = size_table(study, trained, trained).rows
+    assert rows[0] == ("SAMSEG", "-", "-", "20.0")  # 8 patients, 50 s each, 20 visits
+    assert rows[1] == ("nnUNet", "60", "1.0", "20.0")
 
 
 def test_a_latex_table_has_the_splits_above_the_measures(study, results):

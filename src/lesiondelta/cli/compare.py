@@ -66,6 +66,7 @@ def compare(
     """
     from lesiondelta import methods as known
     from lesiondelta.comparison.outputs import write_outputs
+    from lesiondelta.comparison.programs import Source, with_samseg
     from lesiondelta.comparison.protocol import read_test_list
     from lesiondelta.comparison.study import Study, run_study
     from lesiondelta.files import require_writable
@@ -77,7 +78,6 @@ def compare(
     from lesiondelta.settings import PreprocessingSettings
 
     named = [name.strip() for name in methods.split(",") if name.strip()]
-    absent = tuple(known.EXTERNAL[name] for name in named if name in known.EXTERNAL)
     chosen = tuple(known.load(name) for name in named if name not in known.EXTERNAL)
     if not chosen or len(set(named)) < len(named):
         raise InputError(f"--methods {methods!r} must name methods to train, each once: {', '.join(known.names())}.")
@@ -109,10 +109,14 @@ def compare(
             tuple(patient for patient in prepared["own"] if patient.label not in kept),
             tuple(patient for patient in prepared["own"] if patient.label in kept),
             tuple(prepared.get("external", ())),
-            size, folds, seed, out, chosen_device, threads, nprocs, absent, overlap,
+            size, folds, seed, out, chosen_device, threads, nprocs, overlap=overlap,
         )  # fmt: skip
-        with console.progress("comparing", len(chosen) * (folds + len(study.splits))) as advance:
+        with console.progress("comparing", len(chosen) * folds + len(named) * len(study.splits)) as advance:
             results = run_study(study, report=advance)
+            if "samseg" in named:
+                sources = {name: Source(given, out / "work" / name, settings) for name, given in cohorts.items()}
+                of_split = {split: sources["external" if split == "external" else "own"] for split in study.splits}
+                study, results = with_samseg(study, results, of_split, advance)
         page = write_outputs(study, results, paper=paper)
     console.out.print(page.read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
     console.out.print(f"Everything is in {out}", soft_wrap=True, markup=False)

@@ -33,7 +33,7 @@ FORMS: tuple[Form, ...] = ("md", "tex", "tsv")
 def write_outputs(study: Study, results: Results, *, paper: bool = False) -> Path:
     """Write tables, figures and record.json; returns the page that gathers the tables, OUT/comparison.md."""
     made = record(study)
-    page = [f"# Comparison of {', '.join(method.title for method in study.methods)}\n", how_it_was_made(study, made)]
+    page = [f"# Comparison of {', '.join(method.title for method in study.scored)}\n", how_it_was_made(study, made)]
     for form in FORMS:
         for name, table in _tables(study, results, form, paper, made).items():
             write_text(study.out / "tables" / f"{name}.{form}", rendered(table, form))
@@ -66,12 +66,15 @@ def write_outputs(study: Study, results: Results, *, paper: bool = False) -> Pat
 def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
     """The budget in words."""
     preset = study.preset
+    programs = "".join(f"{m.title} ({v}) as it comes, on whole heads. " for m, v in study.programs.items())
     return (
-        f"Means over patients (95 % BCa bootstrap intervals from six patients on). Every method: {study.folds} folds "
-        f"by patient, preset {preset.name}, {preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
+        "Means over patients (95 % BCa bootstrap intervals from six patients on). Every trained method: "
+        f"{study.folds} folds by patient, preset {preset.name}, "
+        f"{preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
         f"{made['patch']}, batch {made['batch']}, overlap of windows {study.overlap}, seed {study.seed}, "
         f"{study.device}; commit {', '.join(made['commits'])}, lesiondelta {made['versions']['lesiondelta']}, torch "
-        f"{made['versions']['torch']}. Scores in the patient's space; best bold, best prior work underlined.\n"
+        f"{made['versions']['torch']}. {programs}Scores in the patient's space; "
+        "best bold, best prior work underlined.\n"
     )
 
 
@@ -96,7 +99,8 @@ def record(study: Study) -> dict[str, Any]:
         "overlap": study.overlap,
         "parameters": {name: _parameters(folds[0]) for name, folds in models.items()},
         "training_seconds": {name: float(np.mean([f["seconds"] for f in folds])) for name, folds in training.items()},
-        "absent": {method.name: method.unavailable() for method in study.absent},
+        "absent": {method.name: reason for method, reason in study.absent.items()},
+        "programs": {method.name: found for method, found in study.programs.items()},
         "data_sha256": {split: content_hash(patients) for split, patients in study.splits.items()},
         "patients": {split: [patient.label for patient in patients] for split, patients in study.splits.items()},
     }

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,23 +32,30 @@ def predict(
     """Segment every visit by the mean of the models' logits; a patient done by the same models is left as it is."""
     pairs, loaded = [], [load_model(model) for model in models]
     for patient in patients:
-        own = folder / f"sub-{patient.label}"
         identity = {
             "models": [model.fingerprint for model in loaded], "patient": content_hash([patient]), "overlap": overlap,
         }  # fmt: skip
-        paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
-        if not _is_done(own / RECORD, identity, paths):
-            (own / RECORD).unlink(missing_ok=True)
-            start = perf_counter()
-            _segment(patient, loaded, paths, overlap, device)
-            write_json(own / RECORD, {**identity, "seconds": round(perf_counter() - start, 1)})
-            log.info("sub-%s is predicted", patient.label)
-        pairs += [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
+        pairs += recorded(patient, folder, identity, partial(_segment, patient, loaded, overlap, device))
     return pairs
 
 
+def recorded(
+    patient: TrainingPatient, folder: Path, identity: Mapping[str, Any], make: Callable[[Mapping[str, Path]], None]
+) -> list[MaskPair]:
+    """The masks of a patient; `make` writes them, by visit, unless they are there under the same identity."""
+    record = folder / f"sub-{patient.label}" / RECORD
+    paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
+    if not _is_done(record, identity, paths):
+        record.unlink(missing_ok=True)
+        start = perf_counter()
+        make(paths)
+        write_json(record, {**identity, "seconds": round(perf_counter() - start, 1)})
+        log.info("sub-%s is predicted", patient.label)
+    return [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
+
+
 def _segment(
-    patient: TrainingPatient, models: Sequence[Model], paths: dict[str, Path], overlap: float, device: str
+    patient: TrainingPatient, models: Sequence[Model], overlap: float, device: str, paths: Mapping[str, Path]
 ) -> None:
     images = [[read_image(visit.images[contrast]) for contrast in models[0].contrasts] for visit in patient.visits]
     stacked = [np.stack([image.data for image in visit]) for visit in images]

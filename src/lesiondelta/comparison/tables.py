@@ -86,19 +86,19 @@ def score_table(
 ) -> Table:  # fmt: skip
     """Tables 2 to 4: methods, grouped into single-visit and longitudinal, by the measures of each split."""
     columns = [(split, measure) for split in splits if split in study.splits for measure in MEASURES]
-    cells = {column: _column(study.methods, results, *column, filtered=filtered) for column in columns}
+    cells = {column: _column(study.scored, results, *column, filtered=filtered) for column in columns}
     heading = ("method", *(f"{TITLES[split]}: {MEASURES[measure]}" for split, measure in columns))
     if paper:
         heading += tuple(f"paper's test: {title}" for title in MEASURES.values())
     rows: list[tuple[str, ...]] = []
-    every: tuple[Method | ExternalMethod, ...] = (*study.absent, *study.methods)
+    every: tuple[Method | ExternalMethod, ...] = (*study.absent, *study.scored)
     for group, longitudinal in (("single visit", False), ("longitudinal", True)):
         members = [m for m in every if m.longitudinal == longitudinal]
         rows += [(group,)] if members else []
         for method in members:
             texts = [_text(cells[column].get(method.name), form, _digits(column[1])) for column in columns]
             rows.append((method.title, *texts, *(_papers(method.name) if paper else ())))
-    return Table(title, heading, tuple(rows), tuple(f"{m.title}: {m.unavailable()}." for m in study.absent))
+    return Table(title, heading, tuple(rows), tuple(f"{m.title}: {reason}" for m, reason in study.absent.items()))
 
 
 def size_table(study: Study, parameters: Mapping[str, int], training: Mapping[str, float]) -> Table:
@@ -110,12 +110,11 @@ def size_table(study: Study, parameters: Mapping[str, int], training: Mapping[st
     """
     visits = sum(len(patient.visits) for patient in study.cohort)
     rows = []
-    for method in study.methods:
-        folder = study.predictions("cv", method)
+    for method in study.scored:
+        folder, trained = study.predictions("cv", method), method.name in parameters
         predicting = sum(seconds(folder, patient.label) for patient in study.cohort) / visits
-        rows.append(
-            (method.title, f"{parameters[method.name]:,}", f"{training[method.name] / 60:.1f}", f"{predicting:.1f}")
-        )
+        size = (f"{parameters[method.name]:,}", f"{training[method.name] / 60:.1f}") if trained else ("-", "-")
+        rows.append((method.title, *size, f"{predicting:.1f}"))
     title = f"Table 5. Size and time ({study.device}, {study.threads} threads)"
     return Table(title, ("method", "parameters", "training, min per fold", "prediction, s per visit"), tuple(rows))
 
@@ -129,7 +128,7 @@ def significance_table(study: Study, results: Results) -> pd.DataFrame:
     for split in study.splits:
         for measure in MEASURES:
             try:
-                pairs = differences(_values(study.methods, results, split, measure))
+                pairs = differences(_values(study.scored, results, split, measure))
             except InputError:  # too few patients
                 continue
             rows += [
@@ -148,7 +147,7 @@ def first_places(study: Study, results: Results) -> pd.DataFrame:
     rows = []
     for split in study.splits:
         for measure in MEASURES:
-            values = _values(study.methods, results, split, measure)
+            values = _values(study.scored, results, split, measure)
             try:
                 shares = rank_stability(values, higher_is_better=measure not in LOWER_IS_BETTER)
             except InputError:
@@ -178,7 +177,7 @@ def rendered(table: Table, form: Form) -> str:
 
 
 def _column(
-    methods: Sequence[Method], results: Results, split: Split, measure: str, *, filtered: bool
+    methods: Sequence[Method | ExternalMethod], results: Results, split: Split, measure: str, *, filtered: bool
 ) -> dict[str, Cell]:
     values = _values(methods, results, split, measure, filtered=filtered)
     means = {name: float(np.nanmean(value)) for name, value in values.items()}
@@ -198,7 +197,7 @@ def _column(
 
 
 def _values(
-    methods: Sequence[Method], results: Results, split: Split, measure: str, *, filtered: bool = True
+    methods: Sequence[Method | ExternalMethod], results: Results, split: Split, measure: str, *, filtered: bool = True
 ) -> dict[str, np.ndarray]:
     """(N,) values by method, patient by patient in one order."""
     tables = {m.name: results[split, m.name] for m in methods}

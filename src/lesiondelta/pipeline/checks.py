@@ -1,7 +1,7 @@
 """What is looked at before any long work starts: images, models, and whether a patient is finished already."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,21 +52,6 @@ def _check(visit: Visit, contrasts: Sequence[str]) -> None:
             raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
 
 
-def load_segmenters(named: Sequence[Path]) -> tuple[Model, ...] | tuple[Samseg]:
-    """Load exported models, or find the program that is named instead.
-
-    Raises
-    ------
-    DependencyError
-        The program is not installed.
-    """
-    if Path("samseg") not in named:
-        return load_models(named)
-    if len(named) > 1:
-        raise ModelError("samseg is a program, whose masks cannot be averaged with models: give it alone.")
-    return (find_samseg(),)
-
-
 def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
     """Load exported models (none: the bundled one) and make sure that they can be averaged on one grid."""
     models = tuple(load_model(folder) for folder in folders or [bundled_model()])
@@ -91,6 +76,23 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
                 "cannot be averaged; give models of one spacing."
             )
     return models
+
+
+def load_segmenters(
+    named: tuple[Path, ...], load: Callable[[tuple[Path, ...]], tuple[Model, ...]] = load_models
+) -> tuple[Model, ...] | tuple[Samseg]:
+    """Load exported models with `load`, or find the program that is named instead.
+
+    Raises
+    ------
+    DependencyError
+        The program is not installed.
+    """
+    if Path("samseg") not in named:
+        return load(named)
+    if len(named) > 1:
+        raise ModelError("samseg is a program, whose masks cannot be averaged with models: give it alone.")
+    return (find_samseg(),)
 
 
 def require_programs(settings: PreprocessingSettings) -> None:

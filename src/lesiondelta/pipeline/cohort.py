@@ -16,8 +16,8 @@ from lesiondelta.files import require_writable
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import prepare_output
 from lesiondelta.formats.records import VisitResult
-from lesiondelta.inference import choose_device
-from lesiondelta.pipeline.checks import load_segmenters, require_programs
+from lesiondelta.inference import Model, choose_device
+from lesiondelta.pipeline.checks import load_models, load_segmenters, require_programs
 from lesiondelta.pipeline.patient import failed_results, run_patient
 from lesiondelta.pipeline.samseg import require_not_stripped
 from lesiondelta.pipeline.segmentation import Segmenter
@@ -155,13 +155,13 @@ def _work(patient: Patient, job: Job) -> Results:
     import torch
 
     torch.set_num_threads(job.settings.segmentation.threads)
-    models = _models(job.settings.segmentation.models)
+    models = load_segmenters(job.settings.segmentation.models, _models)
     return run_patient(patient, job.out, job.settings, models, job.raw, job.work)
 
 
 @lru_cache(maxsize=1)
-def _models(named: tuple[Path, ...]) -> Sequence[Segmenter]:
-    return load_segmenters(named)
+def _models(folders: tuple[Path, ...]) -> tuple[Model, ...]:
+    return load_models(folders)
 
 
 def _description(settings: Settings, models: Sequence[Segmenter]) -> dict[str, Any]:
