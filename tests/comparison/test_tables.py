@@ -119,7 +119,7 @@ def test_a_program_is_scored_beside_the_trained_methods_without_a_size(study, re
     results = {**results, ("cv", "samseg"): results["cv", "nnunet"], ("test", "samseg"): results["test", "nnunet"]}
     study = replace(study, programs={samseg: "7.4.1"})
     table = score_table("Table 2", study, results, ("cv",), "tsv")
-    assert [row for row in table.rows if row[0] == "SAMSEG"][0][1].startswith("0.650")
+    assert next(row for row in table.rows if row[0] == "SAMSEG")[1].startswith("0.650")
     assert len(significance_table(study, results).query("measure == 'dsc'")) == 6
     for method in study.scored:
         for patient in study.cohort:
