@@ -88,12 +88,12 @@ def calls(log: Path) -> list[list[str]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def write_heads(bids: Path, label: str, sessions: Sequence[str] = ("1",)) -> None:
+def write_heads(bids: Path, label: str, sessions: Sequence[str] = ("1",), seed: int = 0) -> None:
     """A patient of whole heads: noise around the ball of `tiny.image`, which is the brain."""
-    write_patient(bids, label, sessions)
+    write_patient(bids, label, sessions, seed)
     for number, session in enumerate(sessions):
         for contrast in ("T1w", "FLAIR"):
-            ball = image(10 * number + len(contrast))
+            ball = image(1000 * seed + 10 * number + len(contrast))
             noise = np.random.default_rng(number).uniform(0, 60, SHAPE)
             whole = replace(ball, data=np.where(ball.data > 0, ball.data, noise).astype(np.float32))
             write_volume(image_path(bids, label, session, contrast), whole)

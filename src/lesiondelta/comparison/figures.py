@@ -29,12 +29,12 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lesiondelta", 
 
 
 def choose_patients(study: Study, results: Results, split: Split) -> dict[str, TrainingPatient]:
-    """The median patient (the lower of two) and the worst, by DSC averaged over the methods; of one patient, that."""
+    """The median patient (the better of two) and the worst, by DSC averaged over the methods; of one patient, that."""
     by_method = [results[split, m.name].filtered.set_index("participant_id")["dsc"] for m in study.scored]
     patients = {f"sub-{patient.label}": patient for patient in study.splits[split]}
     mean = {name: float(np.nanmean([scores[name] for scores in by_method])) for name in patients}
     ranked = sorted(patients, key=lambda name: (mean[name], name))
-    chosen = {"median": patients[ranked[(len(ranked) - 1) // 2]], "worst": patients[ranked[0]]}
+    chosen = {"median": patients[ranked[len(ranked) // 2]], "worst": patients[ranked[0]]}
     return chosen if len(ranked) > 1 else {"only": patients[ranked[0]]}
 
 

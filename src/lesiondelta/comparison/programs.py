@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from lesiondelta import __version__
 from lesiondelta.cohort import CONTRASTS, Cohort, Patient
-from lesiondelta.comparison.predictions import recorded
+from lesiondelta.comparison.predictions import PREDICTION, recorded
 from lesiondelta.comparison.study import Scored, Split, Study, scored
 from lesiondelta.errors import LesionDeltaError
 from lesiondelta.evaluation.masks import MaskPair
 from lesiondelta.images import write_volume
 from lesiondelta.inference.samseg import Samseg, find_samseg
 from lesiondelta.methods import EXTERNAL
-from lesiondelta.nnunet.cohort import content_hash
 from lesiondelta.pipeline.checks import visit_contents
 from lesiondelta.pipeline.samseg import require_not_stripped, require_whole_heads, segment_by_samseg
 from lesiondelta.pipeline.store import prepared_patient
@@ -67,11 +67,13 @@ def _predicted(study: Study, split: Split, source: Source, program: Samseg) -> l
     pairs = []
     for patient in study.splits[split]:
         raw = given[patient.label]
-        identity = {
-            "program": program.fingerprint, "patient": content_hash([patient]), "images": visit_contents(raw),
+        settings = {
+            "lesiondelta": __version__, "prediction": PREDICTION, "program": program.fingerprint, "device": "cpu",
+            "images": visit_contents(raw),
         }  # fmt: skip
         log_file = folder / f"sub-{patient.label}" / "samseg.log"
-        pairs += recorded(patient, folder, identity, partial(_segment, raw, source, program, study.threads, log_file))
+        make = partial(_segment, raw, source, program, study.threads, log_file)
+        pairs += recorded(patient, folder, settings, study.threads, make)
     return pairs
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -29,6 +29,8 @@ from lesiondelta.nnunet.training import plan_job, train
 log = logging.getLogger(__name__)
 
 Split = Literal["cv", "test", "external"]
+SCORES = {"scores": Options(), "scores_unfiltered": Options(min_lesion_mm3=0.0)}
+"""Folders of scores, and how they are made."""
 
 
 @dataclass(frozen=True)
@@ -123,20 +125,21 @@ def _job(study: Study, method: Method, fold: int) -> Job:
 
 def _predicted(study: Study, split: Split, method: Method, models: Sequence[Path]) -> list[MaskPair]:
     folder = study.predictions(split, method)
+    options: dict[str, Any] = {"overlap": study.overlap, "device": study.device, "threads": study.threads}
     if split != "cv":
-        return predict(study.splits[split], models, folder, overlap=study.overlap, device=study.device)
+        return predict(study.splits[split], models, folder, **options)
     parts = patient_folds([patient.label for patient in study.cohort], study.folds, study.seed)
     pairs = []
     for model, part in zip(models, parts, strict=True):
         held_out = [patient for patient in study.cohort if patient.label in part.validation]
-        pairs += predict(held_out, [model], folder, overlap=study.overlap, device=study.device)
+        pairs += predict(held_out, [model], folder, **options)
     return sorted(pairs, key=lambda pair: pair.participant)
 
 
 def scored(study: Study, split: Split, method: Method | ExternalMethod, pairs: Sequence[MaskPair]) -> Scored:
     """Score masks with the size filter and without, and write what `evaluate` does."""
     tables = []
-    for folder, options in (("scores", Options()), ("scores_unfiltered", Options(min_lesion_mm3=0.0))):
+    for folder, options in SCORES.items():
         out = study.out / folder / split / method.name
         tables.append(score_matching(Matching(tuple(pairs)), out, options, processes=study.processes)[1])
     return Scored(*tables)

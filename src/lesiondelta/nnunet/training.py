@@ -116,7 +116,7 @@ def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallb
     settings = {**_settings(job), "patients_content": stored["content"]}
     _require_same_settings(job.settings, settings)
     if not job.settings.is_file():
-        write_json(job.settings, {**settings, "commit": _commit()})
+        write_json(job.settings, {**settings, "commit": source_commit()})
     if not (job.model / "model.json").is_file():
         _remove_partial(job.output)
         _run(job, progress)
@@ -291,6 +291,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
             "last_validation_dice": dice if math.isfinite(dice) else None,
             "initial_weights": job.initial_weights.name if job.initial_weights else None,
             "device": job.device,
+            "threads": job.threads,
             "precision": precision,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
             "commit": json.loads(job.settings.read_text(encoding="utf-8")).get("commit"),
@@ -298,11 +299,12 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
     }
 
 
-def _commit() -> str | None:
-    """The commit of the source this runs from, None for an installed package."""
+def source_commit() -> str | None:
+    """The commit of the source this runs from, `-dirty` behind it if files differ; None for an installed package."""
     if Path(__file__).parents[2].name != "src":
         return None
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    folder = str(Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -139,6 +139,14 @@ def visit_contents(patient: Patient) -> list[dict[str, str]]:
     ]
 
 
+def log_choices(patient: Patient) -> None:
+    """Log what the order of a patient's visits rests on, and what was chosen among its files."""
+    order = ", ".join(visit_name(visit.label) for visit in patient.visits)
+    log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
+    for note in patient.notes:
+        log.info("sub-%s: %s", patient.label, note)
+
+
 def deciding(settings: Settings) -> dict[str, Any]:
     """The settings that change results: not the numbers of threads, and models by content instead of by folder."""
     speed = {"preprocessing": {"threads"}, "segmentation": {"threads", "models", "samseg_hours"}}

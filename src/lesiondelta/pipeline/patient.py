@@ -15,7 +15,7 @@ from lesiondelta.formats.records import VisitResult
 from lesiondelta.images import Volume
 from lesiondelta.inference import Model, choose_device, mirrors
 from lesiondelta.inference.samseg import Samseg
-from lesiondelta.pipeline.checks import fingerprint, usable_visits, visit_name
+from lesiondelta.pipeline.checks import fingerprint, log_choices, usable_visits, visit_name
 from lesiondelta.pipeline.samseg import require_whole_heads, segment_by_samseg
 from lesiondelta.pipeline.segmentation import (
     SegmentedVisit,
@@ -96,7 +96,7 @@ def _run(
     places = {visit.label: Place(out, patient.label, visit.label) for visit in patient.visits}
     _warn_of_replaced(out, patient)
     records.begin(out, patient.label, identity, [f for p in places.values() for f in visit_files(p, contrasts)])
-    _log_choices(patient)
+    log_choices(patient)
 
     usable = usable_visits(patient, contrasts)
     problems.update(usable.problems)
@@ -242,10 +242,3 @@ def _draw(place: Place, result: VisitResult, segmented: Sequence[SegmentedVisit]
 
 def _panel(seen: SegmentedVisit) -> Panel:
     return Panel(visit_name(seen.prepared.label), seen.prepared.images["FLAIR"], seen.mask)
-
-
-def _log_choices(patient: Patient) -> None:
-    order = ", ".join(visit_name(visit.label) for visit in patient.visits)
-    log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
-    for note in patient.notes:
-        log.info("sub-%s: %s", patient.label, note)
