@@ -95,7 +95,9 @@ def test_the_three_forms(study, results):
 
 
 def test_an_absent_score_is_not_a_number_in_tsv(study, results):
-    table = score_table("Table 2", replace(study, absent=(methods.EXTERNAL["samseg"],)), results, ("cv",))
+    table = score_table(
+        "Table 2", replace(study, absent={methods.EXTERNAL["samseg"]: "It is not here."}), results, ("cv",)
+    )
     tsv = pd.read_csv(StringIO(rendered(table, "tsv")), sep="\t").set_index("method")
     assert np.isnan(tsv.loc["SAMSEG", "cross-validation: DSC"])
 
