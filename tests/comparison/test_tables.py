@@ -32,7 +32,7 @@ def study(tmp_path):
 
 def frame(people, dsc, hd95):
     names = [f"sub-{patient.label}" for patient in people]
-    return pd.DataFrame({"participant_id": names, "dsc": dsc, "hd95_mm": hd95, "lesion_f1": dsc})
+    return pd.DataFrame({"participant_id": names, "dsc": dsc, "hd95_mm": hd95, "lesion_f1": dsc, "empty_visits": 0})
 
 
 @pytest.fixture
@@ -84,8 +84,9 @@ def test_the_three_forms(study, results):
     assert r"\underline{0.650} (" in tex
     assert tex.count(r"\\") == 2 + 2 + 3
     md = rendered(table, "md").splitlines()
-    assert len({line.count("|") for line in md[2:]}) == 1
-    assert "0.756 | 4.61 | 0.733" in md[-1]
+    assert len({line.count("|") for line in md if line.startswith("|")}) == 1
+    assert "0.756 | 4.61 | 0.733" in md[-3]
+    assert md[-1] == "Visits with an empty mask: none."
     tsv = pd.read_csv(StringIO(rendered(table, "tsv")), sep="\t")
     assert list(tsv["group"]) == ["single visit", "longitudinal", "longitudinal"]
     assert list(tsv["cross-validation: DSC"]) == pytest.approx([0.65, 0.67, 0.7])
@@ -125,7 +126,7 @@ def test_a_method_without_a_program_has_a_row_and_a_reason(study, results):
     row = next(row for row in table.rows if row[0] == "SAMSEG")
     assert row == ("SAMSEG", "-", "-", "-", "0.455", "15.80", "0.331")
     assert table.rows.index(row) > table.rows.index(("longitudinal",))
-    assert rendered(table, "md").endswith("SAMSEG: It is not here.\n")
+    assert "\nSAMSEG: It is not here.\n" in rendered(table, "md")
 
 
 def test_a_program_is_scored_beside_the_trained_methods_without_a_size(study, results):
@@ -142,6 +143,12 @@ def test_a_program_is_scored_beside_the_trained_methods_without_a_size(study, re
     sizes = size_table(study, dict.fromkeys(NAMES, 60), {name: [{**made, "seconds": 60}] for name in NAMES}).rows
     assert sizes[0] == ("SAMSEG", "-", "-", "20.0")  # 8 patients, 50 s each, 20 visits
     assert sizes[1] == ("nnUNet", "60", "1.0", "20.0")
+
+
+def test_empty_masks_are_counted(study, results):
+    results["cv", "nnunet"].filtered.loc[0, "empty_visits"] = 2
+    table = score_table("Table 2", study, results, ("cv", "test"))
+    assert table.notes == ("Visits with an empty mask: nnUNet 2 (cross-validation).",)
 
 
 def test_a_latex_table_has_the_splits_above_the_measures(study, results):

@@ -62,9 +62,19 @@ def score_table(
         for method in members:
             found = [cells[column].get(method.name, "-") for column in columns]
             rows.append((method.title, *found, *(_papers(method.name) if paper else ())))
-    return Table(
-        title, tuple(heading), tuple(rows), tuple(f"{m.title}: {reason}" for m, reason in study.absent.items())
-    )
+    notes = [f"{m.title}: {reason}" for m, reason in study.absent.items()]
+    return Table(title, tuple(heading), tuple(rows), (*notes, _empty_masks(study, results, splits, filtered)))
+
+
+def _empty_masks(study: Study, results: Results, splits: Sequence[Split], filtered: bool) -> str:
+    """How many visits have a reference or a prediction without a lesion, where scores are the best or the worst."""
+    counts = []
+    for split in splits:
+        for method in study.scored if split in study.splits else ():
+            scored = results[split, method.name]
+            visits = int((scored.filtered if filtered else scored.unfiltered)["empty_visits"].sum())
+            counts += [f"{method.title} {visits} ({TITLES[split]})"] if visits else []
+    return f"Visits with an empty mask: {', '.join(counts) or 'none'}."
 
 
 def size_table(
