@@ -112,6 +112,14 @@ def _values(inside: Array) -> str:
     return "several labels" if np.array_equal(inside, np.rint(inside)) else "probabilities or other fractions"
 
 
+def read_probabilities(path: Path) -> Volume:
+    """Read values from 0 to 1 as float32, all 0 perhaps; ImageError for others."""
+    volume = _read(path, np.float32)
+    if not ((volume.data >= 0) & (volume.data <= 1)).all():
+        raise ImageError(f"{path} holds values that are not probabilities.")
+    return volume
+
+
 def read_labels(path: Path) -> Volume:
     """Read an integer label map as int32."""
     volume = _read(path, np.float32)

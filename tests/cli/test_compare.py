@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from lesiondelta.files import alone
+from tests.samseg import HEADS, install, write_heads
 from tests.tiny import OPTIONS, call, write_patient, write_references
 
 BUDGET = (
@@ -34,6 +35,12 @@ def cohorts(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def samseg_is_absent(monkeypatch):
+    for name in ("LESIONDELTA_SAMSEG", "FREESURFER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def command(cohorts, out, *more):
     return ("compare", cohorts / "own", "-o", out, *BUDGET, *OPTIONS, *more)
 
@@ -51,7 +58,7 @@ def test_a_comparison_from_cohort_to_tables(capsys, cohorts, tmp_path):
     assert list(table["method"]) == ["nnUNet", "SAMSEG", "Difference weighting"]
     assert list(table.columns[:3]) == ["group", "method", "cross-validation: DSC"]
     assert list(table["paper's test: DSC"]) == [0.742, 0.455, 0.756]
-    assert "SAMSEG: run_samseg_long is not here" in outcome.out
+    assert "SAMSEG: `run_samseg_long` is not in FREESURFER_HOME/bin or on PATH: install" in outcome.out
     record = json.loads((out / "record.json").read_text())
     assert record["patients"] == {"cv": ["01", "02", "03", "04"], "test": ["05"], "external": ["01", "02"]}
     assert record["parameters"]["difference_weighting"] > record["parameters"]["nnunet"]
@@ -144,3 +151,22 @@ def test_methods_to_train_are_named_once_each(capsys, cohorts, tmp_path, named):
     outcome = call(capsys, "compare", cohorts / "own", "-o", tmp_path / "out", "--methods", named)
     assert outcome.code == 1
     assert "must name methods to train, each once" in outcome.err
+
+
+def test_samseg_fills_its_row_where_it_is(capsys, monkeypatch, tmp_path):
+    cohort, out = tmp_path / "cohort", tmp_path / "out"
+    for seed, label in enumerate(("01", "02")):
+        write_heads(cohort, label, ("1", "2"), seed)
+        write_references(cohort, label, ("1", "2"))
+    folder, _ = install(tmp_path / "program")
+    monkeypatch.setenv("LESIONDELTA_SAMSEG", str(folder))
+    outcome = call(capsys, "compare", cohort, "-o", out, *BUDGET, "--methods", "nnunet,samseg", *HEADS)
+    assert outcome.code == 0, outcome.err
+    table = pd.read_csv(out / "tables/table_2.tsv", sep="\t").set_index("method")
+    assert table.loc["SAMSEG", "cross-validation: DSC"] > 0.6
+    sizes = pd.read_csv(out / "tables/table_5.tsv", sep="\t").set_index("method")
+    assert sizes.loc["SAMSEG", "prediction, s per visit"] > 0
+    assert "SAMSEG (freesurfer-linux-7.4.1-20230614) as it comes, on whole heads" in outcome.out
+    record = json.loads((out / "record.json").read_text())
+    assert record["programs"] == {"samseg": "freesurfer-linux-7.4.1-20230614"}
+    assert record["absent"] == {}

@@ -8,8 +8,9 @@ import pytest
 from lesiondelta import methods
 from lesiondelta.comparison.rendering import rendered
 from lesiondelta.comparison.study import Scored, Study
-from lesiondelta.comparison.tables import cohort_table, first_places, score_table, significance_table
+from lesiondelta.comparison.tables import cohort_table, first_places, score_table, significance_table, size_table
 from lesiondelta.evaluation.statistics import mean_interval
+from lesiondelta.files import write_json
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
 
@@ -95,7 +96,9 @@ def test_the_three_forms(study, results):
 
 
 def test_an_absent_score_is_not_a_number_in_tsv(study, results):
-    table = score_table("Table 2", replace(study, absent=(methods.EXTERNAL["samseg"],)), results, ("cv",))
+    table = score_table(
+        "Table 2", replace(study, absent={methods.EXTERNAL["samseg"]: "It is not here."}), results, ("cv",)
+    )
     tsv = pd.read_csv(StringIO(rendered(table, "tsv")), sep="\t").set_index("method")
     assert np.isnan(tsv.loc["SAMSEG", "cross-validation: DSC"])
 
@@ -117,13 +120,29 @@ def test_first_places_know_that_less_is_better_for_distances(study, results):
     assert table.loc["hd95_mm", "nnunet"] == 1
 
 
-def test_a_method_without_a_program_has_a_row_and_a_reason(study, results, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    table = score_table("Table 2", replace(study, absent=(methods.EXTERNAL["samseg"],)), results, ("cv",), paper=True)
+def test_a_method_without_a_program_has_a_row_and_a_reason(study, results):
+    without = replace(study, absent={methods.EXTERNAL["samseg"]: "It is not here."})
+    table = score_table("Table 2", without, results, ("cv",), paper=True)
     row = next(row for row in table.rows if row[0] == "SAMSEG")
     assert row == ("SAMSEG", "-", "-", "-", "0.455", "15.80", "0.331")
     assert table.rows.index(row) > table.rows.index(("longitudinal",))
-    assert "\nSAMSEG: run_samseg_long is not here; install FreeSurfer 7.3 or later.\n" in rendered(table, "md")
+    assert "\nSAMSEG: It is not here.\n" in rendered(table, "md")
+
+
+def test_a_program_is_scored_beside_the_trained_methods_without_a_size(study, results):
+    samseg = methods.EXTERNAL["samseg"]
+    results = {**results, ("cv", "samseg"): results["cv", "nnunet"], ("test", "samseg"): results["test", "nnunet"]}
+    study = replace(study, programs={samseg: "7.4.1"})
+    table = score_table("Table 2", study, results, ("cv",))
+    assert next(row for row in table.rows if row[0] == "SAMSEG")[1].mean == pytest.approx(0.65)
+    assert len(significance_table(study, results).query("measure == 'dsc'")) == 6
+    made = {"seconds": 50, "device": "cpu", "threads": 1}
+    for method in study.scored:
+        for patient in study.cohort:
+            write_json(study.predictions("cv", method) / f"sub-{patient.label}" / "prediction.json", made)
+    sizes = size_table(study, dict.fromkeys(NAMES, 60), {name: [{**made, "seconds": 60}] for name in NAMES}).rows
+    assert sizes[0] == ("SAMSEG", "-", "-", "20.0")  # 8 patients, 50 s each, 20 visits
+    assert sizes[1] == ("nnUNet", "60", "1.0", "20.0")
 
 
 def test_empty_masks_are_counted(study, results):

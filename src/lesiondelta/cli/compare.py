@@ -75,6 +75,7 @@ def compare(
     """
     from lesiondelta.comparison.opening import open_study
     from lesiondelta.comparison.outputs import write_outputs
+    from lesiondelta.comparison.programs import Source, with_samseg
     from lesiondelta.comparison.study import Study, run_study
     from lesiondelta.files import alone
     from lesiondelta.formats.bids import read_cohort
@@ -84,7 +85,7 @@ def compare(
     from lesiondelta.pipeline.training import prepare_training
     from lesiondelta.settings import PreprocessingSettings
 
-    chosen, absent = _methods(methods)
+    chosen, programs = _methods(methods)
     size = presets.load(preset)
     size = replace(size, epochs=epochs or size.epochs, patch=(patch,) * 3 if patch else size.patch)
     threads = omp_nthreads or console.cores()
@@ -98,7 +99,7 @@ def compare(
     kept = _kept_for_testing(test_list, cohort, cohorts[cohort])
     require_programs(settings)
     study = Study(
-        methods=chosen, absent=absent, cohort=(), test=(), external=(), preset=size, folds=folds, seed=seed, out=out,
+        methods=chosen, cohort=(), test=(), external=(), preset=size, folds=folds, seed=seed, out=out,
         device=choose_device(device.value).type, threads=threads, processes=nprocs, overlap=overlap,
     )  # fmt: skip
     if external and external.resolve() == cohort.resolve():
@@ -116,8 +117,14 @@ def compare(
             test=tuple(patient for patient in prepared[0] if patient.label in kept),
             external=tuple(prepared[1]) if external else (),
         )
-        with console.progress("comparing", len(chosen) * (folds + len(study.splits))) as advance:
+        steps = len(chosen) * folds + (len(chosen) + len(programs)) * len(study.splits)
+        with console.progress("comparing", steps) as advance:
             results = run_study(study, report=advance)
+            if programs:
+                given = zip(("own", "external"), cohorts.values(), strict=False)
+                sources = [Source(labelled, out / "work" / name, settings) for name, labelled in given]
+                of_split = {split: sources[split == "external"] for split in study.splits}
+                study, results = with_samseg(study, results, of_split, advance)
         page = write_outputs(study, results, paper=paper)
     console.out.print(page.read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
     console.out.print(f"Everything is in {out}", soft_wrap=True, markup=False)
@@ -128,11 +135,11 @@ def _methods(names: str) -> "tuple[tuple[Method, ...], tuple[ExternalMethod, ...
     from lesiondelta import methods
 
     named = [name.strip() for name in names.split(",") if name.strip()]
-    absent = tuple(methods.EXTERNAL[name] for name in named if name in methods.EXTERNAL)
+    programs = tuple(methods.EXTERNAL[name] for name in named if name in methods.EXTERNAL)
     chosen = tuple(methods.load(name) for name in named if name not in methods.EXTERNAL)
     if not chosen or len(set(named)) < len(named):
         raise InputError(f"--methods {names!r} must name methods to train, each once: {', '.join(methods.names())}.")
-    return chosen, absent
+    return chosen, programs
 
 
 def _kept_for_testing(test_list: Path | None, folder: Path, cohort: "Cohort") -> set[str]:

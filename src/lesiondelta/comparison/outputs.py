@@ -38,7 +38,7 @@ def write_outputs(study: Study, results: Results, *, paper: bool = False) -> Pat
     """Write tables, figures and record.json; returns the page that gathers the tables, OUT/comparison.md."""
     _remove_earlier(study, results)
     made = record(study)
-    page = [f"# Comparison of {', '.join(method.title for method in study.methods)}\n", how_it_was_made(study, made)]
+    page = [f"# Comparison of {', '.join(method.title for method in study.scored)}\n", how_it_was_made(study, made)]
     for name, table in _tables(study, results, paper, made).items():
         for form in FORMS:
             write_text(study.out / "tables" / f"{name}.{form}", rendered(table, form))
@@ -78,13 +78,16 @@ def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
     """The budget in words."""
     preset = study.preset
     overlap = "each method's own" if study.overlap is None else study.overlap
+    programs = "".join(f"{m.title} ({v}) as it comes, on whole heads. " for m, v in study.programs.items())
     commits = "; ".join(f"{what} {', '.join(found) or 'unknown'}" for what, found in made["commits"].items())
     return (
-        f"Means over patients (95 % BCa bootstrap intervals from six patients on). Every method: {study.folds} folds "
-        f"by patient, preset {preset.name}, {preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
+        "Means over patients (95 % BCa bootstrap intervals from six patients on). Every trained method: "
+        f"{study.folds} folds by patient, preset {preset.name}, "
+        f"{preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
         f"{made['patch']}, batch {made['batch']}, overlap of windows {overlap}, seed {study.seed}, "
         f"{study.device}. Commits: {commits}. lesiondelta {made['versions']['lesiondelta']}, torch "
-        f"{made['versions']['torch']}. Scores in the patient's space; best bold, best prior work underlined.\n"
+        f"{made['versions']['torch']}. {programs}Scores in the patient's space; "
+        "best bold, best prior work underlined.\n"
     )
 
 
@@ -97,7 +100,7 @@ def record(study: Study) -> dict[str, Any]:
     every = [fold for folds in training.values() for fold in folds]
     predicted = [
         prediction_record(study.predictions(split, method), patient.label)
-        for split, patients in study.splits.items() for method in study.methods for patient in patients
+        for split, patients in study.splits.items() for method in study.scored for patient in patients
     ]  # fmt: skip
     first: Model = next(iter(models.values()))[0]
     return {
@@ -119,7 +122,8 @@ def record(study: Study) -> dict[str, Any]:
         "trainings": {
             name: [{key: fold.get(key) for key in TRAINING} for fold in folds] for name, folds in training.items()
         },
-        "absent": {method.name: method.unavailable() for method in study.absent},
+        "absent": {method.name: reason for method, reason in study.absent.items()},
+        "programs": {method.name: found for method, found in study.programs.items()},
         "data_sha256": {split: content_hash(patients) for split, patients in study.splits.items()},
         "patients": {split: [patient.label for patient in patients] for split, patients in study.splits.items()},
     }

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,23 +43,34 @@ def predict(
         "overlap": overlap, "mirroring": mirrors(None, choose_device(device)), "device": device,
     }  # fmt: skip
     for patient in patients:
-        own = folder / f"sub-{patient.label}"
-        identity = {**settings, "patient": content_hash([patient])}
-        paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
-        if not _is_done(own / RECORD, identity, paths):
-            (own / RECORD).unlink(missing_ok=True)
-            start = perf_counter()
-            with _threads(threads):
-                _segment(patient, loaded, paths, overlap, device)
-            made = {"seconds": round(perf_counter() - start, 1), "threads": threads, "commit": source_commit()}
-            write_json(own / RECORD, {**identity, **made, "masks": _hashes(paths)})
-            log.info("sub-%s is predicted", patient.label)
-        pairs += [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
+        pairs += recorded(patient, folder, settings, threads, partial(_segment, patient, loaded, overlap, device))
     return pairs
 
 
+def recorded(
+    patient: TrainingPatient,
+    folder: Path,
+    settings: Mapping[str, Any],
+    threads: int,
+    make: Callable[[Mapping[str, Path]], None],
+) -> list[MaskPair]:
+    """The masks of a patient; `make` writes them, by visit, unless they are there, by the same settings and images."""
+    record = folder / f"sub-{patient.label}" / RECORD
+    identity = {**settings, "patient": content_hash([patient])}
+    paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
+    if not _is_done(record, identity, paths):
+        record.unlink(missing_ok=True)
+        start = perf_counter()
+        with _threads(threads):
+            make(paths)
+        made = {"seconds": round(perf_counter() - start, 1), "threads": threads, "commit": source_commit()}
+        write_json(record, {**identity, **made, "masks": _hashes(paths)})
+        log.info("sub-%s is predicted", patient.label)
+    return [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
+
+
 def _segment(
-    patient: TrainingPatient, models: Sequence[Model], paths: dict[str, Path], overlap: float, device: str
+    patient: TrainingPatient, models: Sequence[Model], overlap: float, device: str, paths: Mapping[str, Path]
 ) -> None:
     images = [[read_image(visit.images[contrast]) for contrast in models[0].contrasts] for visit in patient.visits]
     stacked = [np.stack([image.data for image in visit]) for visit in images]

@@ -10,7 +10,7 @@ external cohort by all folds together (mean of their logits).
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +38,8 @@ class Study:
     """What is compared, on whom, with which budget.
 
     `cohort` is cross-validated in `folds`; `test` and `external` are predicted by the ensemble, and may be empty.
-    `absent` are methods that have rows in the tables, but no scores; `overlap` is that of the sliding windows (None:
-    each method's own).
+    `absent` are methods that have rows in the tables, but no scores, with the reason; `overlap` is that of the sliding
+    windows (None: each method's own). `programs` are methods that are not trained, with the version that was run.
     """
 
     methods: tuple[Method, ...]
@@ -53,8 +53,14 @@ class Study:
     device: str = "cpu"
     threads: int = 1
     processes: int = 1
-    absent: tuple[ExternalMethod, ...] = ()
+    absent: Mapping[ExternalMethod, str] = field(default_factory=dict)
     overlap: float | None = None
+    programs: Mapping[ExternalMethod, str] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> tuple[Method | ExternalMethod, ...]:
+        """Methods with scores, in the order of tables and figures."""
+        return (*self.programs, *self.methods)
 
     @property
     def splits(self) -> dict[Split, tuple[TrainingPatient, ...]]:
@@ -68,7 +74,7 @@ class Study:
         """Folder of a training."""
         return self.out / "models" / method.name / f"fold_{fold}"
 
-    def predictions(self, split: Split, method: Method) -> Path:
+    def predictions(self, split: Split, method: Method | ExternalMethod) -> Path:
         """Folder of masks."""
         return self.out / "predictions" / split / method.name
 
@@ -106,7 +112,7 @@ def run_study(
             models.append(train(study.cohort, jobs[method.name, fold], training))
         for split in study.splits:
             report(f"{method.name}, {split}")
-            results[split, method.name] = _scored(study, split, method, _predicted(study, split, method, models))
+            results[split, method.name] = scored(study, split, method, _predicted(study, split, method, models))
     return results
 
 
@@ -131,7 +137,8 @@ def _predicted(study: Study, split: Split, method: Method, models: Sequence[Path
     return sorted(pairs, key=lambda pair: pair.participant)
 
 
-def _scored(study: Study, split: Split, method: Method, pairs: Sequence[MaskPair]) -> Scored:
+def scored(study: Study, split: Split, method: Method | ExternalMethod, pairs: Sequence[MaskPair]) -> Scored:
+    """Score masks with the size filter and without, and write what `evaluate` does."""
     tables = []
     for folder, options in SCORES.items():
         out = study.out / folder / split / method.name

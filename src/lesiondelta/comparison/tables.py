@@ -50,19 +50,19 @@ def score_table(
 ) -> Table:
     """Tables 2 to 4: methods, grouped into single-visit and longitudinal, by the measures of each split."""
     columns = [(split, measure) for split in splits if split in study.splits for measure in MEASURES]
-    cells = {column: _column(study.methods, results, *column, filtered=filtered) for column in columns}
+    cells = {column: _column(study.scored, results, *column, filtered=filtered) for column in columns}
     heading = ["method", *(f"{TITLES[split]}: {MEASURES[measure]}" for split, measure in columns)]
     if paper:
         heading += [f"paper's test: {measure}" for measure in MEASURES.values()]
     rows: list[tuple[str | Cell, ...]] = []
-    every: tuple[Method | ExternalMethod, ...] = (*study.absent, *study.methods)
+    every: tuple[Method | ExternalMethod, ...] = (*study.absent, *study.scored)
     for group, longitudinal in (("single visit", False), ("longitudinal", True)):
         members = [m for m in every if m.longitudinal == longitudinal]
         rows += [(group,)] if members else []
         for method in members:
             found = [cells[column].get(method.name, "-") for column in columns]
             rows.append((method.title, *found, *(_papers(method.name) if paper else ())))
-    notes = [f"{m.title}: {m.unavailable()}." for m in study.absent]
+    notes = [f"{m.title}: {reason}" for m, reason in study.absent.items()]
     return Table(title, tuple(heading), tuple(rows), (*notes, _empty_masks(study, results, splits, filtered)))
 
 
@@ -70,7 +70,7 @@ def _empty_masks(study: Study, results: Results, splits: Sequence[Split], filter
     """How many visits have a reference or a prediction without a lesion, where scores are the best or the worst."""
     counts = []
     for split in splits:
-        for method in study.methods if split in study.splits else ():
+        for method in study.scored if split in study.splits else ():
             scored = results[split, method.name]
             visits = int((scored.filtered if filtered else scored.unfiltered)["empty_visits"].sum())
             counts += [f"{method.title} {visits} ({TITLES[split]})"] if visits else []
@@ -88,13 +88,14 @@ def size_table(
     """
     visits = sum(len(patient.visits) for patient in study.cohort)
     rows, predictions = [], []
-    for method in study.methods:
+    for method in study.scored:
         folder = study.predictions("cv", method)
         predicted = [prediction_record(folder, patient.label) for patient in study.cohort]
         predictions += predicted
-        training = np.mean([fold["seconds"] for fold in trainings[method.name]]) / 60
         prediction = sum(record["seconds"] for record in predicted) / visits
-        rows.append((method.title, f"{parameters[method.name]:,}", f"{training:.1f}", f"{prediction:.1f}"))
+        folds = [fold["seconds"] / 60 for fold in trainings.get(method.name, ())]
+        size = (f"{parameters[method.name]:,}", f"{np.mean(folds):.1f}") if folds else ("-", "-")
+        rows.append((method.title, *size, f"{prediction:.1f}"))
     notes = (
         f"Trained on {_where([fold for folds in trainings.values() for fold in folds])}, "
         f"predicted on {_where(predictions)}.",
@@ -117,7 +118,7 @@ def significance_table(study: Study, results: Results) -> pd.DataFrame:
     for split in study.splits:
         for measure in MEASURES:
             try:
-                pairs = differences(_values(study.methods, results, split, measure))
+                pairs = differences(_values(study.scored, results, split, measure))
             except InputError:  # too few patients
                 continue
             rows += [
@@ -136,17 +137,17 @@ def first_places(study: Study, results: Results) -> pd.DataFrame:
     rows = []
     for split in study.splits:
         for measure in MEASURES:
-            values = _values(study.methods, results, split, measure)
+            values = _values(study.scored, results, split, measure)
             try:
                 shares = rank_stability(values, higher_is_better=measure not in LOWER_IS_BETTER)
             except InputError:
                 continue
             rows.append({"split": split, "measure": measure, **shares})
-    return pd.DataFrame(rows, columns=["split", "measure", *(method.name for method in study.methods)])
+    return pd.DataFrame(rows, columns=["split", "measure", *(method.name for method in study.scored)])
 
 
 def _column(
-    methods: Sequence[Method], results: Results, split: Split, measure: str, *, filtered: bool
+    methods: Sequence[Method | ExternalMethod], results: Results, split: Split, measure: str, *, filtered: bool
 ) -> dict[str, Cell]:
     values = _values(methods, results, split, measure, filtered=filtered)
     digits = _digits(measure)
@@ -168,7 +169,7 @@ def _column(
 
 
 def _values(
-    methods: Sequence[Method], results: Results, split: Split, measure: str, *, filtered: bool = True
+    methods: Sequence[Method | ExternalMethod], results: Results, split: Split, measure: str, *, filtered: bool = True
 ) -> dict[str, np.ndarray]:
     """(N,) values by method, patient by patient in one order."""
     tables = {m.name: results[split, m.name] for m in methods}

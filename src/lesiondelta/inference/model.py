@@ -101,6 +101,11 @@ class Model:
         return self.description.weights_sha256
 
     @property
+    def identity(self) -> dict[str, str]:
+        """Name and hash, for the record."""
+        return {"Name": self.name, "SHA256": self.sha256}
+
+    @property
     def fingerprint(self) -> str:
         """Hash of weights and description: a changed threshold or patch is another model."""
         return hashlib.sha256(self.description.model_dump_json().encode()).hexdigest()
