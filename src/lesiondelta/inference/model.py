@@ -21,6 +21,7 @@ NETWORKS = {
     "ConcatenationUNet": "unet",
     "DifferenceWeightingUNet": "unet",
     "DifferenceWeightingResEncUNet": "unet",
+    "MultitaskNetwork": "denner",
 }
 """Classes that a model may have, and the module of `networks` that each is in."""
 

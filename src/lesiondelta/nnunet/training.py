@@ -285,7 +285,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "prior": "baseline" if job.method.prior == "baseline" else "previous",
         "training": {
             **job.identity(),
-            "epochs_done": job.preset.epochs,
+            "epochs_done": len(history["mean_fg_dice"]),
             "seconds": round(float(seconds), 3),
             "batch": chosen["batch_size"],
             "batch_dice": chosen["batch_dice"],
