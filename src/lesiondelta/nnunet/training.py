@@ -283,6 +283,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "threshold": THRESHOLD,
         "min_lesion_mm3": MIN_LESION_MM3,
         "prior": "baseline" if job.method.prior == "baseline" else "previous",
+        "references": job.method.references,
         "training": {
             **job.identity(),
             "epochs_done": len(history["mean_fg_dice"]),
