@@ -148,11 +148,23 @@ def test_the_displacement_is_the_mean_of_the_two_views_of_an_axis(network, visit
     torch.testing.assert_close(found, torch.stack(expected, dim=1))
 
 
+def test_what_surrounds_the_brain_makes_no_difference(network, visits):
+    current, prior = (torch.nn.functional.pad(visit, (3, 0, 1, 40, 0, 7)) for visit in visits)
+    inside = (..., slice(0, 9), slice(1, 30), slice(3, 9))
+    with torch.no_grad():
+        found, displacement = network.decode(current, prior).softmax(1)[:, 1], network.extras(current, prior)
+        expected = network.decode(*visits).softmax(1)[:, 1]
+    torch.testing.assert_close(found[inside], expected)
+    assert found.sum().item() == pytest.approx(expected.sum().item(), rel=1e-2)
+    assert displacement["displacement"].shape == (1, 3, *current.shape[2:])
+    assert not network.decode(torch.zeros(1, 2, 5, 6, 7), torch.zeros(1, 2, 5, 6, 7)).isnan().any()
+
+
 def test_probabilities_of_0_and_1_have_finite_logits():
-    probability = torch.tensor([0, 1e-3, 0.5, 1]).reshape(1, 4, 1, 1)
+    probability = torch.tensor([0, 1e-3, 0.5, 1]).reshape(1, 1, 4, 1, 1)
     logits = denner.logits_of(probability)
     assert logits.isfinite().all()
-    torch.testing.assert_close(logits.softmax(1)[:, 1], probability, atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(logits.softmax(1)[:, 1:], probability, atol=2e-6, rtol=1e-4)
 
 
 def test_scaling_is_over_the_nonzero_voxels_of_each_volume():
