@@ -124,8 +124,8 @@ def draw(slices: Sequence[Slice], count: int, self_prior_share: float) -> list[S
 
 
 def spread(slices: Sequence[Slice], count: int) -> list[Slice]:
-    """`count` slices, evenly spread: the same ones at every call."""
-    return [slices[int(index)] for index in np.linspace(0, len(slices) - 1, count).round()]
+    """`count` slices, the middle ones of as many equal parts: the same at every call."""
+    return [slices[int((part + 0.5) * len(slices) / count)] for part in range(count)]
 
 
 class SliceTrainer(PairTrainer):
