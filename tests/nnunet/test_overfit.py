@@ -10,7 +10,6 @@ from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.training import plan_job, train
 from tests.synthetic import write_patients
 
-
 ITERATIONS = {"denner": 80}
 """Of an epoch; 25 for the others. Its squared error begins with some 200 in which nothing is found, on slices of which
 lesions are 0.6 %."""
