@@ -21,6 +21,7 @@ NETWORKS = {
     "ConcatenationUNet": "unet",
     "DifferenceWeightingUNet": "unet",
     "DifferenceWeightingResEncUNet": "unet",
+    "MultitaskNetwork": "denner",
 }
 """Classes that a model may have, and the module of `networks` that each is in."""
 
@@ -45,6 +46,9 @@ class Description(BaseModel):
     min_lesion_mm3: float = Field(ge=0)
     weights_sha256: str
     prior: Literal["previous", "baseline"] = "previous"
+    references: Literal["prior", "all"] = Field(
+        "prior", description="all: the mean over every other visit as the prior"
+    )
     caution: str = Field("", description="what every user of its masks must be told")
     training: dict[str, Any] = {}
 
@@ -89,6 +93,11 @@ class Model:
     def prior_index(self, index: int, visits: int) -> int:
         """Which of the visits, in time order, visit `index` is compared with."""
         return prior_index(index, visits, self.description.prior)
+
+    def reference_indices(self, index: int, visits: int) -> list[int]:
+        """The visits that visit `index` is segmented with, one after another."""
+        others = [other for other in range(visits) if other != index]
+        return others if self.description.references == "all" and others else [self.prior_index(index, visits)]
 
     @property
     def caution(self) -> str:
