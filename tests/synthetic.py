@@ -16,10 +16,10 @@ def ball(centre, radius, shape=SHAPE):
     return ((places - np.asarray(centre)) ** 2).sum(axis=-1) <= radius**2
 
 
-def write_patient(folder: Path, label: str, visits: int, seed: int = 0) -> TrainingPatient:
+def write_patient(folder: Path, label: str, visits: int, seed: int = 0, radius: int = 17) -> TrainingPatient:
     """Visits with one stable lesion and one that grows; T1w shows them dark, FLAIR bright."""
     rng = np.random.default_rng(seed)
-    brain = ball([n // 2 for n in SHAPE], 17)
+    brain = ball([n // 2 for n in SHAPE], radius)
     centres = rng.integers(-7, 8, (2, 3)) + np.array(SHAPE) // 2
     made = []
     for index in range(visits):
@@ -36,5 +36,5 @@ def write_patient(folder: Path, label: str, visits: int, seed: int = 0) -> Train
     return TrainingPatient(label, tuple(made))
 
 
-def write_patients(folder: Path, counts=(2, 1, 3)) -> list[TrainingPatient]:
-    return [write_patient(folder, f"{i + 1:03}", visits, seed=i) for i, visits in enumerate(counts)]
+def write_patients(folder: Path, counts=(2, 1, 3), radius=17) -> list[TrainingPatient]:
+    return [write_patient(folder, f"{i + 1:03}", visits, i, radius) for i, visits in enumerate(counts)]
