@@ -61,8 +61,8 @@ class Method:
         Whether the network gives, in training, logits of every resolution (weights 1/2^i, lowest 0, renormalised).
     patch_multiple : int
         Every edge of the patch is rounded up to a multiple of this.
-    largest_patch : int or None
-        No edge of the patch exceeds this.
+    smallest_patch, largest_patch : int, int or None
+        No edge of the patch is below or above these.
     labels : "current" or "both"
         The masks that training sees: the current visit's, or cat(current, prior).
     window, weighting, overlap : str, str, float
@@ -82,6 +82,7 @@ class Method:
     planner: Literal["plain", "residual"] = "plain"
     deep_supervision: bool = True
     patch_multiple: int = 1
+    smallest_patch: int = 1
     largest_patch: int | None = None
     labels: Literal["current", "both"] = "current"
     window: Literal["patch", "whole"] = "patch"
