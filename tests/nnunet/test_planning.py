@@ -56,7 +56,7 @@ def test_methods_share_the_plan_but_for_the_network(folder):
     [
         ({"patch_multiple": 32}, [128, 160, 128]),
         ({"largest_patch": 80}, [80, 80, 80]),
-        ({"smallest_patch": 144}, [144, 160, 144]),
+        ({"smallest_patch": 160}, [160, 160, 160]),
         ({}, [128, 160, 128]),
     ],
 )

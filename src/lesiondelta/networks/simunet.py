@@ -57,7 +57,8 @@ class RecurrentResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, X, Y, Z) -> (B, features, X, Y, Z)."""
         projected: Tensor = self.projection(x)
-        return projected + self.units(projected)  # type: ignore[no-any-return]
+        out: Tensor = projected + self.units(projected)
+        return out
 
 
 class RecurrentResidualUNet(ConcatenationUNet):
@@ -78,7 +79,7 @@ class RecurrentResidualUNet(ConcatenationUNet):
 
     def __init__(self, input_channels: int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(input_channels, *args, **kwargs)
-        encoder = self.encoder
+        encoder: Any = self.encoder
         parts = {name: getattr(encoder, name) for name in PART_NAMES}
         features, kernels = list(encoder.output_channels), list(encoder.kernel_sizes)
         inputs = [2 * input_channels, *features[:-1]]

@@ -59,7 +59,7 @@ class SingleVisitSwinUNETR(SwinUNETR):
 
     def decode(self, current: list[Tensor], prior: list[Tensor]) -> Tensor:
         """Two visits (B, C, X, Y, Z) -> logits (B, K, X, Y, Z) of the current one."""
-        return self(current[0])
+        return self.forward(current[0])
 
     def forward(self, pair: Tensor) -> Tensor:
         """(B, C, X, Y, Z), or cat(current, prior) with 2C channels -> logits (B, K, X, Y, Z)."""
