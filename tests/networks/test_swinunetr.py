@@ -35,9 +35,16 @@ def test_weights_are_monais_at_one_and_a_half_times_the_features(features, featu
 def test_logits_are_monais_of_the_current_visit(network):
     theirs = monai(12).eval()
     theirs.load_state_dict(network.state_dict())
-    pair = torch.randn(1, 4, 64, 64, 64)
+    pair = torch.randn(1, 4, 32, 32, 64)
     with torch.no_grad():
         assert torch.equal(network(pair), theirs(pair[:, :2]))
+
+
+def test_the_smallest_patch_is_padded_with_zeros(network):
+    visit = torch.randn(1, 2, 32, 32, 32)
+    with torch.no_grad():
+        padded = network(torch.cat((visit, torch.zeros_like(visit)), dim=-1))
+        assert torch.equal(network(visit), padded[..., :32])
 
 
 def test_first_weights_are_monais(network):
@@ -48,7 +55,7 @@ def test_first_weights_are_monais(network):
 
 
 def test_bfloat16_stays_close(network):
-    visit = torch.randn(1, 2, 64, 64, 64)
+    visit = torch.randn(1, 2, 32, 64, 32)
     with torch.no_grad():
         whole = network(visit)
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -53,12 +53,7 @@ def test_methods_share_the_plan_but_for_the_network(folder):
 
 @pytest.mark.parametrize(
     ("change", "patch"),
-    [
-        ({"patch_multiple": 32}, [128, 160, 128]),
-        ({"largest_patch": 80}, [80, 80, 80]),
-        ({"smallest_patch": 160}, [160, 160, 160]),
-        ({}, [128, 160, 128]),
-    ],
+    [({"patch_multiple": 32}, [128, 160, 128]), ({"largest_patch": 80}, [80, 80, 80]), ({}, [128, 160, 128])],
 )
 def test_a_patch_that_the_method_can_take(folder, change, patch):
     assert plan(folder, presets.load("paper"), replace(SINGLE, **change))["patch_size"] == patch

@@ -61,13 +61,15 @@ class Method:
         Whether the network gives, in training, logits of every resolution (weights 1/2^i, lowest 0, renormalised).
     patch_multiple : int
         Every edge of the patch is rounded up to a multiple of this.
-    smallest_patch, largest_patch : int, int or None
-        No edge of the patch is below or above these.
+    largest_patch : int or None
+        No edge of the patch exceeds this.
     labels : "current" or "both"
         The masks that training sees: the current visit's, or cat(current, prior).
     window, weighting, overlap : str, str, float
         Prediction: in windows of the patch's size or of the whole volume at once, how the voxels of a window weigh, and
         the share of a window that its neighbour covers.
+    references : "prior" or "all"
+        Prediction: a visit is compared with its prior, or with every other visit, the probabilities being averaged.
     trainer : str
         Dotted name of PairTrainer or of a class derived from it.
     """
@@ -82,10 +84,10 @@ class Method:
     planner: Literal["plain", "residual"] = "plain"
     deep_supervision: bool = True
     patch_multiple: int = 1
-    smallest_patch: int = 1
     largest_patch: int | None = None
     labels: Literal["current", "both"] = "current"
     window: Literal["patch", "whole"] = "patch"
     weighting: Literal["gaussian", "uniform"] = "gaussian"
     overlap: float = 0.5
+    references: Literal["prior", "all"] = "prior"
     trainer: str = "lesiondelta.nnunet.trainer.PairTrainer"

@@ -1,7 +1,7 @@
 """SwinUNETR on the current visit alone: a transformer as the second single-visit baseline.
 
 The paper (Table 2) states no schedule for it; this one is ours: AdamW and a cosine as in the authors' training code,
-without its warm-up. No deep supervision; patches are rounded up to multiples of 32, 64 at least.
+without its warm-up. No deep supervision; patches are rounded up to multiples of 32.
 """
 
 from lesiondelta.methods.method import Method, Recipe
@@ -15,5 +15,4 @@ METHOD = Method(
     recipe=Recipe("adamw", 8e-4, "cosine", momentum=0.9, eps=1e-5, weight_decay=0.01),
     deep_supervision=False,
     patch_multiple=32,
-    smallest_patch=64,
 )

@@ -5,16 +5,19 @@ from typing import Any
 
 from monai.networks.nets import SwinUNETR
 from torch import Tensor
+from torch.nn import functional
 
 HEADS, DEPTHS, WINDOW = (3, 6, 12, 24), (2, 2, 2, 2), 7
+COARSEST = 32  # voxels of the patch in one of the deepest features
 
 
 class SingleVisitSwinUNETR(SwinUNETR):
     """A Swin transformer as encoder and convolutions as decoder; the prior is accepted and ignored.
 
     Of the plan it takes the width alone: its feature size is 1.5 times the features of the plan's first stage, which
-    gives the 48 of the paper for nnU-Net's 32. Its five resolutions, kernels and blocks are fixed, so every edge of a
-    patch must be a multiple of 32, and the deepest features need more than one voxel for their instance normalisation.
+    gives the 48 of the paper for nnU-Net's 32. Its resolutions, kernels and blocks are fixed, so every edge of a patch
+    must be a multiple of 32. A patch of 32^3, as in the smallest preset, is padded with zeros along one axis, because
+    instance normalisation needs more than one voxel at the deepest resolution.
 
     The weights begin as MONAI's do: nnU-Net's network builder initialises what has a method `initialize`, which
     SwinUNETR hasn't, and the authors' training code leaves MONAI's in place.
@@ -63,5 +66,8 @@ class SingleVisitSwinUNETR(SwinUNETR):
 
     def forward(self, pair: Tensor) -> Tensor:
         """(B, C, X, Y, Z), or cat(current, prior) with 2C channels -> logits (B, K, X, Y, Z)."""
-        logits: Tensor = super().forward(pair[:, : self.visit_channels])
-        return logits
+        visit = pair[:, : self.visit_channels]
+        if max(visit.shape[2:]) == COARSEST:
+            visit = functional.pad(visit, (0, COARSEST))
+        logits: Tensor = super().forward(visit)
+        return logits[..., : pair.shape[-1]]

@@ -44,8 +44,8 @@ def fitted(preset: Preset, method: Method) -> Preset:
     if preset.patch is None:
         return preset
     multiple = method.patch_multiple
-    bounded = [min(max(edge, method.smallest_patch), method.largest_patch or math.inf) for edge in preset.patch]
-    x, y, z = (math.ceil(edge / multiple) * multiple for edge in bounded)
+    capped = [min(edge, method.largest_patch or edge) for edge in preset.patch]
+    x, y, z = (math.ceil(edge / multiple) * multiple for edge in capped)
     return replace(preset, patch=(x, y, z))
 
 
