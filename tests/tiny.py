@@ -38,13 +38,13 @@ def image(seed: int) -> Volume:
     return Volume(data.astype(np.float32), AFFINE)
 
 
-def write_patient(bids: Path, label: str, sessions: Sequence[str] = ("1",)) -> Path:
+def write_patient(bids: Path, label: str, sessions: Sequence[str] = ("1",), seed: int = 0) -> Path:
     """Write one patient into a BIDS dataset; returns its folder."""
     (bids / "dataset_description.json").parent.mkdir(parents=True, exist_ok=True)
     (bids / "dataset_description.json").write_text(json.dumps({"Name": "tiny", "BIDSVersion": "1.10.0"}))
     for number, session in enumerate(sessions):
         for contrast in ("T1w", "FLAIR"):
-            write_volume(image_path(bids, label, session, contrast), image(10 * number + len(contrast)))
+            write_volume(image_path(bids, label, session, contrast), image(1000 * seed + 10 * number + len(contrast)))
     return bids / f"sub-{label}"
 
 

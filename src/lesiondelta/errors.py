@@ -10,6 +10,7 @@ LesionDeltaError
   ModelError                weights or their description: corrupt, foreign, unsuitable
   OutputError               the output folder: not writable, full, or somebody else's
   DependencyError           an external program or optional package is not installed
+  ProgramError              an external program failed, took too long, or left no result
 
 A message says what was found, in which file, and what to do about it.
 """
@@ -64,3 +65,7 @@ class OutputError(LesionDeltaError):
 
 class DependencyError(LesionDeltaError):
     """An external program or an optional package is not installed."""
+
+
+class ProgramError(LesionDeltaError):
+    """An external program failed, took too long, or left no result."""

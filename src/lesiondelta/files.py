@@ -1,5 +1,6 @@
 """Atomic writing, hashing and logs: a file is whole or absent, never half-written; only a log may be cut short."""
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -54,6 +55,32 @@ def require_writable(folder: Path) -> None:
         raise OutputError(f"Cannot write into {folder}: {error.strerror or error}. Give another folder.") from error
 
 
+@contextmanager
+def alone(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Keep other processes that ask the same out of `folder`; the system frees the lock of a process that is killed.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be locked, or, without `wait`, another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise OutputError(f"Cannot lock {folder}: {error.strerror or error}. Choose another folder.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"Another lesiondelta is working in {folder}: wait for it, or give another.") from error
+        except OSError as error:
+            raise OutputError(
+                f"Cannot lock {folder}: {error.strerror or error}. Choose a folder on another disk."
+            ) from error
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic(path) as temporary:
@@ -62,7 +89,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write indented JSON atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sha256(path: Path) -> str:

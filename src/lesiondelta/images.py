@@ -23,6 +23,7 @@ Affine = NDArray[np.float64]
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE_MM = 1e-2
+MASK_TOLERANCE = 1e-3  # of a header that scales 255 to 0.99999
 ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
 
 
@@ -91,14 +92,32 @@ def read_image(path: Path) -> Volume:
 
 
 def read_mask(path: Path) -> Volume:
-    """Read a mask as bool; an empty one is fine, values other than 0 and one other value are not (ImageError)."""
+    """Read a mask as bool; an empty one is fine, values other than 0 and 1 (or 0 and 255) are not (ImageError)."""
     volume = _read(path, np.float32)
     inside = volume.data[volume.data != 0]
-    if inside.size and not (np.isfinite(inside) & (inside == inside[0])).all():
-        few = inside.size and np.array_equal(inside, np.rint(inside))
-        kind = "several labels" if few else "probabilities or other values between 0 and 1, or none at all"
-        raise ImageError(f"{path} is not a mask: it holds {kind} instead of 0 and 1.")
+    if not any(np.allclose(inside, value, rtol=MASK_TOLERANCE, atol=0) for value in (1, 255)):
+        raise ImageError(
+            f"{path} is not a mask: it holds {_values(inside)} instead of 0 and 1. Threshold it, or choose one label."
+        )
     return volume.with_data(volume.data != 0)
+
+
+def _values(inside: Array) -> str:
+    """What the nonzero voxels of something that is no mask are, in words."""
+    bad = np.count_nonzero(~np.isfinite(inside))
+    if bad:
+        return f"NaN or infinity in {bad} voxels"
+    if np.ptp(inside) == 0:
+        return f"0 and {inside[0]:g}"
+    return "several labels" if np.array_equal(inside, np.rint(inside)) else "probabilities or other fractions"
+
+
+def read_probabilities(path: Path) -> Volume:
+    """Read values from 0 to 1 as float32, all 0 perhaps; ImageError for others."""
+    volume = _read(path, np.float32)
+    if not ((volume.data >= 0) & (volume.data <= 1)).all():
+        raise ImageError(f"{path} holds values that are not probabilities.")
+    return volume
 
 
 def read_labels(path: Path) -> Volume:
@@ -129,6 +148,11 @@ def require_same_grid(a: Volume, b: Volume) -> None:
     if a.data.shape != b.data.shape:
         raise GeometryError(
             f"{a.name} has shape {a.data.shape}, {b.name} has {b.data.shape}: resample one to the other first."
+        )
+    orientations = ["".join(nib.aff2axcodes(volume.affine)) for volume in (a, b)]
+    if orientations[0] != orientations[1]:
+        raise GeometryError(
+            f"{a.name} is stored as {orientations[0]}, {b.name} as {orientations[1]}: resample one to the other first."
         )
     shift_mm = a.grid.distance_mm(b.grid)
     if shift_mm > GRID_TOLERANCE_MM:

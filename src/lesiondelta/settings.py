@@ -36,7 +36,8 @@ class SegmentationSettings(BaseModel):
     overlap: float = Field(0.25, ge=0, lt=1, description="share of a window that its neighbour covers")
     mirroring: bool | None = Field(None, description="None: off on CPU, on with CUDA")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int = Field(1, ge=1, description="torch threads of one patient")
+    threads: int = Field(1, ge=1, description="threads of one patient's segmentation")
+    samseg_hours: float = Field(24.0, gt=0, description="time limit of one patient's run of SAMSEG")
 
 
 class Settings(BaseModel):

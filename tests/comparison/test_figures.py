@@ -57,9 +57,14 @@ def test_the_median_and_the_worst_patient_are_chosen(study, results):
     assert {why: patient.label for why, patient in chosen.items()} == {"median": "1", "worst": "2"}
 
 
-def test_of_four_patients_the_lower_median(study, results):
+def test_of_four_patients_the_better_median(study, results):
     chosen = figures.choose_patients(replace(study, cohort=study.cohort[:4]), results, "cv")
-    assert {why: patient.label for why, patient in chosen.items()} == {"median": "4", "worst": "2"}
+    assert {why: patient.label for why, patient in chosen.items()} == {"median": "1", "worst": "2"}
+
+
+def test_of_two_patients_both(study, results):
+    chosen = figures.choose_patients(replace(study, cohort=study.cohort[:2]), results, "cv")
+    assert {why: patient.label for why, patient in chosen.items()} == {"median": "1", "worst": "2"}
 
 
 def test_found_missed_and_false_lesions_have_their_colours(study, results, tmp_path):

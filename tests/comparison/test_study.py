@@ -1,10 +1,13 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from lesiondelta import methods
+from lesiondelta.comparison import predictions
 from lesiondelta.comparison.predictions import predict
 from lesiondelta.comparison.study import Study, run_study
 from lesiondelta.comparison.tables import score_table
@@ -86,19 +89,32 @@ def test_test_patients_are_predicted_by_all_folds(study, results):
     np.testing.assert_array_equal(read_mask(found).data, expected)
 
 
-def test_a_lost_prediction_is_made_again_and_others_stay(study, results):
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
+def test_a_lost_or_damaged_prediction_is_made_again_and_others_stay(study, results, harm):
     masks = sorted((study.out / "predictions/test/nnunet").rglob("*_mask.nii.gz"))
     other = next((study.out / "predictions/external/nnunet").rglob("*_mask.nii.gz"))
     before, kept = read_mask(masks[0]).data, other.stat().st_mtime_ns
-    masks[0].unlink()
+    harm(masks[0])
     again = run_study(study)
     np.testing.assert_array_equal(read_mask(masks[0]).data, before)
     assert other.stat().st_mtime_ns == kept
     pd.testing.assert_frame_equal(again["test", "nnunet"].filtered, results["test", "nnunet"].filtered)
 
 
+def test_predictions_use_the_threads_they_are_given(study, results, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        predictions, "lesion_probabilities", lambda *_, **__: seen.append(torch.get_num_threads()) or []
+    )
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="zip"):  # no probabilities
+        predict(study.test, [study.model(METHODS[0], 0) / "model"], study.out / "threads", threads=before + 1)
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
 def test_the_tables_take_the_results(study, results):
-    table = score_table("Table 3", study, results, ("external",), "md")
+    table = score_table("Table 3", study, results, ("external",))
     assert [row[0] for row in table.rows] == ["single visit", METHODS[0].title, "longitudinal", METHODS[1].title]
 
 

@@ -20,6 +20,11 @@ def test_a_grown_lesion_is_not_new():
     assert (new_lesions(OLD, GROWN | NEW, 1.0) > 0).sum() == 27
 
 
+def test_a_lesion_grown_from_one_too_small_to_count_is_not_new():
+    speck = box((0, 2), (0, 1), (0, 1))  # 2 mm3, under the filter
+    assert score_change((speck, OLD), (speck, OLD), UNIT).reference_new_lesions == 0
+
+
 def test_what_touches_a_prior_lesion_by_a_face_only_is_one_lesion_with_it():
     beside = box((3, 5), (0, 3), (0, 3))
     assert new_lesions(OLD, OLD | beside, 1.0).max() == 0  # one 26-connected lesion that shares voxels with the prior
@@ -47,7 +52,9 @@ def test_unchanged_lesions():
     """Two unchanged references: one predicted at both visits with 27 and 18 voxels, one at the current alone."""
     smaller = box((0, 3), (0, 3), (0, 2))
     scores = score_change((OLD | NEW, OLD | NEW), (OLD, smaller | NEW), UNIT)
-    assert (scores.unchanged_lesions, scores.unchanged_alike) == (2, 1)
+    assert (scores.unchanged_lesions, scores.unchanged_seen, scores.unchanged_alike) == (2, 1, 1)
+    nothing = score_change((OLD | NEW, OLD | NEW), (NONE, NONE), UNIT)
+    assert (nothing.unchanged_lesions, nothing.unchanged_seen, nothing.unchanged_alike) == (2, 0, 2)
     assert scores.unchanged_predicted_change == pytest.approx((9 / 27 + 27 / 27) / 2)
     grown = score_change((OLD, GROWN), (OLD, GROWN), UNIT)
     assert grown.unchanged_lesions == 0

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from lesiondelta.evaluation.instances import detected, found, lesions, overlaps, touched
 from lesiondelta.evaluation.metrics import score
@@ -122,3 +123,18 @@ def test_a_stricter_rule_finds_no_more(a, b):
     assert not (found(table) & ~touched(table)).any()
     assert not (detected(table) & ~touched(table)).any()
     assert not (found(table) & ~detected(table, outside=1.0)).any()  # IoU > 0.1 covers more than a tenth
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_rotated_header_in_float32_changes_nothing(seed):
+    """Three voxels of 1 mm3 stay 3 mm3, ten stay 10, a neighbour stays within 1 mm: NIfTI has affines in float32."""
+    truth, guess = np.zeros((12, 12, 12), bool), np.zeros((12, 12, 12), bool)
+    truth[1:4, 1, 1] = truth[1:6, 5:7, 5] = truth[1:11, 9, :10] = True
+    guess[2:5, 1, 1] = guess[2:7, 5:7, 5] = guess[1:11, 9, 1:11] = True
+    affine = np.eye(4, dtype=np.float32)
+    affine[:3, :3] = Rotation.random(rng=seed).as_matrix()
+    straight, rotated = (score(truth, guess, Grid(truth.shape, a.astype(float))) for a in (np.eye(4), affine))
+    assert rotated.by_size == straight.by_size
+    for name, value in plain(straight).items():
+        if isinstance(value, float):
+            assert plain(rotated)[name] == pytest.approx(value, abs=1e-4), name

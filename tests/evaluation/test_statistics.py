@@ -104,3 +104,12 @@ def test_correlation_needs_two_different_values():
     assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
     assert math.isnan(correlation([1], [2]))
     assert math.isnan(correlation([1, 1], [2, 3]))
+
+
+def test_the_rounding_of_float64_makes_no_ties_and_no_differences():
+    nearly = np.array([0.9] * 7 + [0.8999999999999999])
+    found = mean_interval(nearly)
+    assert found.low == found.high == pytest.approx(0.9)
+    apart = np.array([0.1] * 7 + [-0.1])
+    exact, noisy = difference("a", "b", apart, 0 * A), difference("a", "b", A, A - apart)
+    assert (noisy.p, noisy.rank_biserial) == (exact.p, exact.rank_biserial)

@@ -77,11 +77,17 @@ def test_some_participants_alone(folders):
         put(reference, sub, "1", 4)
     put(prediction, "2", "1", 4)
     assert evaluate(reference, prediction, out, Options(participants=("2",)))["patients"] == 1
-    with pytest.raises(CohortError, match="holds no lesion mask of 9"):
-        evaluate(reference, prediction, out, Options(participants=("9",)))
+    with pytest.raises(CohortError, match="has no lesion mask of sub-9"):
+        evaluate(reference, prediction, out, Options(participants=("2", "9")))
 
 
-@pytest.mark.parametrize(("values", "said"), [((0.0, 0.2, 0.9), "probabilities"), ((0.0, 1.0, 2.0), "several labels")])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0.0, 0.2, 0.9), "probabilities"), ((0.0, 1.0, 2.0), "several labels"), ((0.0, 2.0), "0 and 2 instead"),
+        ((0.0, -1.0), "0 and -1"), ((0.0, 0.3), r"0 and 0\.3"), ((0.0, 1.0, np.nan), "NaN or infinity in 576 voxels"),
+    ],
+)  # fmt: skip
 def test_what_is_no_mask_is_refused_and_named(folders, values, said):
     reference, prediction, out = folders
     put(reference, "1", "1", 4)
@@ -177,17 +183,125 @@ def test_intervals_from_six_patients_on(folders):
 
 
 def test_isbi2015_by_hand_and_its_scale(folders):
-    """Volumes 4, 8 and 8, 10 correlate perfectly; the second rater equals the first: the scale is 90 / 1."""
+    """Volumes 4, 8 and 8, 10 correlate perfectly; on the scale a perfect mask has 100, the second rater 90."""
     reference, prediction, out = folders
-    for session, truth, guess in (("1", 4, 8), ("2", 8, 10)):
+    second_rater = out.parent / "second"
+    for session, truth, guess, other in (("1", 4, 8, 6), ("2", 8, 10, 9)):
         put(reference, "1", session, truth)
         put(prediction, "1", session, guess)
-    summary = evaluate(reference, prediction, out, second_rater=reference)
+        put(second_rater, "1", session, other)
+    summary = evaluate(reference, prediction, out, second_rater=second_rater)
     first = 2 * 4 / 12 / 8 + 4 / 8 / 8 + 3 / 4
     second = 2 * 8 / 18 / 8 + 8 / 10 / 8 + 3 / 4
     assert summary["isbi2015"]["mean_over_visits"] == pytest.approx((first + second) / 2)
-    assert summary["isbi2015"]["raters"] == pytest.approx(1)
-    assert summary["isbi2015"]["scaled"] == pytest.approx(45 * (first + second))
+    raters = (2 * 4 / 10 / 8 + 4 / 6 / 8 + 2 * 8 / 17 / 8 + 8 / 9 / 8) / 2 + 3 / 4
+    assert summary["isbi2015"]["raters"] == pytest.approx(raters)
+    assert summary["isbi2015"]["scaled"] == pytest.approx(100 - 10 * (1 - (first + second) / 2) / (1 - raters))
+    assert evaluate(reference, second_rater, out, second_rater=second_rater)["isbi2015"]["scaled"] == pytest.approx(90)
+    assert evaluate(reference, prediction, out, second_rater=reference)["isbi2015"]["scaled"] is None  # raters agree
+
+
+def test_both_raters_are_averaged_alike_however_visits_are_spread(folders):
+    """Four visits of one patient, one of another: a prediction that is the second rater has 90."""
+    reference, prediction, out = folders
+    for sub, session, truth, guess in (("1", "1", 4, 8), ("1", "2", 5, 9), ("1", "3", 6, 6), ("2", "1", 9, 10)):
+        put(reference, sub, session, truth)
+        put(prediction, sub, session, guess)
+    assert evaluate(reference, prediction, out, second_rater=prediction)["isbi2015"]["scaled"] == pytest.approx(90)
+
+
+def test_a_second_rater_without_a_visit_is_refused(folders):
+    reference, prediction, out = folders
+    second_rater = out.parent / "second"
+    for session in ("1", "2"):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, 5)
+    put(second_rater, "1", "1", 4)
+    with pytest.raises(CohortError, match="second has no mask of sub-1 ses-2"):
+        evaluate(reference, prediction, out, second_rater=second_rater)
+
+
+def test_an_isbi2015_score_is_of_all_visits_or_of_none(folders):
+    reference, prediction, out = folders
+    for session, truth, guess in (("1", 4, 8), ("2", 8, 10), ("3", 6, 0)):
+        put(reference, "1", session, truth)
+        put(prediction, "1", session, guess)
+    left_out = evaluate(reference, prediction, out, Options(undefined="nan"))
+    assert left_out["isbi2015"]["mean_over_visits"] is None
+    assert "isbi2015" not in left_out["measures"]
+    assert evaluate(reference, prediction, out)["isbi2015"]["mean_over_visits"] > 0
+
+
+def test_visits_follow_in_the_order_of_their_dates(folders):
+    """Labels alone would put Month12 first."""
+    reference, prediction, out = folders
+    for session, voxels in (("baseline", 4), ("Month12", 8)):
+        put(reference, "1", session, voxels)
+        put(prediction, "1", session, voxels)
+    assert evaluate(reference, prediction, out)["measures"]["reference_change_mm3"]["mean"] == -4
+    dates = "session_id\tacq_time\nses-baseline\t2019-01-05\nses-Month12\t2020-01-07\n"
+    (reference / "sub-1" / "sub-1_sessions.tsv").write_text(dates)
+    assert evaluate(reference, prediction, out)["measures"]["reference_change_mm3"]["mean"] == 4
+
+
+def test_participants_whose_numbers_are_equal_keep_apart(folders):
+    reference, prediction, out = folders
+    for sub in ("1", "01"):
+        for session, voxels in (("1", 4), ("2", 8)):
+            put(reference, sub, session, voxels)
+            put(prediction, sub, session, voxels)
+    assert evaluate(reference, prediction, out)["steps"] == 2
+
+
+@pytest.mark.parametrize("rows", [(0, 1, 2, 3), (0, 2, 1, 3)])
+def test_a_mapping_may_mix_participants_and_has_visits_in_time(folders, rows):
+    reference, prediction, out = folders
+    lines = []
+    for sub in ("1", "2"):
+        for session, voxels in (("b", 4), ("a", 8)):
+            put(reference, sub, session, voxels)
+            put(prediction, sub, session, voxels)
+            name = f"sub-{sub}/ses-{session}/anat/sub-{sub}_ses-{session}_space-orig_label-L_mask.nii.gz"
+            lines.append(f"{sub}\t{session}\t{name}\t{name}\n")
+    mapping = out.parent / "map.tsv"
+    mapping.write_text("participant_id\tsession_id\treference\tprediction\n" + "".join(lines[row] for row in rows))
+    summary = evaluate(reference, prediction, out, mapping=mapping)
+    assert summary["steps"] == 2
+    assert summary["measures"]["reference_change_mm3"]["mean"] == 4
+
+
+def test_a_mapping_says_which_predictions_are_missing(folders):
+    reference, prediction, out = folders
+    header = "participant_id\tsession_id\treference\tprediction\n"
+    name = "sub-1/ses-{0}/anat/sub-1_ses-{0}_space-orig_label-L_mask.nii.gz"
+    lines = []
+    for session in ("1", "2", "3"):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, 4)
+        guess = "n/a" if session == "2" else name.format(session)
+        lines.append(f"1\t{session}\t{name.format(session)}\t{guess}\n")
+    mapping = out.parent / "map.tsv"
+    mapping.write_text(header + "".join(lines))
+    with pytest.raises(CohortError, match="no mask of sub-1 ses-2"):
+        evaluate(reference, prediction, out, mapping=mapping)
+    summary = evaluate(reference, prediction, out, Options(allow_missing=True), mapping=mapping)
+    assert summary["missing_predictions"] == ["sub-1 ses-2"]
+    assert list(summary["change_not_scored"]) == ["sub-1 ses-1 ses-3"]
+    mapping.write_text(header + lines[0].replace("1\t1", "\t1", 1))
+    with pytest.raises(CohortError, match="without participant_id"):
+        evaluate(reference, prediction, out, mapping=mapping)
+    mapping.write_text(header + lines[0] + lines[0].replace("1\t1", "2\t1", 1))
+    with pytest.raises(CohortError, match="twice"):
+        evaluate(reference, prediction, out, mapping=mapping)
+
+
+def test_visits_with_empty_masks_are_counted_by_patient(folders):
+    reference, prediction, out = folders
+    for session, guess in (("1", 4), ("2", 0)):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, guess)
+    evaluate(reference, prediction, out)
+    assert list(pd.read_csv(out / "per_patient.tsv", sep="\t")["empty_visits"]) == [1]
 
 
 def test_processes_change_nothing(folders, tmp_path):
@@ -232,8 +346,13 @@ def test_another_grid_is_refused_and_named(folders):
 def test_folders_without_masks_or_without_common_patients_are_refused(folders, tmp_path):
     reference, prediction, out = folders
     put(reference, "1", "1", 4)
-    with pytest.raises(CohortError, match="holds no lesion mask"):
+    with pytest.raises(CohortError, match="nothing is not there"):
         evaluate(reference, tmp_path / "nothing", out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CohortError, match="empty holds no lesion mask"):
+        evaluate(reference, tmp_path / "empty", out)
+    with pytest.raises(CohortError, match="is a file"):
+        evaluate(next(reference.rglob("*.nii.gz")), reference, out)
     put(prediction, "2", "1", 4)
     with pytest.raises(CohortError, match="belongs to"):
         evaluate(reference, prediction, out)

@@ -83,6 +83,19 @@ def test_a_single_visit_is_its_own_prior(model):
     )
 
 
+def test_every_other_visit_may_be_a_reference(model):
+    """The mean of the probabilities; a single visit still has itself."""
+    visits = [brain((16, 16, 16)) for _ in range(3)]
+    with_all = replace(model, description=model.description.model_copy(update={"references": "all"}))
+    found = lesion_probabilities(visits, [with_all])
+    for index, others in enumerate([(1, 2), (0, 2), (0, 1)]):
+        pairs = [lesion_probabilities([visits[other], visits[index]], [model])[1] for other in others]
+        np.testing.assert_allclose(found[index], np.mean(pairs, axis=0), atol=1e-5)
+    for few in (visits[:1], visits[:2]):
+        for one, other in zip(*(lesion_probabilities(few, [m]) for m in (model, with_all)), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_models_are_averaged_as_logits(tmp_path, model):
     other = load_model(export_tiny_model(tmp_path / "other", seed=1))
     visits = [brain(), brain()]

@@ -32,6 +32,14 @@ def window(model):
     return model.description.patch or (32, 32, 32)
 
 
+def extras(network, both):
+    """What the network gives beside logits, where it does."""
+    if not hasattr(network, "extras"):
+        return []
+    current, prior = (network.encode(visit) for visit in both.chunk(2, dim=1))
+    return list(network.extras(current, prior).values())
+
+
 def test_the_declaration(method):
     assert methods.load(method.name) == method
     assert method.title
@@ -42,7 +50,8 @@ def test_the_declaration(method):
 def test_logits_have_the_shape_of_the_patch(network_of, patch):
     network, plan = network_of(patch, deep_supervision=False)
     shape = plan["patch_size"]
-    assert network(pair(shape)).shape == (2, 2, *shape)
+    with torch.no_grad():
+        assert network(pair(shape)).shape == (2, 2, *shape)
 
 
 def test_anisotropic_kernels(network_of, method):
@@ -62,12 +71,14 @@ def test_anisotropic_kernels(network_of, method):
     }
     built = type(network)(input_channels=2, num_classes=2, deep_supervision=method.deep_supervision, **kwargs)
     x, y, z = plan["patch_size"]
-    expected = [(x, y, z), (x, y // 2, z // 2)] if method.deep_supervision else [(x, y, z)]
-    assert [tuple(logits.shape[2:]) for logits in scales(built(pair((x, y, z))))] == expected
+    with torch.no_grad():
+        shapes = [tuple(logits.shape[2:]) for logits in scales(built(pair((x, y, z))))]
+    assert shapes == ([(x, y, z), (x, y // 2, z // 2)] if method.deep_supervision else [(x, y, z)])
 
 
 def test_encoding_and_decoding_equals_the_forward_pass(network_of):
     network, plan = network_of((16, 16, 16), deep_supervision=False)
+    network.eval()  # without dropout
     both = pair(plan["patch_size"])
     current, prior = both.chunk(2, dim=1)
     with torch.no_grad():
@@ -77,6 +88,7 @@ def test_encoding_and_decoding_equals_the_forward_pass(network_of):
 
 def test_the_prior_matters_to_longitudinal_methods_alone(network_of, method):
     network, plan = network_of((16, 16, 16), deep_supervision=False)
+    network.eval()
     one, other = pair(plan["patch_size"]), pair(plan["patch_size"], seed=1)
     mixed = torch.cat((one[:, :2], other[:, 2:]), dim=1)
     with torch.no_grad():
@@ -88,8 +100,9 @@ def test_a_gradient_reaches_every_parameter(network_of):
     with torch.no_grad():
         for weights in network.parameters():  # residual branches begin with a factor of 0
             weights += 0.01 * torch.randn_like(weights)
-    output = scales(network(pair(plan["patch_size"])))
-    sum((logits * torch.randn_like(logits)).sum() for logits in output).backward()
+    both = pair(plan["patch_size"])
+    outputs = [*scales(network(both)), *extras(network, both)]
+    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not without
     assert all(p.grad.isfinite().all() for p in network.parameters())

@@ -96,3 +96,9 @@ def test_undefined_scores_are_dashes(page):
     assert parser.cells[first + 2] == "-"
     assert "both 1, reference alone 0" in text
     assert "left out" in text
+
+
+def test_a_page_without_a_single_defined_score(page):
+    text = page([(0, 0), (0, 0)], Options(undefined="nan"))
+    assert "<svg" not in text
+    assert "both 2" in text

@@ -1,8 +1,9 @@
 """`compare`: methods on one labelled cohort, and the paper's tables."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +26,10 @@ from lesiondelta.cli.run import (
 )
 from lesiondelta.errors import InputError
 
+if TYPE_CHECKING:
+    from lesiondelta.cohort import Cohort
+    from lesiondelta.methods import ExternalMethod, Method
+
 
 def compare(
     cohort: Annotated[Path, typer.Argument(help="BIDS dataset with derivatives/reference.", show_default=False)],
@@ -38,7 +43,10 @@ def compare(
     folds: Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, first weights, sampling and augmentation.")] = 0,
     test_list: Annotated[
-        Path | None, typer.Option(help="Text file: participants kept for testing, one a line.")
+        Path | None,
+        typer.Option(
+            help="Text file: participants kept for testing, one a line. Default: COHORT/protocol/test.txt, if any."
+        ),
     ] = None,
     external: Annotated[Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3.")] = None,
     overlap: Annotated[
@@ -65,23 +73,19 @@ def compare(
     OUT/comparison.md gathers the tables; OUT/tables has them in Markdown, LaTeX and TSV, OUT/record.json tells how they
     were made.
     """
-    from lesiondelta import methods as known
+    from lesiondelta.comparison.opening import open_study
     from lesiondelta.comparison.outputs import write_outputs
-    from lesiondelta.comparison.protocol import read_test_list
+    from lesiondelta.comparison.programs import Source, with_samseg
     from lesiondelta.comparison.study import Study, run_study
-    from lesiondelta.files import require_writable
+    from lesiondelta.files import alone
     from lesiondelta.formats.bids import read_cohort
     from lesiondelta.inference import choose_device
     from lesiondelta.nnunet import presets
     from lesiondelta.pipeline.checks import require_programs
-    from lesiondelta.pipeline.training import prepare_training, require_labelled
+    from lesiondelta.pipeline.training import prepare_training
     from lesiondelta.settings import PreprocessingSettings
 
-    named = [name.strip() for name in methods.split(",") if name.strip()]
-    absent = tuple(known.EXTERNAL[name] for name in named if name in known.EXTERNAL)
-    chosen = tuple(known.load(name) for name in named if name not in known.EXTERNAL)
-    if not chosen or len(set(named)) < len(named):
-        raise InputError(f"--methods {methods!r} must name methods to train, each once: {', '.join(known.names())}.")
+    chosen, programs = _methods(methods)
     size = presets.load(preset)
     size = replace(size, epochs=epochs or size.epochs, patch=(patch,) * 3 if patch else size.patch)
     threads = omp_nthreads or console.cores()
@@ -91,32 +95,66 @@ def compare(
         "threads": max(1, threads // nprocs),
     }  # fmt: skip
     settings = console.parsed(PreprocessingSettings, options)
-    chosen_device = choose_device(device.value).type
-    cohorts = {"own": read_cohort(cohort)} | ({"external": read_cohort(external)} if external else {})
-    for labelled in cohorts.values():
-        require_labelled(labelled)
+    cohorts = {folder: read_cohort(folder) for folder in (cohort, external) if folder}
+    kept = _kept_for_testing(test_list, cohort, cohorts[cohort])
     require_programs(settings)
-    kept = read_test_list(test_list, [patient.label for patient in cohorts["own"].patients]) if test_list else set()
-    require_writable(out)
-    with console.log_file(out / "compare.log"):
-        prepared = {}
-        for name, labelled in cohorts.items():
-            with console.progress(f"preparing patients ({name})", len(labelled.patients)) as advance:
-                prepared[name] = prepare_training(
-                    labelled, out / "work" / name, settings, nprocs, lambda label: advance(f"sub-{label}")
-                )
-        study = Study(
-            chosen,
-            tuple(patient for patient in prepared["own"] if patient.label not in kept),
-            tuple(patient for patient in prepared["own"] if patient.label in kept),
-            tuple(prepared.get("external", ())),
-            size, folds, seed, out, chosen_device, threads, nprocs, absent, overlap,
-        )  # fmt: skip
-        with console.progress("comparing", len(chosen) * (folds + len(study.splits))) as advance:
+    study = Study(
+        methods=chosen, cohort=(), test=(), external=(), preset=size, folds=folds, seed=seed, out=out,
+        device=choose_device(device.value).type, threads=threads, processes=nprocs, overlap=overlap,
+    )  # fmt: skip
+    if external and external.resolve() == cohort.resolve():
+        raise InputError(f"--external {external} is the cohort itself: give that of another site.")
+    open_study(study, cohorts, kept, settings)
+    with alone(out, wait=False), console.log_file(out / "compare.log"):
+        prepared = []
+        for name, (folder, labelled) in zip(("own", "external"), cohorts.items(), strict=False):
+            with console.progress(f"preparing patients of {folder.name}", len(labelled.patients)) as advance:
+                report = partial(_advanced, advance)
+                prepared.append(prepare_training(labelled, out / "work" / name, settings, nprocs, report))
+        study = replace(
+            study,
+            cohort=tuple(patient for patient in prepared[0] if patient.label not in kept),
+            test=tuple(patient for patient in prepared[0] if patient.label in kept),
+            external=tuple(prepared[1]) if external else (),
+        )
+        steps = len(chosen) * folds + (len(chosen) + len(programs)) * len(study.splits)
+        with console.progress("comparing", steps) as advance:
             results = run_study(study, report=advance)
+            if programs:
+                given = zip(("own", "external"), cohorts.values(), strict=False)
+                sources = [Source(labelled, out / "work" / name, settings) for name, labelled in given]
+                of_split = {split: sources[split == "external"] for split in study.splits}
+                study, results = with_samseg(study, results, of_split, advance)
         page = write_outputs(study, results, paper=paper)
     console.out.print(page.read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
     console.out.print(f"Everything is in {out}", soft_wrap=True, markup=False)
+
+
+def _methods(names: str) -> "tuple[tuple[Method, ...], tuple[ExternalMethod, ...]]":
+    """Those to train, and programs of others."""
+    from lesiondelta import methods
+
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    programs = tuple(methods.EXTERNAL[name] for name in named if name in methods.EXTERNAL)
+    chosen = tuple(methods.load(name) for name in named if name not in methods.EXTERNAL)
+    if not chosen or len(set(named)) < len(named):
+        raise InputError(f"--methods {names!r} must name methods to train, each once: {', '.join(methods.names())}.")
+    return chosen, programs
+
+
+def _kept_for_testing(test_list: Path | None, folder: Path, cohort: "Cohort") -> set[str]:
+    """Who is on the test list: the one given, else the one that `convert` wrote."""
+    from lesiondelta.comparison.protocol import read_test_list
+
+    written = folder / "protocol" / "test.txt"
+    if test_list is None and written.is_file():
+        console.out.print(f"Patients of {written} are kept for testing.", soft_wrap=True, markup=False)
+        test_list = written
+    return read_test_list(test_list, [patient.label for patient in cohort.patients]) if test_list else set()
+
+
+def _advanced(advance: console.Advance, label: str) -> None:
+    advance(f"sub-{label}")
 
 
 def register(app: typer.Typer) -> None:

@@ -18,7 +18,6 @@ PROGRAMS = {
     "niimath": "for --registration niimath",
     "hd-bet": "for --brain-extraction hd-bet",
     "mri_synthstrip": "FreeSurfer's SynthStrip, for --brain-extraction synthstrip",
-    "run_samseg_long": "FreeSurfer's SAMSEG",
     "sbatch": "SLURM, to run patients as jobs",
 }
 GIB = 2**30
@@ -53,7 +52,7 @@ def _checks(folder: Path) -> list[tuple[str, Callable[[], tuple[str, bool]], boo
     ]
     checks += [(name, lambda name=name: _package(name), True) for name in PACKAGES]  # type: ignore[misc]
     checks += [(name, lambda name=name: _program(name), False) for name in PROGRAMS]  # type: ignore[misc]
-    return checks
+    return [*checks, ("SAMSEG", _samseg, False)]
 
 
 def _memory() -> tuple[str, bool]:
@@ -104,6 +103,17 @@ def _program(name: str) -> tuple[str, bool]:
 
     path = find_program(name)
     return path or f"not installed ({PROGRAMS[name]})", path is not None
+
+
+def _samseg() -> tuple[str, bool]:
+    from lesiondelta.errors import DependencyError
+    from lesiondelta.inference.samseg import find_samseg
+
+    try:
+        program = find_samseg()
+    except DependencyError as error:
+        return f"not installed (for --model samseg). {error}", False
+    return f"{program.version}, {program.folder}", True
 
 
 def register(app: typer.Typer) -> None:

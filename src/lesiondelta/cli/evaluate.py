@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lesiondelta.cli import console
+from lesiondelta.errors import OutputError
 
 
 class Undefined(StrEnum):
@@ -55,13 +56,17 @@ def evaluate(
       lesiondelta evaluate REFERENCE PREDICTION --mapping MASKS.tsv -o SCORES
 
     Masks are sub-X[_ses-Y]_..._label-L_mask.nii.gz anywhere under the two folders, or what the mapping names, on the
-    same grid. What changed from visit to visit is scored where a patient's visits share one grid.
+    same grid. What changed from visit to visit is scored where a patient's visits share one grid; their order is that
+    of acq_time in sub-X_sessions.tsv of the reference's dataset if all have one, else of labels; in a mapping, of rows.
     """
     from lesiondelta.evaluation.tables import Options
 
     options = Options(
-        min_lesion_volume, undefined.value, convention.value, tuple(participant_label or ()), allow_missing
-    )
+        min_lesion_volume, undefined.value, convention.value,
+        tuple(label.removeprefix("sub-") for label in participant_label or ()), allow_missing,
+    )  # fmt: skip
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: give a folder for the tables.")
     score_and_print(reference, prediction, out, options, mapping=mapping, second_rater=second_rater, processes=nprocs)
 
 

@@ -73,7 +73,9 @@ class Device(StrEnum):
 Models = Annotated[
     list[Path] | None,
     typer.Option(
-        "--model", help="Exported model folders, averaged; the bundled one by default.", rich_help_panel=METHOD
+        "--model",
+        help="Exported model folders, averaged; `samseg` for FreeSurfer's SAMSEG; the bundled one by default.",
+        rich_help_panel=METHOD,
     ),
 ]
 RegistrationOption = Annotated[
@@ -115,6 +117,9 @@ Threads = Annotated[
     typer.Option(
         "--omp-nthreads", min=1, help="Threads of one patient; all cores / nprocs.", rich_help_panel=COMPUTING
     ),
+]
+SamsegHours = Annotated[
+    float, typer.Option(help="Time limit of one patient's run of SAMSEG.", rich_help_panel=COMPUTING)
 ]
 WorkDir = Annotated[
     Path | None,
@@ -165,6 +170,7 @@ def run(
     device: DeviceOption = Device.auto,
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
+    samseg_hours: SamsegHours = 24.0,
     work_dir: WorkDir = None,
     stop_on_first_crash: Stop = False,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
@@ -187,6 +193,7 @@ def run(
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
             min_lesion_volume, overlap, mirroring, device, omp_nthreads or console.cores() // nprocs,
+            samseg_hours,
         )  # fmt: skip
         filters = read_filters(bids_filter_file) if bids_filter_file else None
         cohort = read_cohort(
@@ -213,6 +220,7 @@ def segment(
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     omp_nthreads: Threads = None,
+    samseg_hours: SamsegHours = 24.0,
     work_dir: WorkDir = None,
 ) -> None:
     """Segment the visits of one patient, given as loose files.
@@ -228,7 +236,7 @@ def segment(
 
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
-            min_lesion_volume, overlap, mirroring, device, omp_nthreads or console.cores(),
+            min_lesion_volume, overlap, mirroring, device, omp_nthreads or console.cores(), samseg_hours,
         )  # fmt: skip
         pairs = list(zip(visit[::2], visit[1::2], strict=True))
         loose = loose_patient(pairs, patient)
@@ -257,6 +265,7 @@ def _settings(
     mirroring: bool | None,
     device: Device,
     threads: int,
+    samseg_hours: float,
 ) -> "Settings":
     from lesiondelta.settings import Settings
 
@@ -277,6 +286,7 @@ def _settings(
         "mirroring": mirroring,
         "device": device.value,
         "threads": max(1, threads),
+        "samseg_hours": samseg_hours,
     }
     return console.parsed(Settings, {"preprocessing": preprocessing, "segmentation": segmentation})
 

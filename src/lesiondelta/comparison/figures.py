@@ -13,7 +13,7 @@ from lesiondelta.comparison.study import Results, Split, Study
 from lesiondelta.comparison.tables import MEASURES, NOT_PRIOR_WORK, TITLES
 from lesiondelta.files import atomic
 from lesiondelta.images import Array, read_image, read_mask
-from lesiondelta.methods import Method
+from lesiondelta.methods import ExternalMethod, Method
 from lesiondelta.nnunet.cohort import TrainingPatient
 from lesiondelta.report.pictures import grey_values
 
@@ -29,26 +29,26 @@ STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "lesiondelta", 
 
 
 def choose_patients(study: Study, results: Results, split: Split) -> dict[str, TrainingPatient]:
-    """The median patient (the lower of two) and the worst, by DSC averaged over the methods; of one patient, that."""
-    by_method = [results[split, m.name].filtered.set_index("participant_id")["dsc"] for m in study.methods]
+    """The median patient (the better of two) and the worst, by DSC averaged over the methods; of one patient, that."""
+    by_method = [results[split, m.name].filtered.set_index("participant_id")["dsc"] for m in study.scored]
     patients = {f"sub-{patient.label}": patient for patient in study.splits[split]}
     mean = {name: float(np.nanmean([scores[name] for scores in by_method])) for name in patients}
     ranked = sorted(patients, key=lambda name: (mean[name], name))
-    chosen = {"median": patients[ranked[(len(ranked) - 1) // 2]], "worst": patients[ranked[0]]}
+    chosen = {"median": patients[ranked[len(ranked) // 2]], "worst": patients[ranked[0]]}
     return chosen if len(ranked) > 1 else {"only": patients[ranked[0]]}
 
 
 def write_masks(path: Path, study: Study, results: Results, split: Split) -> None:
     """Figure 2: FLAIR of the last two visits, the reference and every method's mask, in the slice with most lesion."""
     chosen = choose_patients(study, results, split)
-    titles = ["prior visit", "current visit", "reference", *(method.title for method in study.methods)]
+    titles = ["prior visit", "current visit", "reference", *(method.title for method in study.scored)]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.3 * len(titles) + 0.3, 2.9 * len(chosen) + 0.5), layout="constrained", dpi=150)
         grid = figure.subplots(len(chosen), len(titles), squeeze=False)
         for (rank, patient), axes in zip(chosen.items(), grid, strict=True):
             _draw_patient(axes, patient, study, split)
             axes[0].set_ylabel(f"{rank}: sub-{patient.label}")
-            for place, method in zip(axes[3:], study.methods, strict=True):
+            for place, method in zip(axes[3:], study.scored, strict=True):
                 dsc = results[split, method.name].filtered.set_index("participant_id")["dsc"][f"sub-{patient.label}"]
                 place.set_xlabel(f"DSC {dsc:.2f}")
         for place, title in zip(grid[0], titles, strict=True):
@@ -62,9 +62,7 @@ def _draw_patient(axes: Sequence["Axes"], patient: TrainingPatient, study: Study
     current = patient.visits[-1]
     prior = patient.visits[-2] if len(patient.visits) > 1 else None
     reference = read_mask(current.reference).data
-    found = [
-        read_mask(mask_path(study.predictions(split, m), patient.label, current.label)).data for m in study.methods
-    ]
+    found = [read_mask(mask_path(study.predictions(split, m), patient.label, current.label)).data for m in study.scored]
     flair = read_image(current.images["FLAIR"]).data
     lesions = reference if reference.any() else np.any(found, axis=0)
     z = int(lesions.sum(axis=(0, 1)).argmax()) if lesions.any() else flair.shape[2] // 2
@@ -95,13 +93,13 @@ def _range(where: Array) -> slice:
 def write_distributions(path: Path, study: Study, results: Results, split: Split) -> None:
     """Figure 3: DSC and lesion F1 by method, a dot a patient; longitudinal baselines, single visit and ours apart."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.4 + 2.0 * len(study.methods), 4.2), layout="constrained", dpi=150)
+        figure = Figure(figsize=(2.4 + 2.0 * len(study.scored), 4.2), layout="constrained", dpi=150)
         for axes, measure in zip(figure.subplots(1, 2), ("dsc", "lesion_f1"), strict=True):
-            for place, method in enumerate(study.methods):
+            for place, method in enumerate(study.scored):
                 _draw_values(
                     axes, place, results[split, method.name].filtered[measure].dropna().to_numpy(float), _colour(method)
                 )
-            axes.set_xticks(range(len(study.methods)), [m.title for m in study.methods], rotation=20, ha="right")
+            axes.set_xticks(range(len(study.scored)), [m.title for m in study.scored], rotation=20, ha="right")
             axes.set(title=MEASURES[measure], ylim=(-0.02, 1.02))
             axes.spines[["top", "right"]].set_visible(False)
         figure.suptitle(f"Patients of {TITLES[split]}: box quartiles, diamond mean", fontsize=10)
@@ -119,7 +117,7 @@ def _draw_values(axes: "Axes", place: int, values: Array, colour: str) -> None:
     axes.scatter([place], [values.mean()], s=46, color=colour, marker="D", edgecolor="white", zorder=3)
 
 
-def _colour(method: Method) -> str:
+def _colour(method: Method | ExternalMethod) -> str:
     if method.name == OURS:
         return OUR_COLOUR
     return LONGITUDINAL_COLOUR if method.longitudinal else SINGLE_COLOUR

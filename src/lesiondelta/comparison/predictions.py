@@ -2,22 +2,29 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
+from lesiondelta import __version__
 from lesiondelta.evaluation.masks import MaskPair
-from lesiondelta.files import write_json
+from lesiondelta.files import sha256, write_json
 from lesiondelta.images import Volume, read_image, write_volume
-from lesiondelta.inference import Model, lesion_probabilities, load_model
+from lesiondelta.inference import Model, choose_device, lesion_probabilities, load_model, mirrors
 from lesiondelta.nnunet.cohort import TrainingPatient, content_hash
+from lesiondelta.nnunet.training import source_commit
 
 log = logging.getLogger(__name__)
 
 RECORD = "prediction.json"
+PREDICTION = 1
+"""Raise it when a change makes other masks from the same models and images: what was predicted is then redone."""
 
 
 def predict(
@@ -27,27 +34,43 @@ def predict(
     *,
     overlap: float = 0.5,
     device: str = "cpu",
+    threads: int = 1,
 ) -> list[MaskPair]:
     """Segment every visit by the mean of the models' logits; a patient done by the same models is left as it is."""
     pairs, loaded = [], [load_model(model) for model in models]
+    settings = {
+        "lesiondelta": __version__, "prediction": PREDICTION, "models": [model.fingerprint for model in loaded],
+        "overlap": overlap, "mirroring": mirrors(None, choose_device(device)), "device": device,
+    }  # fmt: skip
     for patient in patients:
-        own = folder / f"sub-{patient.label}"
-        identity = {
-            "models": [model.fingerprint for model in loaded], "patient": content_hash([patient]), "overlap": overlap,
-        }  # fmt: skip
-        paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
-        if not _is_done(own / RECORD, identity, paths):
-            (own / RECORD).unlink(missing_ok=True)
-            start = perf_counter()
-            _segment(patient, loaded, paths, overlap, device)
-            write_json(own / RECORD, {**identity, "seconds": round(perf_counter() - start, 1)})
-            log.info("sub-%s is predicted", patient.label)
-        pairs += [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
+        pairs += recorded(patient, folder, settings, threads, partial(_segment, patient, loaded, overlap, device))
     return pairs
 
 
+def recorded(
+    patient: TrainingPatient,
+    folder: Path,
+    settings: Mapping[str, Any],
+    threads: int,
+    make: Callable[[Mapping[str, Path]], None],
+) -> list[MaskPair]:
+    """The masks of a patient; `make` writes them, by visit, unless they are there, by the same settings and images."""
+    record = folder / f"sub-{patient.label}" / RECORD
+    identity = {**settings, "patient": content_hash([patient])}
+    paths = {visit.label: mask_path(folder, patient.label, visit.label) for visit in patient.visits}
+    if not _is_done(record, identity, paths):
+        record.unlink(missing_ok=True)
+        start = perf_counter()
+        with _threads(threads):
+            make(paths)
+        made = {"seconds": round(perf_counter() - start, 1), "threads": threads, "commit": source_commit()}
+        write_json(record, {**identity, **made, "masks": _hashes(paths)})
+        log.info("sub-%s is predicted", patient.label)
+    return [MaskPair(patient.label, v.label, v.reference, paths[v.label]) for v in patient.visits]
+
+
 def _segment(
-    patient: TrainingPatient, models: Sequence[Model], paths: dict[str, Path], overlap: float, device: str
+    patient: TrainingPatient, models: Sequence[Model], overlap: float, device: str, paths: Mapping[str, Path]
 ) -> None:
     images = [[read_image(visit.images[contrast]) for contrast in models[0].contrasts] for visit in patient.visits]
     stacked = [np.stack([image.data for image in visit]) for visit in images]
@@ -63,15 +86,30 @@ def mask_path(folder: Path, patient: str, visit: str) -> Path:
     return place / f"sub-{patient}_ses-{visit}_space-patient_label-L_mask.nii.gz"
 
 
-def seconds(folder: Path, patient: str) -> float:
-    """How long the visits of a patient took."""
-    return float(json.loads((folder / f"sub-{patient}" / RECORD).read_text(encoding="utf-8"))["seconds"])
+def prediction_record(folder: Path, patient: str) -> dict[str, Any]:
+    """How the masks of a patient were made: settings, commit, threads, and the seconds it took."""
+    found: dict[str, Any] = json.loads((folder / f"sub-{patient}" / RECORD).read_text(encoding="utf-8"))
+    return found
 
 
 def _is_done(record: Path, identity: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:
-    """Whether the masks are there, by the models and for the images that `identity` names."""
+    """Whether the masks are there as they were written, by the models and for the images that `identity` names."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent or damaged
+        return bool(identity.items() <= found.items() and found["masks"] == _hashes(paths))
+    except (OSError, ValueError, KeyError):  # absent or damaged
         return False
-    return identity.items() <= found.items() and all(path.is_file() for path in paths.values())
+
+
+def _hashes(paths: Mapping[str, Path]) -> dict[str, str]:
+    return {visit: sha256(path) for visit, path in paths.items()}
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

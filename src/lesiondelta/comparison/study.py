@@ -10,9 +10,9 @@ external cohort by all folds together (mean of their logits).
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -29,6 +29,8 @@ from lesiondelta.nnunet.training import plan_job, train
 log = logging.getLogger(__name__)
 
 Split = Literal["cv", "test", "external"]
+SCORES = {"scores": Options(), "scores_unfiltered": Options(min_lesion_mm3=0.0)}
+"""Folders of scores, and how they are made."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Study:
     """What is compared, on whom, with which budget.
 
     `cohort` is cross-validated in `folds`; `test` and `external` are predicted by the ensemble, and may be empty.
-    `absent` are methods that have rows in the tables, but no scores; `overlap` is that of the sliding windows (None:
-    each method's own).
+    `absent` are methods that have rows in the tables, but no scores, with the reason; `overlap` is that of the sliding
+    windows (None: each method's own). `programs` are methods that are not trained, with the version that was run.
     """
 
     methods: tuple[Method, ...]
@@ -51,8 +53,14 @@ class Study:
     device: str = "cpu"
     threads: int = 1
     processes: int = 1
-    absent: tuple[ExternalMethod, ...] = ()
+    absent: Mapping[ExternalMethod, str] = field(default_factory=dict)
     overlap: float | None = None
+    programs: Mapping[ExternalMethod, str] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> tuple[Method | ExternalMethod, ...]:
+        """Methods with scores, in the order of tables and figures."""
+        return (*self.programs, *self.methods)
 
     @property
     def splits(self) -> dict[Split, tuple[TrainingPatient, ...]]:
@@ -66,7 +74,7 @@ class Study:
         """Folder of a training."""
         return self.out / "models" / method.name / f"fold_{fold}"
 
-    def predictions(self, split: Split, method: Method) -> Path:
+    def predictions(self, split: Split, method: Method | ExternalMethod) -> Path:
         """Folder of masks."""
         return self.out / "predictions" / split / method.name
 
@@ -104,7 +112,7 @@ def run_study(
             models.append(train(study.cohort, jobs[method.name, fold], training))
         for split in study.splits:
             report(f"{method.name}, {split}")
-            results[split, method.name] = _scored(study, split, method, _predicted(study, split, method, models))
+            results[split, method.name] = scored(study, split, method, _predicted(study, split, method, models))
     return results
 
 
@@ -118,19 +126,21 @@ def _job(study: Study, method: Method, fold: int) -> Job:
 def _predicted(study: Study, split: Split, method: Method, models: Sequence[Path]) -> list[MaskPair]:
     folder = study.predictions(split, method)
     overlap = method.overlap if study.overlap is None else study.overlap
+    options: dict[str, Any] = {"overlap": overlap, "device": study.device, "threads": study.threads}
     if split != "cv":
-        return predict(study.splits[split], models, folder, overlap=overlap, device=study.device)
+        return predict(study.splits[split], models, folder, **options)
     parts = patient_folds([patient.label for patient in study.cohort], study.folds, study.seed)
     pairs = []
     for model, part in zip(models, parts, strict=True):
         held_out = [patient for patient in study.cohort if patient.label in part.validation]
-        pairs += predict(held_out, [model], folder, overlap=overlap, device=study.device)
+        pairs += predict(held_out, [model], folder, **options)
     return sorted(pairs, key=lambda pair: pair.participant)
 
 
-def _scored(study: Study, split: Split, method: Method, pairs: Sequence[MaskPair]) -> Scored:
+def scored(study: Study, split: Split, method: Method | ExternalMethod, pairs: Sequence[MaskPair]) -> Scored:
+    """Score masks with the size filter and without, and write what `evaluate` does."""
     tables = []
-    for folder, options in (("scores", Options()), ("scores_unfiltered", Options(min_lesion_mm3=0.0))):
+    for folder, options in SCORES.items():
         out = study.out / folder / split / method.name
         tables.append(score_matching(Matching(tuple(pairs)), out, options, processes=study.processes)[1])
     return Scored(*tables)

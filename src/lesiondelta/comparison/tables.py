@@ -1,30 +1,30 @@
-"""The paper's tables from a study's scores, in Markdown, LaTeX and TSV.
+"""The paper's tables from a study's scores.
 
 Table 1 is the cohort; Table 2 cross-validation and test side by side; Table 3 the external cohort; Table 4 as Table 2
-without the size filter (Rokuss et al. 2024). Means over patients with 95 % BCa intervals, from six patients on. The
-best method of a column is bold; the best prior work is underlined: neither the method of the paper nor its ablation,
-concatenation, is prior work.
+without the size filter (Rokuss et al. 2024); Table 5 sizes and times. Means over patients with 95 % BCa intervals, from
+six patients on. The best of a column are marked, and the best prior work: neither the method of the paper nor its
+ablation, concatenation, is prior work.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lesiondelta.comparison.predictions import seconds
+from lesiondelta.comparison.predictions import prediction_record
+from lesiondelta.comparison.rendering import Cell, Table
 from lesiondelta.comparison.study import Results, Split, Study
 from lesiondelta.errors import InputError
 from lesiondelta.evaluation.statistics import differences, mean_interval, rank_stability
 from lesiondelta.methods import ExternalMethod, Method
 
-Form = Literal["md", "tex", "tsv"]
-
 MEASURES = {"dsc": "DSC", "hd95_mm": "HD95 (mm)", "lesion_f1": "F1"}
 LOWER_IS_BETTER = ("hd95_mm",)
 NOT_PRIOR_WORK = ("difference_weighting", "longitudinal_concat")
+SIGNIFICANCE = (
+    "split", "measure", "first", "second", "patients", "difference", "low", "high", "p", "p_holm", "rank_biserial",
+)  # fmt: skip
 TITLES: Mapping[Split, str] = {"cv": "cross-validation", "test": "test", "external": "external"}
 PAPER = {  # test scores of the paper's Table 2: DSC, HD95 in mm, F1
     "nnunet": (0.742, 4.95, 0.713),
@@ -32,41 +32,6 @@ PAPER = {  # test scores of the paper's Table 2: DSC, HD95 in mm, F1
     "difference_weighting": (0.756, 4.61, 0.733),
     "samseg": (0.455, 15.8, 0.331),
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A mean over patients; the interval is NaN where there are too few."""
-
-    mean: float
-    low: float = np.nan
-    high: float = np.nan
-    best: bool = False
-    best_prior_work: bool = False
-
-    def text(self, form: Form, digits: int) -> str:
-        """As it stands in a table."""
-        mean = f"{self.mean:.{digits}f}"
-        bold, under = {
-            "md": ("**{}**", "<u>{}</u>"),
-            "tex": (r"\textbf{{{}}}", r"\underline{{{}}}"),
-            "tsv": ("{}",) * 2,
-        }[form]
-        marked = bold.format(mean) if self.best else under.format(mean) if self.best_prior_work else mean
-        if np.isnan(self.low):
-            return marked
-        to = "--" if form == "tex" else "-"
-        return f"{marked} ({self.low:.{digits}f}{to}{self.high:.{digits}f})"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a heading ("group: column" or "column"); a row with one cell is a group's title."""
-
-    title: str
-    heading: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 def cohort_table(study: Study) -> Table:
@@ -81,43 +46,67 @@ def cohort_table(study: Study) -> Table:
 
 
 def score_table(
-    title: str, study: Study, results: Results, splits: Sequence[Split], form: Form, *, filtered: bool = True,
-    paper: bool = False,
-) -> Table:  # fmt: skip
+    title: str, study: Study, results: Results, splits: Sequence[Split], *, filtered: bool = True, paper: bool = False
+) -> Table:
     """Tables 2 to 4: methods, grouped into single-visit and longitudinal, by the measures of each split."""
     columns = [(split, measure) for split in splits if split in study.splits for measure in MEASURES]
-    cells = {column: _column(study.methods, results, *column, filtered=filtered) for column in columns}
-    heading = ("method", *(f"{TITLES[split]}: {MEASURES[measure]}" for split, measure in columns))
+    cells = {column: _column(study.scored, results, *column, filtered=filtered) for column in columns}
+    heading = ["method", *(f"{TITLES[split]}: {MEASURES[measure]}" for split, measure in columns)]
     if paper:
-        heading += tuple(f"paper's test: {title}" for title in MEASURES.values())
-    rows: list[tuple[str, ...]] = []
-    every: tuple[Method | ExternalMethod, ...] = (*study.absent, *study.methods)
+        heading += [f"paper's test: {measure}" for measure in MEASURES.values()]
+    rows: list[tuple[str | Cell, ...]] = []
+    every: tuple[Method | ExternalMethod, ...] = (*study.absent, *study.scored)
     for group, longitudinal in (("single visit", False), ("longitudinal", True)):
         members = [m for m in every if m.longitudinal == longitudinal]
         rows += [(group,)] if members else []
         for method in members:
-            texts = [_text(cells[column].get(method.name), form, _digits(column[1])) for column in columns]
-            rows.append((method.title, *texts, *(_papers(method.name) if paper else ())))
-    return Table(title, heading, tuple(rows), tuple(f"{m.title}: {m.unavailable()}." for m in study.absent))
+            found = [cells[column].get(method.name, "-") for column in columns]
+            rows.append((method.title, *found, *(_papers(method.name) if paper else ())))
+    notes = [f"{m.title}: {reason}" for m, reason in study.absent.items()]
+    return Table(title, tuple(heading), tuple(rows), (*notes, _empty_masks(study, results, splits, filtered)))
 
 
-def size_table(study: Study, parameters: Mapping[str, int], training: Mapping[str, float]) -> Table:
+def _empty_masks(study: Study, results: Results, splits: Sequence[Split], filtered: bool) -> str:
+    """How many visits have a reference or a prediction without a lesion, where scores are the best or the worst."""
+    counts = []
+    for split in splits:
+        for method in study.scored if split in study.splits else ():
+            scored = results[split, method.name]
+            visits = int((scored.filtered if filtered else scored.unfiltered)["empty_visits"].sum())
+            counts += [f"{method.title} {visits} ({TITLES[split]})"] if visits else []
+    return f"Visits with an empty mask: {', '.join(counts) or 'none'}."
+
+
+def size_table(
+    study: Study, parameters: Mapping[str, int], trainings: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Table:
     """Table 5: parameters, minutes of a training, seconds a visit of a patient predicted by one model; means.
 
     Parameters
     ----------
-    parameters, training : by method's name; `training` in seconds, mean over folds.
+    parameters, trainings : by method's name; of every fold, what its model says of the training.
     """
     visits = sum(len(patient.visits) for patient in study.cohort)
-    rows = []
-    for method in study.methods:
+    rows, predictions = [], []
+    for method in study.scored:
         folder = study.predictions("cv", method)
-        predicting = sum(seconds(folder, patient.label) for patient in study.cohort) / visits
-        rows.append(
-            (method.title, f"{parameters[method.name]:,}", f"{training[method.name] / 60:.1f}", f"{predicting:.1f}")
-        )
-    title = f"Table 5. Size and time ({study.device}, {study.threads} threads)"
-    return Table(title, ("method", "parameters", "training, min per fold", "prediction, s per visit"), tuple(rows))
+        predicted = [prediction_record(folder, patient.label) for patient in study.cohort]
+        predictions += predicted
+        prediction = sum(record["seconds"] for record in predicted) / visits
+        folds = [fold["seconds"] / 60 for fold in trainings.get(method.name, ())]
+        size = (f"{parameters[method.name]:,}", f"{np.mean(folds):.1f}") if folds else ("-", "-")
+        rows.append((method.title, *size, f"{prediction:.1f}"))
+    notes = (
+        f"Trained on {_where([fold for folds in trainings.values() for fold in folds])}, "
+        f"predicted on {_where(predictions)}.",
+    )
+    heading = ("method", "parameters", "training, min per fold", "prediction, s per visit")
+    return Table("Table 5. Size and time", heading, tuple(rows), notes)
+
+
+def _where(records: Sequence[Mapping[str, Any]]) -> str:
+    """Device and threads as the records have them; several where they differ."""
+    return " or ".join(sorted({f"{r['device']} with {r.get('threads', '?')} threads" for r in records}))
 
 
 def significance_table(study: Study, results: Results) -> pd.DataFrame:
@@ -129,7 +118,7 @@ def significance_table(study: Study, results: Results) -> pd.DataFrame:
     for split in study.splits:
         for measure in MEASURES:
             try:
-                pairs = differences(_values(study.methods, results, split, measure))
+                pairs = differences(_values(study.scored, results, split, measure))
             except InputError:  # too few patients
                 continue
             rows += [
@@ -140,7 +129,7 @@ def significance_table(study: Study, results: Results) -> pd.DataFrame:
                 }
                 for pair in pairs
             ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=SIGNIFICANCE)
 
 
 def first_places(study: Study, results: Results) -> pd.DataFrame:
@@ -148,44 +137,24 @@ def first_places(study: Study, results: Results) -> pd.DataFrame:
     rows = []
     for split in study.splits:
         for measure in MEASURES:
-            values = _values(study.methods, results, split, measure)
+            values = _values(study.scored, results, split, measure)
             try:
                 shares = rank_stability(values, higher_is_better=measure not in LOWER_IS_BETTER)
             except InputError:
                 continue
             rows.append({"split": split, "measure": measure, **shares})
-    return pd.DataFrame(rows)
-
-
-def rendered(table: Table, form: Form) -> str:
-    """Markdown, LaTeX (booktabs) or TSV."""
-    width = len(table.heading)
-    if form == "tsv":
-        rows = [table.heading, *(row for row in table.rows if len(row) > 1)]
-        return "".join("\t".join(row) + "\n" for row in rows)
-    if form == "md":
-        lines = [f"**{table.title}**", "", _md(table.heading), _md(("---",) * width)]
-        lines += [_md((f"*{row[0]}*",) + ("",) * (width - 1)) if len(row) == 1 else _md(row) for row in table.rows]
-        return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
-    body = [
-        rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(row[0])}}}}} \\" if len(row) == 1 else _tex_row(row)
-        for row in table.rows
-    ]
-    columns = "l" + "r" * (width - 1)
-    begin = [r"\begin{table}", rf"\caption{{{_tex(table.title)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    end = [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_tex(note)}" for note in table.notes)]
-    return "\n".join([*begin, *_tex_heading(table.heading), r"\midrule", *body, *end, r"\end{table}"]) + "\n"
+    return pd.DataFrame(rows, columns=["split", "measure", *(method.name for method in study.scored)])
 
 
 def _column(
-    methods: Sequence[Method], results: Results, split: Split, measure: str, *, filtered: bool
+    methods: Sequence[Method | ExternalMethod], results: Results, split: Split, measure: str, *, filtered: bool
 ) -> dict[str, Cell]:
     values = _values(methods, results, split, measure, filtered=filtered)
-    means = {name: float(np.nanmean(value)) for name, value in values.items()}
+    digits = _digits(measure)
+    means = {name: round(float(np.nanmean(value)), digits) for name, value in values.items()}  # as they are shown
     best = min if measure in LOWER_IS_BETTER else max
-    prior_work = [name for name in means if name not in NOT_PRIOR_WORK]
-    first = best(means, key=lambda name: means[name])
-    first_prior = best(prior_work, key=lambda name: means[name]) if prior_work else None
+    first = best(means.values())
+    first_prior = best((mean for name, mean in means.items() if name not in NOT_PRIOR_WORK), default=np.nan)
     cells = {}
     for name, value in values.items():
         try:
@@ -193,12 +162,14 @@ def _column(
             low, high = interval.low, interval.high
         except InputError:
             low, high = np.nan, np.nan
-        cells[name] = Cell(means[name], low, high, name == first, name == first_prior)
+        prior_work = name not in NOT_PRIOR_WORK
+        mean = float(np.nanmean(value))
+        cells[name] = Cell(mean, low, high, digits, means[name] == first, prior_work and means[name] == first_prior)
     return cells
 
 
 def _values(
-    methods: Sequence[Method], results: Results, split: Split, measure: str, *, filtered: bool = True
+    methods: Sequence[Method | ExternalMethod], results: Results, split: Split, measure: str, *, filtered: bool = True
 ) -> dict[str, np.ndarray]:
     """(N,) values by method, patient by patient in one order."""
     tables = {m.name: results[split, m.name] for m in methods}
@@ -207,10 +178,6 @@ def _values(
         name: table.set_index("participant_id")[measure].sort_index().to_numpy(dtype=float)
         for name, table in chosen.items()
     }
-
-
-def _text(cell: Cell | None, form: Form, digits: int) -> str:
-    return "-" if cell is None else cell.text(form, digits)
 
 
 def _papers(name: str) -> tuple[str, ...]:
@@ -222,29 +189,3 @@ def _papers(name: str) -> tuple[str, ...]:
 
 def _digits(measure: str) -> int:
     return 2 if measure.endswith("_mm") else 3
-
-
-def _md(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _tex(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
-
-
-def _tex_heading(heading: Sequence[str]) -> list[str]:
-    """Columns, and above them their groups where they have some."""
-    names = [_tex(name.rpartition(": ")[2]) for name in heading]
-    spans, rules, at = [], [], 1
-    for group, members in groupby(heading, key=lambda name: name.rpartition(": ")[0]):
-        width = len(list(members))
-        spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(group)}}}" if group else " & " * (width - 1))
-        rules += [rf"\cmidrule(lr){{{at}-{at + width - 1}}}"] if group else []
-        at += width
-    above = [" & ".join(spans) + r" \\", "".join(rules)] if rules else []
-    return [*above, " & ".join(names) + r" \\"]
-
-
-def _tex_row(row: Sequence[str]) -> str:
-    """The first cell is a name; the others are made for LaTeX already."""
-    return " & ".join((_tex(row[0]), *row[1:])) + r" \\"

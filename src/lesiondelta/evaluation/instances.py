@@ -11,6 +11,8 @@ from lesiondelta.images import Array
 CONNECTIVITY: Literal[26] = 26
 MIN_LESION_MM3 = 3.0
 IOU = 0.1
+VOLUME_TOLERANCE = 1e-5
+"""Relative. NIfTI keeps affines in float32, so that three rotated voxels of 1 mm3 may hold 2.9999998 mm3."""
 
 Connectivity = Literal[6, 26]
 
@@ -21,11 +23,17 @@ def lesions(
     """Number the lesions of a mask from 1, without those under `min_lesion_mm3`."""
     labels: Array = cc3d.connected_components(np.asarray(mask, dtype=bool), connectivity=connectivity)
     volumes_mm3 = np.bincount(labels.ravel()) * voxel_mm3
-    kept = volumes_mm3 >= min_lesion_mm3 * (1 - 1e-9)  # 3 voxels of 1 mm3 are 3 mm3, whatever the rounding of affines
+    kept = at_least(volumes_mm3, min_lesion_mm3)
     kept[0] = False
     numbers = np.where(kept, np.cumsum(kept), 0).astype(labels.dtype)
     renumbered: Array = numbers[labels]
     return renumbered
+
+
+def at_least(volumes_mm3: Array, limit_mm3: float) -> Array:
+    """Which volumes are not under the limit, whatever the rounding of affines."""
+    reached: Array = volumes_mm3 >= limit_mm3 * (1 - VOLUME_TOLERANCE)
+    return reached
 
 
 @dataclass(frozen=True, eq=False)

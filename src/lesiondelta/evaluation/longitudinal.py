@@ -1,7 +1,8 @@
 """How well two predicted masks of a patient tell what changed between the visits; all masks lie on one grid.
 
-A lesion is new if it shares no voxel with the prior visit's mask: lesions that grow are not new (MSSEG-2, Commowick et
-al. 2021). An unchanged lesion is a piece of both visits' reference together whose volume differs by 30 % at most.
+A lesion is new if it shares no voxel with the prior visit's mask, before any size filter: lesions that grow are not new
+(MSSEG-2, Commowick et al. 2021). An unchanged lesion is a piece of both visits' reference together whose volume differs
+by 30 % at most.
 """
 
 import math
@@ -23,9 +24,10 @@ class ChangeScores:
     """Agreement on what changed from a visit to the next; volumes in mm3, counts in lesions.
 
     Detection and segmentation of new lesions, `new_lesion_f1` and `new_lesion_dsc`, are NaN where the reference has
-    none; `false_new_lesions` and `false_new_volume_mm3` are NaN where it has some. `unchanged_alike` counts unchanged
-    lesions that the prediction touches at both visits or at neither; `unchanged_predicted_change` is how much its own
-    volume in those that it touches changed, as a share of the larger one, on average.
+    none; `false_new_lesions` and `false_new_volume_mm3` are NaN where it has some. Of the unchanged lesions,
+    `unchanged_seen` counts those that the prediction touches at both visits, `unchanged_alike` these and those that it
+    touches at neither; `unchanged_predicted_change` is how much its own volume in those that it touches changed, as a
+    share of the larger one, on average.
     """
 
     reference_change_mm3: float
@@ -37,6 +39,7 @@ class ChangeScores:
     false_new_lesions: float
     false_new_volume_mm3: float
     unchanged_lesions: int
+    unchanged_seen: int
     unchanged_alike: int
     unchanged_predicted_change: float
 
@@ -57,9 +60,9 @@ def score_change(
         (lesions(prior, voxel_mm3, min_lesion_mm3) > 0, lesions(current, voxel_mm3, min_lesion_mm3) > 0)
         for prior, current in (reference, prediction)
     )
-    new_truth, new_guess = (new_lesions(*pair, voxel_mm3, min_lesion_mm3) for pair in (truth, guess))
+    new_truth, new_guess = (new_lesions(*pair, voxel_mm3, min_lesion_mm3) for pair in (reference, prediction))
     table = overlaps(new_truth, new_guess)
-    unchanged, alike, change = _unchanged(*truth, *guess)
+    unchanged, seen, alike, change = _unchanged(*truth, *guess)
     any_new = len(table.reference) > 0
     volume = table.predicted.sum() * voxel_mm3
     return ChangeScores(
@@ -74,6 +77,7 @@ def score_change(
         false_new_lesions=math.nan if any_new else float(len(table.predicted)),
         false_new_volume_mm3=math.nan if any_new else float(volume),
         unchanged_lesions=unchanged,
+        unchanged_seen=seen,
         unchanged_alike=alike,
         unchanged_predicted_change=change,
     )
@@ -100,17 +104,21 @@ def _f1(found: Array, right: Array) -> float:
     return 2 * recall * precision / (recall + precision)
 
 
-def _unchanged(prior: Array, current: Array, guessed_prior: Array, guessed_current: Array) -> tuple[int, int, float]:
+def _unchanged(
+    prior: Array, current: Array, guessed_prior: Array, guessed_current: Array
+) -> tuple[int, int, int, float]:
     pieces = cc3d.connected_components(prior | current, connectivity=CONNECTIVITY)
     count = int(pieces.max()) + 1
     before, after, guessed_before, guessed_after = (
         np.bincount(pieces[mask], minlength=count)[1:] for mask in (prior, current, guessed_prior, guessed_current)
     )
     same = _relative_change(before, after) <= UNCHANGED
-    alike = (guessed_before > 0) == (guessed_after > 0)
+    seen = same & (guessed_before > 0) & (guessed_after > 0)
+    alike = same & ((guessed_before > 0) == (guessed_after > 0))
     touched = same & ((guessed_before > 0) | (guessed_after > 0))
     change = _relative_change(guessed_before[touched], guessed_after[touched])
-    return int(same.sum()), int((same & alike).sum()), float(change.mean()) if len(change) else math.nan
+    mean_change = float(change.mean()) if len(change) else math.nan
+    return int(same.sum()), int(seen.sum()), int(alike.sum()), mean_change
 
 
 def _relative_change(before: Array, after: Array) -> Array:

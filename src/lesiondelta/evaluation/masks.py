@@ -1,12 +1,15 @@
 """Which predicted mask belongs to which reference: two BIDS-like folders, or a table that names the files."""
 
 import csv
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from lesiondelta.errors import CohortError
-from lesiondelta.formats.bids import BidsFile, natural, parse_name
+from lesiondelta.formats.bids import BidsFile, natural, parse_name, session_dates
 from lesiondelta.images import Volume, read_mask, require_same_grid
 
 LESION_LABELS = ("L", "lesion")
@@ -25,24 +28,39 @@ class MaskPair:
     prediction: Path
 
     @property
+    def visit(self) -> Visit:
+        """Which one it is."""
+        return self.participant, self.session
+
+    @property
     def names(self) -> tuple[str, str]:
         """As in the tables."""
-        return names((self.participant, self.session))
+        return names(self.visit)
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Pairs in the order of participants and sessions, and the visits that have one mask only."""
+    """Pairs in the order of participants and of their visits in time, and the visits that have one mask only."""
 
     pairs: tuple[MaskPair, ...]
     without_prediction: tuple[Visit, ...] = ()
     without_reference: tuple[Visit, ...] = ()
+    order: tuple[Visit, ...] = ()
+
+    def gap(self, before: MaskPair, after: MaskPair) -> bool:
+        """Whether a visit between the two has no prediction; `order` has all visits with a reference."""
+        if not self.without_prediction:
+            return False
+        between = self.order[self.order.index(before.visit) + 1 : self.order.index(after.visit)]
+        return any(visit in self.without_prediction for visit in between)
 
 
 def match_folders(reference: Path, prediction: Path, participants: Collection[str] = ()) -> Matching:
     """Masks named sub-X[_ses-Y]_..._label-L_mask.nii.gz (or label-lesion) anywhere under two folders, by visit.
 
-    `participants` limits it to some of them. Raises CohortError where a folder holds none, or nothing belongs together.
+    `participants` limits it to some of them. Visits are in the order of their dates where the reference, or the dataset
+    that it is a derivative of, has them all (sub-X_sessions.tsv), else of their labels. Raises CohortError where a
+    folder holds none, or nothing belongs together.
     """
     truths, guesses = (find_masks(folder, participants) for folder in (reference, prediction))
     pairs, missing = [], []
@@ -55,11 +73,17 @@ def match_folders(reference: Path, prediction: Path, participants: Collection[st
             missing.append(visit)
     if not pairs:
         raise CohortError(f"No mask of {prediction} belongs to a reference of {reference}: compare their sub-* names.")
-    return Matching(tuple(pairs), tuple(missing), tuple(visit for visit in guesses if visit not in truths))
+    in_time = _in_time(truths, (reference, reference.parent.parent))
+    pairs.sort(key=lambda pair: in_time[pair.visit])
+    alone = tuple(visit for visit in guesses if visit not in truths)
+    return Matching(tuple(pairs), tuple(missing), alone, tuple(sorted(truths, key=lambda visit: in_time[visit])))
 
 
 def match_table(table: Path, reference: Path, prediction: Path, participants: Collection[str] = ()) -> Matching:
-    """Masks named by a TSV with the columns participant_id, session_id, reference, prediction; paths in the folders."""
+    """Masks named by a TSV with the columns participant_id, session_id, reference, prediction; paths in the folders.
+
+    The rows of a participant are taken in the order of time; `n/a` stands for a prediction that is missing.
+    """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
@@ -67,27 +91,36 @@ def match_table(table: Path, reference: Path, prediction: Path, participants: Co
         raise CohortError(f"The mapping {table} cannot be read: {error}.") from error
     if not rows or not set(MAPPING) <= set(rows[0]):
         raise CohortError(f"The mapping {table} needs a row for each visit and the columns {', '.join(MAPPING)}.")
-    pairs = [
-        MaskPair(
-            (row["participant_id"] or "").removeprefix("sub-"),
-            (row["session_id"] or "").removeprefix("ses-").removeprefix("n/a"),
-            _file(reference, row["reference"], table),
-            _file(prediction, row["prediction"], table),
-        )
-        for row in rows
-    ]
-    chosen = [pair for pair in pairs if not participants or pair.participant in participants]
-    if not chosen:
-        raise CohortError(f"The mapping {table} has none of the participants {', '.join(sorted(participants))}.")
-    visits = [(pair.participant, pair.session) for pair in chosen]
-    for visit in visits:
-        if visits.count(visit) > 1:
-            raise CohortError(f"The mapping {table} has {' '.join(names(visit))} twice: keep one row.")
-    return Matching(tuple(chosen))
+    pairs, missing, order = [], [], []
+    for row in rows:
+        visit = ((row["participant_id"] or "").removeprefix("sub-"), _session(row["session_id"] or ""))
+        if not visit[0]:
+            raise CohortError(f"The mapping {table} has a row without participant_id: name the participant.")
+        if participants and visit[0] not in participants:
+            continue
+        order.append(visit)
+        truth = _file(reference, row["reference"], table)
+        if row["prediction"] in ("", "n/a"):
+            missing.append(visit)
+        else:
+            pairs.append(MaskPair(*visit, truth, _file(prediction, row["prediction"], table)))
+    _require_found(order, participants, f"The mapping {table}")
+    if not pairs:
+        raise CohortError(f"The mapping {table} names no prediction.")
+    named = [" ".join(names(visit)) for visit in order]
+    named += [str(path) for pair in pairs for path in (pair.reference, pair.prediction)]
+    twice = [name for name, times in Counter(named).items() if times > 1]
+    if twice:
+        raise CohortError(f"The mapping {table} has {twice[0]} twice: keep one row.")
+    participant_order = list(dict.fromkeys(participant for participant, _ in order))
+    pairs.sort(key=lambda pair: participant_order.index(pair.participant))
+    return Matching(tuple(pairs), tuple(missing), (), tuple(order))
 
 
 def find_masks(folder: Path, participants: Collection[str] = ()) -> dict[Visit, list[BidsFile]]:
     """All lesion masks under a folder by (participant, session)."""
+    if not folder.is_dir():
+        raise CohortError(f"{folder} is {'a file' if folder.exists() else 'not there'}: give a folder of lesion masks.")
     found: dict[Visit, list[BidsFile]] = {}
     for path in sorted(folder.rglob("sub-*_mask.nii*"), key=lambda path: natural(path.name)):
         file = parse_name(path)
@@ -95,12 +128,33 @@ def find_masks(folder: Path, participants: Collection[str] = ()) -> dict[Visit, 
             participant = file.entities["sub"]
             if not participants or participant in participants:
                 found.setdefault((participant, file.entities.get("ses", "")), []).append(file)
-    if not found:
-        whose = f" of {', '.join(sorted(participants))}" if participants else ""
-        raise CohortError(
-            f"{folder} holds no lesion mask{whose}: files named sub-X[_ses-Y]_..._label-L_mask.nii.gz are read."
-        )
+    if not found and not participants:
+        raise CohortError(f"{folder} holds no lesion mask: files named sub-X[_ses-Y]_..._label-L_mask.nii.gz are read.")
+    _require_found(found, participants, str(folder))
     return found
+
+
+def _require_found(visits: Collection[Visit], participants: Collection[str], where: str) -> None:
+    absent = sorted(set(participants) - {participant for participant, _ in visits})
+    if absent:
+        raise CohortError(f"{where} has no lesion mask of {', '.join(f'sub-{label}' for label in absent)}.")
+
+
+def _in_time(visits: Collection[Visit], roots: Sequence[Path]) -> dict[Visit, Any]:
+    """What each visit is sorted by: its participant, then its date if all of the participant's have one, its label."""
+    keys = {}
+    for participant in {participant for participant, _ in visits}:
+        sessions = [session for whose, session in visits if whose == participant]
+        dates = next((found for root in roots if (found := session_dates(root / f"sub-{participant}"))), {})
+        dated = all(session in dates for session in sessions)
+        for session in sessions:
+            when = dates[session] if dated else datetime.min
+            keys[participant, session] = (natural(participant), participant, when, natural(session))
+    return keys
+
+
+def _session(label: str) -> str:
+    return "" if label == "n/a" else label.removeprefix("ses-")
 
 
 def read_pair(pair: MaskPair) -> tuple[Volume, Volume]:

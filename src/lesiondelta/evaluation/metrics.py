@@ -31,7 +31,9 @@ from lesiondelta.errors import GeometryError
 from lesiondelta.evaluation.instances import (
     IOU,
     MIN_LESION_MM3,
+    VOLUME_TOLERANCE,
     Overlaps,
+    at_least,
     found,
     found_once,
     lesions,
@@ -87,6 +89,7 @@ class Scores:
     reference_volume_mm3: float
     predicted_volume_mm3: float
     volume_difference_mm3: float
+    absolute_volume_difference_mm3: float
     by_size: Mapping[str, Detection]
     empty: Empty
 
@@ -120,7 +123,7 @@ def score(
         sensitivity=share(both, in_truth),
         ppv=share(both, in_guess),
         **_distances(apart, share, grid),
-        lesion_f1=_harmonic(recall, precision, share.empty, share),
+        lesion_f1=_harmonic(recall, precision, share),
         lesion_recall=recall,
         lesion_precision=precision,
         ltpr=share(int(touched(table).sum()), len(is_found)),
@@ -132,6 +135,7 @@ def score(
         reference_volume_mm3=in_truth * voxel_mm3,
         predicted_volume_mm3=in_guess * voxel_mm3,
         volume_difference_mm3=(in_guess - in_truth) * voxel_mm3,
+        absolute_volume_difference_mm3=abs(in_guess - in_truth) * voxel_mm3,
         by_size=_by_size(table, is_found, is_right, voxel_mm3),
         empty=share.empty,
     )
@@ -180,9 +184,9 @@ def _distances(apart: SurfaceDistances, share: _Share, grid: Grid) -> dict[str, 
     return {"hd95_mm": apart.hd95_mm(), "assd_mm": apart.assd_mm(), "nsd": apart.nsd(NSD_MM)}
 
 
-def _harmonic(recall: float, precision: float, empty: Empty, share: _Share) -> float:
-    if empty:
-        return share(0, 0) if empty == "both" else 0.0
+def _harmonic(recall: float, precision: float, share: _Share) -> float:
+    if share.empty:
+        return share(0, 0) if share.empty == "both" else 0.0
     return 2 * recall * precision / (recall + precision) if recall and precision else 0.0
 
 
@@ -200,6 +204,6 @@ def _by_size(table: Overlaps, is_found: Array, is_right: Array, voxel_mm3: float
 
 def _size_class(volumes_mm3: Array) -> Array:
     """0 under 10 mm3, 2 over 100 mm3, 1 between, whatever the rounding of affines."""
-    small = volumes_mm3 < SMALL_MM3 * (1 - 1e-9)
-    classes: Array = np.where(small, 0, np.where(volumes_mm3 > LARGE_MM3 * (1 + 1e-9), 2, 1))
+    large = volumes_mm3 > LARGE_MM3 * (1 + VOLUME_TOLERANCE)
+    classes: Array = np.where(~at_least(volumes_mm3, SMALL_MM3), 0, np.where(large, 2, 1))
     return classes

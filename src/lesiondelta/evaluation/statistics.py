@@ -14,6 +14,8 @@ from lesiondelta.images import Array
 LEAST_PATIENTS = 6
 """Of fewer, no difference can be significant at 0.05 in the signed-rank test (2 / 2^5 = 0.0625)."""
 CONFIDENCE = 0.95
+SAME = 1e-12
+"""Values closer than this are one: what differs is the rounding of float64."""
 RESAMPLES = 9999
 
 
@@ -31,7 +33,7 @@ class Difference:
     """Method `first` minus method `second` in one measure, patient by patient.
 
     `p` is of the two-sided Wilcoxon signed-rank test, `p_holm` after Holm's correction over all pairs of the table;
-    `rank_biserial` is the effect size: +1 if `first` is higher in every patient, -1 if in none, zeros left out.
+    `rank_biserial` is the effect size: +1 if `first` is higher in every patient, -1 if lower in every; zeros left out.
     """
 
     first: str
@@ -57,7 +59,7 @@ def mean_interval(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     known = known[~np.isnan(known)]
     require_patients(len(known))
     mean = float(known.mean())
-    if np.ptp(known) == 0:
+    if np.ptp(known) <= SAME:
         return Interval(mean, mean, mean)
     found = stats.bootstrap(
         (known,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="BCa", rng=seed
@@ -68,7 +70,7 @@ def mean_interval(values: Sequence[float] | Array, seed: int = 0) -> Interval:
 def difference(first: str, second: str, a: Array, b: Array, seed: int = 0) -> Difference:
     """Compare two methods in the same patients (N,); patients without a value for either are left out."""
     apart = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    apart = apart[~np.isnan(apart)]
+    apart = np.round(apart[~np.isnan(apart)], 12)  # ties and zeros as they are, without the rounding of float64
     interval = mean_interval(apart, seed)
     p = float(stats.wilcoxon(apart).pvalue) if apart.any() else 1.0
     return Difference(first, second, len(apart), interval, p, p, rank_biserial(apart))

@@ -1,11 +1,12 @@
 """Two folders of masks -> scores a visit, a patient, a step between visits, and in all; patients are the unit."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +18,11 @@ from lesiondelta.errors import CohortError, InputError
 from lesiondelta.evaluation import challenges
 from lesiondelta.evaluation.instances import IOU, MIN_LESION_MM3
 from lesiondelta.evaluation.longitudinal import ChangeScores, score_change
-from lesiondelta.evaluation.masks import MaskPair, Matching, Visit, match_folders, match_table, names, read_pair
+from lesiondelta.evaluation.masks import MaskPair, Matching, match_folders, match_table, names, read_pair
 from lesiondelta.evaluation.metrics import SIZES, Convention, Scores, Undefined, score
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, mean_interval
 from lesiondelta.files import require_writable, write_json, write_text
-from lesiondelta.formats.bids import natural
-from lesiondelta.images import Array, Grid
+from lesiondelta.images import GRID_TOLERANCE_MM, Array
 
 KEYS = ["participant_id", "session_id"]
 STEP_KEYS = ["participant_id", "from_session_id", "to_session_id"]
@@ -74,7 +74,7 @@ def evaluate(
         Visits without a prediction (unless allowed), files that are no masks, grids that differ. Nothing is written.
     """
     matching = _matching(reference, prediction, options, mapping)
-    raters = _raters(reference, second_rater, options, processes)
+    raters = _raters(reference, second_rater, matching, options, processes)
     return score_matching(matching, out, options, raters=raters, processes=processes, progress=progress)
 
 
@@ -124,11 +124,13 @@ def visit_table(pairs: Sequence[MaskPair], scores: Sequence[Scores]) -> pd.DataF
 def patient_table(visits: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """Means over each patient's visits and steps; values left out as NaN are left out here too.
 
-    Recall and precision by size divide the sums of the patient's visits; NaN where the patient has no such lesion.
+    `empty_visits` counts those with an empty mask after the size filter. Recall and precision by size divide the sums
+    of the patient's visits; NaN where the patient has no such lesion.
     """
     groups = visits.groupby("participant_id", sort=False)
     means = groups[[*MEASURES, "isbi2015"]].mean()
     means.insert(0, "visits", groups.size())
+    means.insert(1, "empty_visits", groups["empty"].agg(lambda kinds: int((kinds != "no").sum())))
     for size in SIZES:
         sums = groups[[f"{what}_{size}" for what in ("reference", "found", "predicted", "right")]].sum()
         sums.columns = ["reference", "found", "predicted", "right"]
@@ -156,14 +158,13 @@ def summarise(visits: pd.DataFrame, patients: pd.DataFrame, steps: pd.DataFrame)
 
 def tsv(table: pd.DataFrame) -> str:
     """As BIDS writes tables."""
-    text: str = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    text: str = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.9g")
     return text
 
 
 def _matching(reference: Path, prediction: Path, options: Options, mapping: Path | None) -> Matching:
-    if mapping:
-        return match_table(mapping, reference, prediction, options.participants)
-    matching = match_folders(reference, prediction, options.participants)
+    match = partial(match_table, mapping) if mapping else match_folders
+    matching = match(reference, prediction, options.participants)
     if matching.without_prediction and not options.allow_missing:
         missing = ", ".join(" ".join(names(visit)) for visit in matching.without_prediction)
         raise CohortError(
@@ -191,23 +192,30 @@ def _score(pair: MaskPair, options: Options) -> Scores:
     )  # fmt: skip
 
 
-def _raters(reference: Path, second: Path | None, options: Options, processes: int) -> float | None:
-    """Mean ISBI 2015 score, over patients, of the second rater against the first."""
+def _raters(reference: Path, second: Path | None, matching: Matching, options: Options, processes: int) -> float | None:
+    """Mean ISBI 2015 score of the second rater against the first, over the visits that are scored."""
     if second is None:
         return None
-    matching = match_folders(reference, second, options.participants)
-    scores = challenges.isbi2015(_score_all(matching.pairs, options, processes))
-    return float(pd.Series(scores).groupby([pair.participant for pair in matching.pairs]).mean().mean())
+    rated = {pair.visit: pair for pair in match_folders(reference, second, options.participants).pairs}
+    missing = [" ".join(pair.names) for pair in matching.pairs if pair.visit not in rated]
+    if missing:
+        raise CohortError(
+            f"The second rater in {second} has no mask of {', '.join(missing)}: the scale of the ISBI 2015 score needs "
+            "both raters of every visit."
+        )
+    scores = _score_all([rated[pair.visit] for pair in matching.pairs], options, processes)
+    return float(np.mean(challenges.isbi2015(scores)))
 
 
 def _score_changes(matching: Matching, options: Options, processes: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A row for each step from a visit to the next, and why other steps have none."""
     rows: list[dict[str, Any]] = []
     steps, skipped = [], {}
-    for a, b in pairwise(matching.pairs):
-        if a.participant != b.participant:
-            continue
-        if _is_gap(a, b, matching.without_prediction):
+    people: dict[str, list[MaskPair]] = {}
+    for pair in matching.pairs:
+        people.setdefault(pair.participant, []).append(pair)
+    for a, b in chain.from_iterable(map(pairwise, people.values())):
+        if matching.gap(a, b):
             skipped[" ".join((*a.names, b.names[1]))] = "a visit between them has no prediction"
         else:
             steps.append((a, b))
@@ -221,24 +229,14 @@ def _score_changes(matching: Matching, options: Options, processes: int) -> tupl
     return rows, skipped
 
 
-def _is_gap(before: MaskPair, after: MaskPair, missing: Sequence[Visit]) -> bool:
-    """Whether one of the missing visits lies between two visits of its participant."""
-    low, high = natural(before.session), natural(after.session)
-    return any(label == before.participant and low < natural(session) < high for label, session in missing)
-
-
 def _score_step(step: tuple[MaskPair, MaskPair], options: Options) -> ChangeScores | str:
     (truth_before, guess_before), (truth, guess) = (read_pair(pair) for pair in step)
-    if not _same_grid(truth_before.grid, truth.grid):
+    if truth_before.grid.distance_mm(truth.grid) > GRID_TOLERANCE_MM:
         return "the visits lie on different grids: give masks in one space (space-patient)"
     return score_change(
         (truth_before.data, truth.data), (guess_before.data, guess.data), truth.grid,
         min_lesion_mm3=options.min_lesion_mm3,
     )  # fmt: skip
-
-
-def _same_grid(a: Grid, b: Grid) -> bool:
-    return a.shape == b.shape and np.allclose(a.affine, b.affine, atol=1e-3)
 
 
 def _each(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
@@ -251,8 +249,8 @@ def _each(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterato
 
 def _isbi2015(scores: Sequence[Scores], raters: float | None) -> dict[str, float | None]:
     mean = float(np.mean(challenges.isbi2015(scores)))
-    scaled = challenges.isbi2015_scaled(mean, raters) if raters else None
-    return {"mean_over_visits": _number(mean), "raters": raters, "scaled": scaled}
+    scaled = math.nan if raters is None else challenges.isbi2015_scaled(mean, raters)
+    return {"mean_over_visits": _number(mean), "raters": _number(raters), "scaled": _number(scaled)}
 
 
 def _measure(values: "pd.Series[float]") -> dict[str, float | int | None]:
@@ -285,5 +283,5 @@ def _columns(table: pd.DataFrame, first: str, second: str) -> tuple[Array, Array
     return table[first].to_numpy(dtype=float), table[second].to_numpy(dtype=float)
 
 
-def _number(value: float) -> float | None:
-    return None if pd.isna(value) else float(value)
+def _number(value: float | None) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)

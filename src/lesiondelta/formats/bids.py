@@ -298,6 +298,15 @@ def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[dat
     return None, notes
 
 
+def session_dates(patient: Path) -> dict[str, datetime]:
+    """Dates in the sub-X_sessions.tsv of a patient's folder, by session label; those without one are left out."""
+    rows = _table(patient / f"{patient.name}_sessions.tsv")
+    dates = {
+        (row.get("session_id") or "").removeprefix("ses-"): _time((row.get("acq_time") or "").strip()) for row in rows
+    }
+    return {session: date for session, date in dates.items() if date}
+
+
 def _table(path: Path) -> list[dict[str, str]]:
     """Rows by column; labels and dates are plain ASCII, so that an old encoding of other columns does no harm."""
     if not path.is_file():

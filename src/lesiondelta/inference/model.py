@@ -23,6 +23,7 @@ NETWORKS = {
     "DifferenceWeightingResEncUNet": "unet",
     "SingleVisitSwinUNETR": "swinunetr",
     "RecurrentResidualUNet": "simunet",
+    "MultitaskNetwork": "denner",
 }
 """Classes that a model may have, and the module of `networks` that each is in."""
 
@@ -47,6 +48,9 @@ class Description(BaseModel):
     min_lesion_mm3: float = Field(ge=0)
     weights_sha256: str
     prior: Literal["previous", "baseline"] = "previous"
+    references: Literal["prior", "all"] = Field(
+        "prior", description="all: the mean over every other visit as the prior"
+    )
     caution: str = Field("", description="what every user of its masks must be told")
     training: dict[str, Any] = {}
 
@@ -92,6 +96,11 @@ class Model:
         """Which of the visits, in time order, visit `index` is compared with."""
         return prior_index(index, visits, self.description.prior)
 
+    def reference_indices(self, index: int, visits: int) -> list[int]:
+        """The visits that visit `index` is segmented with, one after another."""
+        others = [other for other in range(visits) if other != index]
+        return others if self.description.references == "all" and others else [self.prior_index(index, visits)]
+
     @property
     def caution(self) -> str:
         """What every user of its masks must be told, or nothing."""
@@ -101,6 +110,11 @@ class Model:
     def sha256(self) -> str:
         """Hash of the weights."""
         return self.description.weights_sha256
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and hash, for the record."""
+        return {"Name": self.name, "SHA256": self.sha256}
 
     @property
     def fingerprint(self) -> str:

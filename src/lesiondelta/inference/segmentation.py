@@ -61,10 +61,10 @@ def lesion_probabilities(
         weights = torch.zeros(_padded(tensors[0].shape[1:], patch))
         logits = [torch.zeros_like(weights) for _ in visits]
         window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
-        priors = [model.prior_index(index, len(visits)) for index in range(len(visits))]
+        references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
         for box in _occupied(tensors, patch, overlap):
             windows = [_cut(tensor, box, patch).to(chosen) for tensor in tensors]
-            for accumulated, window in zip(logits, window_logits(network, windows, priors, mirror), strict=True):
+            for accumulated, window in zip(logits, window_logits(network, windows, references, mirror), strict=True):
                 accumulated[box] += window.cpu() * window_weights
             weights[box] += window_weights
             done += 1
@@ -80,7 +80,7 @@ def lesion_probabilities(
 
 @torch.inference_mode()
 def window_logits(
-    network: torch.nn.Module, windows: Sequence[Tensor], priors: Sequence[int], mirroring: bool
+    network: torch.nn.Module, windows: Sequence[Tensor], references: Sequence[Sequence[int]], mirroring: bool
 ) -> list[Tensor]:
     """Logit of lesion minus logit of background for one window of n visits.
 
@@ -89,8 +89,8 @@ def window_logits(
     Parameters
     ----------
     windows : sequence of (C, x, y, z)
-    priors : sequence of int
-        For each visit the index of the one it is compared with.
+    references : sequence of sequences of int
+        For each visit the indices of those it is compared with; of several, the probabilities are averaged.
 
     Returns
     -------
@@ -101,9 +101,17 @@ def window_logits(
     for flip in axes:
         states = [network.encode(torch.flip(window[None], flip)) for window in windows]  # type: ignore[operator]
         for index, accumulated in enumerate(sums):
-            logits = network.decode(states[index], states[priors[index]])  # type: ignore[operator]
-            accumulated += torch.flip(logits[:, 1:2] - logits[:, 0:1], flip)[0, 0].float()
+            pairs = (network.decode(states[index], states[other]) for other in references[index])  # type: ignore[operator]
+            mean = mean_logit([logits[0, 1] - logits[0, 0] for logits in pairs])
+            accumulated += torch.flip(mean, [axis - 2 for axis in flip])
     return [accumulated / len(axes) for accumulated in sums]
+
+
+def mean_logit(logits: Sequence[Tensor]) -> Tensor:
+    """The logit (x, y, z) float32 of the mean of probabilities given as logits."""
+    if len(logits) == 1:
+        return logits[0].float()
+    return torch.stack([one.float() for one in logits]).sigmoid().mean(dim=0).logit(eps=1e-6)
 
 
 def lesion_mask(probability: Array, threshold: float, min_lesion_mm3: float, spacing_mm: Sequence[float]) -> Array:

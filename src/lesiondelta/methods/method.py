@@ -68,6 +68,8 @@ class Method:
     window, weighting, overlap : str, str, float
         Prediction: in windows of the patch's size or of the whole volume at once, how the voxels of a window weigh, and
         the share of a window that its neighbour covers.
+    references : "prior" or "all"
+        Prediction: a visit is compared with its prior, or with every other visit, the probabilities being averaged.
     trainer : str
         Dotted name of PairTrainer or of a class derived from it.
     """
@@ -87,4 +89,5 @@ class Method:
     window: Literal["patch", "whole"] = "patch"
     weighting: Literal["gaussian", "uniform"] = "gaussian"
     overlap: float = 0.5
+    references: Literal["prior", "all"] = "prior"
     trainer: str = "lesiondelta.nnunet.trainer.PairTrainer"

@@ -1,19 +1,17 @@
 """From training patients to nnU-Net's preprocessed storage: every visit once, z-scored, in the patient's union box."""
 
-import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lesiondelta.errors import CohortError, GeometryError, OutputError
-from lesiondelta.files import write_json
+from lesiondelta.errors import CohortError, GeometryError
+from lesiondelta.files import alone, write_json
 from lesiondelta.images import Array, Volume, read_image, read_mask, require_same_grid
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit, content_hash, contrasts, visit_identifier
 from lesiondelta.nnunet.environment import environment
@@ -79,28 +77,13 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
     names = contrasts(patients)
     content = content_hash(patients)
     if not (folder / DESCRIPTION).is_file():
-        with _alone(folder):
+        with alone(folder, wait=True):
             if not (folder / DESCRIPTION).is_file():
                 _store(patients, names, content, folder, patch)
     found = description(folder)
     if found["content"] != content or found["contrasts"] != list(names):
         raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
     return found
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process stores into `folder`; the system frees the lock of a process that is killed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot lock {folder}: {error.strerror or error}. Choose a folder on another disk."
-        ) from error
-    with lock:
-        yield
 
 
 def _store(

@@ -116,7 +116,7 @@ def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallb
     settings = {**_settings(job), "patients_content": stored["content"]}
     _require_same_settings(job.settings, settings)
     if not job.settings.is_file():
-        write_json(job.settings, {**settings, "commit": _commit()})
+        write_json(job.settings, {**settings, "commit": source_commit()})
     if not (job.model / "model.json").is_file():
         _remove_partial(job.output)
         _run(job, progress)
@@ -283,15 +283,17 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "threshold": THRESHOLD,
         "min_lesion_mm3": MIN_LESION_MM3,
         "prior": "baseline" if job.method.prior == "baseline" else "previous",
+        "references": job.method.references,
         "training": {
             **job.identity(),
-            "epochs_done": job.preset.epochs,
+            "epochs_done": len(history["mean_fg_dice"]),
             "seconds": round(float(seconds), 3),
             "batch": chosen["batch_size"],
             "batch_dice": chosen["batch_dice"],
             "last_validation_dice": dice if math.isfinite(dice) else None,
             "initial_weights": job.initial_weights.name if job.initial_weights else None,
             "device": job.device,
+            "threads": job.threads,
             "precision": precision,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
             "commit": json.loads(job.settings.read_text(encoding="utf-8")).get("commit"),
@@ -299,11 +301,12 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
     }
 
 
-def _commit() -> str | None:
-    """The commit of the source this runs from, None for an installed package."""
+def source_commit() -> str | None:
+    """The commit of the source this runs from, `-dirty` behind it if files differ; None for an installed package."""
     if Path(__file__).parents[2].name != "src":
         return None
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    folder = str(Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,7 +1,7 @@
 """What is looked at before any long work starts: images, models, and whether a patient is finished already."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lesiondelta.files import sha256
 from lesiondelta.formats.records import read_record
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import Model, bundled_model, load_model
+from lesiondelta.inference.samseg import Samseg, find_samseg
 from lesiondelta.preprocessing import brain, programs
 from lesiondelta.preprocessing.patient import PREPARATION
 from lesiondelta.settings import PreprocessingSettings, Settings
@@ -77,6 +78,23 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
     return models
 
 
+def load_segmenters(
+    named: tuple[Path, ...], load: Callable[[tuple[Path, ...]], tuple[Model, ...]] = load_models
+) -> tuple[Model, ...] | tuple[Samseg]:
+    """Load exported models with `load`, or find the program that is named instead.
+
+    Raises
+    ------
+    DependencyError
+        The program is not installed.
+    """
+    if Path("samseg") not in named:
+        return load(named)
+    if len(named) > 1:
+        raise ModelError("samseg is a program, whose masks cannot be averaged with models: give it alone.")
+    return (find_samseg(),)
+
+
 def require_programs(settings: PreprocessingSettings) -> None:
     """Raise DependencyError where an external program that the settings name is not installed."""
     if settings.registration in programs.ADVICE:
@@ -101,7 +119,7 @@ def _image_hashes(contents: Sequence[Mapping[str, str]]) -> set[str]:
     return {visit[contrast] for visit in contents for contrast in CONTRASTS if contrast in visit}
 
 
-def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
+def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model | Samseg]) -> dict[str, Any]:
     """All that decides a patient's results, as plain JSON: program, settings, models and the content of every input."""
     return {
         "lesiondelta": __version__,
@@ -121,9 +139,17 @@ def visit_contents(patient: Patient) -> list[dict[str, str]]:
     ]
 
 
+def log_choices(patient: Patient) -> None:
+    """Log what the order of a patient's visits rests on, and what was chosen among its files."""
+    order = ", ".join(visit_name(visit.label) for visit in patient.visits)
+    log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
+    for note in patient.notes:
+        log.info("sub-%s: %s", patient.label, note)
+
+
 def deciding(settings: Settings) -> dict[str, Any]:
     """The settings that change results: not the numbers of threads, and models by content instead of by folder."""
-    speed = {"preprocessing": {"threads"}, "segmentation": {"threads", "models"}}
+    speed = {"preprocessing": {"threads"}, "segmentation": {"threads", "models", "samseg_hours"}}
     return settings.model_dump(mode="json", exclude=speed)
 
 

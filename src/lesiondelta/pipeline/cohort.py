@@ -17,8 +17,10 @@ from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import prepare_output
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.inference import Model, choose_device
-from lesiondelta.pipeline.checks import load_models, require_programs
+from lesiondelta.pipeline.checks import load_models, load_segmenters, require_programs
 from lesiondelta.pipeline.patient import failed_results, run_patient
+from lesiondelta.pipeline.samseg import require_not_stripped
+from lesiondelta.pipeline.segmentation import Segmenter
 from lesiondelta.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,9 @@ def check_start(settings: Settings, out: Path, raw: Path | None = None, work: Pa
     """
     choose_device(settings.segmentation.device)
     require_programs(settings.preprocessing)
-    models = load_models(settings.segmentation.models)
+    models = load_segmenters(settings.segmentation.models)
+    if models[0].method == "samseg":
+        require_not_stripped(settings.preprocessing)
     preprocessing = settings.preprocessing.model_copy(update={"spacing_mm": models[0].spacing_mm})
     settings = settings.model_copy(update={"preprocessing": preprocessing})
     if work:
@@ -151,7 +155,7 @@ def _work(patient: Patient, job: Job) -> Results:
     import torch
 
     torch.set_num_threads(job.settings.segmentation.threads)
-    models = _models(job.settings.segmentation.models)
+    models = load_segmenters(job.settings.segmentation.models, _models)
     return run_patient(patient, job.out, job.settings, models, job.raw, job.work)
 
 
@@ -160,7 +164,9 @@ def _models(folders: tuple[Path, ...]) -> tuple[Model, ...]:
     return load_models(folders)
 
 
-def _description(settings: Settings, models: Sequence[Model]) -> dict[str, Any]:
-    named = [{"name": model.name, "method": model.method, "sha256": model.sha256} for model in models]
+def _description(settings: Settings, models: Sequence[Segmenter]) -> dict[str, Any]:
+    named = [
+        {"method": model.method, **{key.lower(): value for key, value in model.identity.items()}} for model in models
+    ]
     about = "the latest run; what decided a patient's results is the fingerprint in .lesiondelta/sub-X.json"
     return {"about": about, "lesiondelta": __version__, "settings": settings.model_dump(mode="json"), "models": named}

@@ -14,8 +14,17 @@ from lesiondelta.formats.derivatives import Place, VisitOutput, visit_files, wri
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.images import Volume
 from lesiondelta.inference import Model, choose_device, mirrors
-from lesiondelta.pipeline.checks import fingerprint, usable_visits, visit_name
-from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds, on_own_grid, segment, thresholds
+from lesiondelta.inference.samseg import Samseg
+from lesiondelta.pipeline.checks import fingerprint, log_choices, usable_visits, visit_name
+from lesiondelta.pipeline.samseg import require_whole_heads, segment_by_samseg
+from lesiondelta.pipeline.segmentation import (
+    SegmentedVisit,
+    Segmenter,
+    Thresholds,
+    on_own_grid,
+    segment,
+    thresholds,
+)
 from lesiondelta.pipeline.store import prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.report.pictures import Panel, write_picture
@@ -32,7 +41,7 @@ def run_patient(
     patient: Patient,
     out: Path,
     settings: Settings,
-    models: Sequence[Model],
+    models: Sequence[Segmenter],
     raw: Path | None = None,
     work: Path | None = None,
 ) -> tuple[VisitResult, ...]:
@@ -49,7 +58,7 @@ def run_patient(
 
 
 def _guarded(
-    patient: Patient, out: Path, settings: Settings, models: Sequence[Model], raw: Path | None, work: Path | None
+    patient: Patient, out: Path, settings: Settings, models: Sequence[Segmenter], raw: Path | None, work: Path | None
 ) -> tuple[VisitResult, ...]:
     problems = dict(patient.problems)
     try:
@@ -72,7 +81,7 @@ def _run(
     patient: Patient,
     out: Path,
     settings: Settings,
-    models: Sequence[Model],
+    models: Sequence[Segmenter],
     raw: Path | None,
     work: Path | None,
     problems: dict[str, str],
@@ -87,13 +96,15 @@ def _run(
     places = {visit.label: Place(out, patient.label, visit.label) for visit in patient.visits}
     _warn_of_replaced(out, patient)
     records.begin(out, patient.label, identity, [f for p in places.values() for f in visit_files(p, contrasts)])
-    _log_choices(patient)
+    log_choices(patient)
 
     usable = usable_visits(patient, contrasts)
     problems.update(usable.problems)
+    if isinstance(models[0], Samseg):
+        require_whole_heads(usable, contrasts)
     prepared = prepared_patient(usable, settings.preprocessing, contrasts, work)
     problems.update(prepared.failures)
-    segmented = segment(prepared, models, settings.segmentation)
+    segmented = _segment(usable, prepared, out, settings.segmentation, models)
 
     limits = thresholds(models, settings.segmentation)
     results = {label: VisitResult(patient.label, label, "failed", why) for label, why in problems.items()}
@@ -109,6 +120,19 @@ def _run(
     ordered = [results.pop(label) for label in _labels(patient) if label in results]
     records.finish(out, patient.label, identity, written, ordered)
     return tuple(ordered)
+
+
+def _segment(
+    usable: Patient,
+    prepared: PreparedPatient,
+    out: Path,
+    settings: SegmentationSettings,
+    models: Sequence[Segmenter],
+) -> list[SegmentedVisit]:
+    if isinstance(models[0], Samseg):
+        log_file = out / "logs" / f"sub-{usable.label}_samseg.log"
+        return segment_by_samseg(usable, prepared, models[0], settings, log_file)
+    return segment(prepared, [model for model in models if isinstance(model, Model)], settings)
 
 
 def _warn_of_replaced(out: Path, patient: Patient) -> None:
@@ -137,17 +161,18 @@ def _labels(patient: Patient) -> list[str]:
 
 
 def _output(
-    seen: SegmentedVisit, limits: Thresholds, models: Sequence[Model], settings: SegmentationSettings
+    seen: SegmentedVisit, limits: Thresholds, models: Sequence[Segmenter], settings: SegmentationSettings
 ) -> VisitOutput:
     probability, mask = on_own_grid(seen, limits.probability)
     facts = {
         "Threshold": limits.probability,
         "SmallestLesion": limits.min_lesion_mm3,
         "SmallestLesionUnits": "mm3",
-        "WindowOverlap": settings.overlap,
-        "Mirroring": mirrors(settings.mirroring, choose_device(settings.device)),
-        "Models": [{"Name": model.name, "SHA256": model.sha256} for model in models],
+        "Models": [model.identity for model in models],
     }
+    if not isinstance(models[0], Samseg):
+        facts["WindowOverlap"] = settings.overlap
+        facts["Mirroring"] = mirrors(settings.mirroring, choose_device(settings.device))
     visit = seen.prepared
     return VisitOutput(mask, probability, seen.mask, visit.images, visit.from_patient, facts)
 
@@ -159,7 +184,7 @@ def _judge(
     prepared: PreparedPatient,
     problems: Mapping[str, str],
     output: VisitOutput,
-    models: Sequence[Model],
+    models: Sequence[Segmenter],
 ) -> VisitResult:
     """The status of a visit, and the row of figures for the tables."""
     seen, prior = segmented[index], segmented[models[0].prior_index(index, len(segmented))]
@@ -217,10 +242,3 @@ def _draw(place: Place, result: VisitResult, segmented: Sequence[SegmentedVisit]
 
 def _panel(seen: SegmentedVisit) -> Panel:
     return Panel(visit_name(seen.prepared.label), seen.prepared.images["FLAIR"], seen.mask)
-
-
-def _log_choices(patient: Patient) -> None:
-    order = ", ".join(visit_name(visit.label) for visit in patient.visits)
-    log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
-    for note in patient.notes:
-        log.info("sub-%s: %s", patient.label, note)

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
-from lesiondelta.images import Affine, Array, Volume, resample
+from lesiondelta.images import Affine, Array, Grid, Volume, resample
 from lesiondelta.inference import Model, lesion_mask, lesion_probabilities
+from lesiondelta.inference.samseg import Samseg
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import SegmentationSettings
 
 log = logging.getLogger(__name__)
+
+Segmenter = Model | Samseg
+"""What makes the masks: exported models, whose logits are averaged, or one program."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,16 @@ def _segmented(
 ) -> SegmentedVisit:
     probability = np.where(prepared.brain.data, probability, 0).astype(np.float32)
     mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, prepared.grid.spacing.tolist())
+    return counted(visit, probability, mask, prepared.grid)
+
+
+def counted(visit: PreparedVisit, probability: Array, mask: Array, grid: Grid) -> SegmentedVisit:
+    """The visit with its lesions counted."""
     lesions = int(cc3d.connected_components(mask, connectivity=26, return_N=True)[1])
-    affine = prepared.grid.affine
-    return SegmentedVisit(visit, Volume(probability, affine), Volume(mask, affine), lesions)
+    return SegmentedVisit(visit, Volume(probability, grid.affine), Volume(mask, grid.affine), lesions)
 
 
-def thresholds(models: Sequence[Model], settings: SegmentationSettings) -> Thresholds:
+def thresholds(models: Sequence[Segmenter], settings: SegmentationSettings) -> Thresholds:
     """The user's choice, else the first model's own."""
     probability = models[0].threshold if settings.threshold is None else settings.threshold
     smallest = models[0].min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3

@@ -13,7 +13,7 @@ from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
 from lesiondelta.images import Volume, read_mask, require_same_grid, resample, write_volume
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
-from lesiondelta.pipeline.checks import usable_visits, visit_name
+from lesiondelta.pipeline.checks import log_choices, usable_visits, visit_name
 from lesiondelta.pipeline.store import image_path, prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import PreprocessingSettings
@@ -40,6 +40,8 @@ def prepare_training(
         A visit cannot be used or has no reference mask.
     """
     require_labelled(cohort)
+    for labelled in cohort.patients:
+        log_choices(labelled)
     found = {}
     for patient, warnings in _run(cohort, partial(_prepare, work=work, settings=settings), processes):
         found[patient.label] = patient

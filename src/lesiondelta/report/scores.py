@@ -27,6 +27,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "Volume": {
         "reference_volume_mm3": "reference (mm³)", "predicted_volume_mm3": "prediction (mm³)",
         "volume_difference_mm3": "prediction - reference (mm³)",
+        "absolute_volume_difference_mm3": "either way (mm³)",
     },
     "Change from visit to visit": {
         "reference_change_mm3": "change of volume, reference (mm³)",
@@ -35,7 +36,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "new_lesion_f1": "F1 of new lesions", "new_lesion_dsc": "DSC of new lesions",
         "false_new_lesions": "false new lesions where there are none",
         "false_new_volume_mm3": "their volume (mm³)", "unchanged_lesions": "unchanged lesions",
-        "unchanged_alike": "of them seen alike at both visits",
+        "unchanged_seen": "of them predicted at both visits",
+        "unchanged_alike": "of them predicted at both visits or at neither",
         "unchanged_predicted_change": "relative change predicted in them",
     },
 }  # fmt: skip
@@ -114,7 +116,7 @@ def _digits(name: str) -> int:
     """After the point: shares have three, millimetres two, lesions and mm3 one."""
     if name.endswith("_mm"):
         return 2
-    return 1 if name.endswith(("_mm3", "_lesions", "unchanged_alike")) else 3
+    return 1 if name.endswith(("_mm3", "_lesions", "unchanged_seen", "unchanged_alike")) else 3
 
 
 def _change(agreement: Mapping[str, Any]) -> str:
@@ -130,12 +132,15 @@ def _change(agreement: Mapping[str, Any]) -> str:
 def _isbi(score: Mapping[str, Any]) -> str:
     if score["mean_over_visits"] is None:
         return ""
-    text = f"{_number(score['mean_over_visits'])} of 1, unscaled"
-    return text if score["scaled"] is None else f"{text}; {_number(score['scaled'], 1)} where the second rater has 90"
+    text = f"{_number(score['mean_over_visits'])} of 1 on average over visits, unscaled"
+    scaled = _number(score["scaled"], 1)
+    return text if score["scaled"] is None else f"{text}; {scaled} where a perfect mask has 100 and the second rater 90"
 
 
 def _figure(shown: Sequence[str], measures: Mapping[str, Any], patients: pd.DataFrame) -> str:
-    """Dots and means as SVG."""
+    """Dots and means as SVG; nothing where no score is defined."""
+    if not shown:
+        return ""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

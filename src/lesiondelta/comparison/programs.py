@@ -1,0 +1,86 @@
+"""SAMSEG's row: every patient segmented by the program as it stands; nothing is trained."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from lesiondelta import __version__
+from lesiondelta.cohort import CONTRASTS, Cohort, Patient
+from lesiondelta.comparison.predictions import PREDICTION, recorded
+from lesiondelta.comparison.study import Scored, Split, Study, scored
+from lesiondelta.errors import LesionDeltaError
+from lesiondelta.evaluation.masks import MaskPair
+from lesiondelta.images import write_volume
+from lesiondelta.inference.samseg import Samseg, find_samseg
+from lesiondelta.methods import EXTERNAL
+from lesiondelta.pipeline.checks import visit_contents
+from lesiondelta.pipeline.samseg import require_not_stripped, require_whole_heads, segment_by_samseg
+from lesiondelta.pipeline.store import prepared_patient
+from lesiondelta.settings import PreprocessingSettings, SegmentationSettings
+
+log = logging.getLogger(__name__)
+
+SAMSEG = EXTERNAL["samseg"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The dataset of a split as it was given, and where and how its patients were prepared."""
+
+    cohort: Cohort
+    work: Path
+    settings: PreprocessingSettings
+
+
+def with_samseg(
+    study: Study,
+    results: Mapping[tuple[Split, str], Scored],
+    sources: Mapping[Split, Source],
+    report: Callable[[str], None] = lambda what: None,
+) -> tuple[Study, dict[tuple[Split, str], Scored]]:
+    """The study and its results with SAMSEG's row, or with the reason why that has no scores."""
+    try:
+        program = find_samseg()
+        for split in study.splits:
+            require_not_stripped(sources[split].settings)
+            for patient in _given(study, split, sources[split]).values():
+                require_whole_heads(patient, CONTRASTS)
+        found = {}
+        for split in study.splits:
+            report(f"samseg, {split}")
+            found[split, SAMSEG.name] = scored(study, split, SAMSEG, _predicted(study, split, sources[split], program))
+    except LesionDeltaError as error:
+        log.warning("SAMSEG has no scores: %s", error)
+        return replace(study, absent={**study.absent, SAMSEG: str(error)}), dict(results)
+    return replace(study, programs={**study.programs, SAMSEG: program.version}), {**results, **found}
+
+
+def _given(study: Study, split: Split, source: Source) -> dict[str, Patient]:
+    labels = {patient.label for patient in study.splits[split]}
+    return {patient.label: patient for patient in source.cohort.patients if patient.label in labels}
+
+
+def _predicted(study: Study, split: Split, source: Source, program: Samseg) -> list[MaskPair]:
+    given, folder = _given(study, split, source), study.predictions(split, SAMSEG)
+    pairs = []
+    for patient in study.splits[split]:
+        raw = given[patient.label]
+        settings = {
+            "lesiondelta": __version__, "prediction": PREDICTION, "program": program.fingerprint, "device": "cpu",
+            "images": visit_contents(raw),
+        }  # fmt: skip
+        log_file = folder / f"sub-{patient.label}" / "samseg.log"
+        make = partial(_segment, raw, source, program, study.threads, log_file)
+        pairs += recorded(patient, folder, settings, study.threads, make)
+    return pairs
+
+
+def _segment(
+    patient: Patient, source: Source, program: Samseg, threads: int, log_file: Path, paths: Mapping[str, Path]
+) -> None:
+    prepared = prepared_patient(patient, source.settings, CONTRASTS, source.work)
+    segmented = segment_by_samseg(patient, prepared, program, SegmentationSettings(threads=threads), log_file)
+    for visit, path in zip(segmented, paths.values(), strict=True):
+        write_volume(path, visit.mask)

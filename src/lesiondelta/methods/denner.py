@@ -1,0 +1,20 @@
+"""Denner et al. 2020: slices in three orientations, segmented and registered to the prior by one network.
+
+Recipe, losses, slices and three-view inference are the authors' code's (see `networks.denner` and `nnunet.slices`,
+which say what differs). `prior` is that of prediction: training takes every other visit of the patient.
+"""
+
+from lesiondelta.methods.method import Method, Recipe
+
+METHOD = Method(
+    name="denner",
+    title="Denner et al.",
+    citation="Denner et al. (2020), arXiv:2004.03675",
+    network="lesiondelta.networks.denner.MultitaskNetwork",
+    longitudinal=True,
+    recipe=Recipe(optimiser="amsgrad", learning_rate=1e-4, schedule="step", momentum=0.9, weight_decay=0.0),
+    deep_supervision=False,
+    window="whole",
+    weighting="uniform",
+    trainer="lesiondelta.nnunet.slices.SliceTrainer",
+)
