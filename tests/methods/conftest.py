@@ -42,7 +42,7 @@ def trained(method, patients, data, tmp_path_factory):
 def network_of(method, data):
     """Build the method's network from the plan of a patch, in front of any training."""
 
-    def build(patch, deep_supervision=True, seed=0):
+    def build(patch, deep_supervision=None, seed=0):
         with environment(data):
             from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -58,7 +58,7 @@ def network_of(method, data):
                 architecture["_kw_requires_import"],
                 2,
                 2,
-                deep_supervision=deep_supervision,
+                deep_supervision=method.deep_supervision if deep_supervision is None else deep_supervision,
             ), plan
 
     return build

@@ -21,6 +21,8 @@ NETWORKS = {
     "ConcatenationUNet": "unet",
     "DifferenceWeightingUNet": "unet",
     "DifferenceWeightingResEncUNet": "unet",
+    "SingleVisitSwinUNETR": "swinunetr",
+    "RecurrentResidualUNet": "simunet",
     "MultitaskNetwork": "denner",
 }
 """Classes that a model may have, and the module of `networks` that each is in."""
