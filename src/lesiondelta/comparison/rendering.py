@@ -73,8 +73,9 @@ def _latex(table: Table) -> str:
         rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_escaped(str(row[0]))}}}}} \\" if len(row) == 1 else line(row)
         for row in table.rows
     ]
+    caption = table.title.partition(". ")[2] or table.title  # LaTeX counts by itself
     begin = [
-        "% needs booktabs", r"\begin{table*}", r"\centering", rf"\caption{{{_escaped(table.title)}}}",
+        "% needs booktabs", r"\begin{table*}", r"\centering", rf"\caption{{{_escaped(caption)}}}",
         rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule",
     ]  # fmt: skip
     end = [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_escaped(note)}" for note in table.notes)]
