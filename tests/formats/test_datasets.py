@@ -284,7 +284,12 @@ BAD_MASKS = {
     "shape": (np.ones((3, 3, 3), np.uint8), OBLIQUE, GeometryError, "has shape"),
     "place": (None, SHIFTED, GeometryError, "5.00 mm apart"),
     "labels": (np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16), OBLIQUE, ImageError, "several labels"),
-    "probabilities": (np.linspace(0, 1, np.prod(SHAPE)).reshape(SHAPE), OBLIQUE, ImageError, "probabilities or other fractions"),
+    "probabilities": (
+        np.linspace(0, 1, np.prod(SHAPE)).reshape(SHAPE),
+        OBLIQUE,
+        ImageError,
+        "probabilities or other fractions",
+    ),
 }
 
 
