@@ -14,9 +14,11 @@ from scipy.spatial.transform import Rotation
 from lesiondelta.comparison.protocol import draw_test, fold_of, read_test_list, write_protocol
 from lesiondelta.errors import CohortError, GeometryError, ImageError, OutputError
 from lesiondelta.evaluation.masks import find_masks
+from lesiondelta.files import alone
 from lesiondelta.formats.bids import read_cohort
-from lesiondelta.formats.conversion import convert, find
+from lesiondelta.formats.conversion import convert
 from lesiondelta.formats.datasets import ISBI2015, LJUBLJANA, MSLESSEG
+from lesiondelta.formats.finding import find
 from lesiondelta.images import read_image, read_mask
 from lesiondelta.nnunet.cohort import patient_folds
 
@@ -24,6 +26,12 @@ SHAPE = (7, 8, 5)
 OBLIQUE = np.eye(4)
 OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (20, -10, 175), degrees=True).as_matrix() * (0.7, 0.7, 3)
 OBLIQUE[:3, 3] = 12, -20, -9
+
+
+class StopError(Exception):
+    """What a test interrupts a conversion with."""
+
+
 MASK_WORDS = ("mask", "MASK", "gt", "label-")
 
 
@@ -248,9 +256,6 @@ def test_a_stopped_conversion_goes_on_and_ends_the_same(tmp_path):
     found = find(MSLESSEG, mslesseg(tmp_path / "source"))
     convert(found, tmp_path / "whole")
 
-    class StopError(Exception):
-        pass
-
     def stop(label: str) -> None:
         if label == "P2":
             raise StopError
@@ -273,10 +278,107 @@ def test_a_header_half_a_voxel_off_is_replaced_and_said(tmp_path, caplog):
     path = nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", affine=half)
     with caplog.at_level(logging.WARNING):
         convert(find(MSLESSEG, source), tmp_path / "bids")
-    assert f"The headers of 1 masks, {path} the first" in caplog.text
+    written = "derivatives/reference/sub-P1/ses-1/anat/sub-P1_ses-1_space-orig_label-L_mask.nii.gz"
+    assert f"The headers of 1 masks, {written} the first" in caplog.text
     reference = read_mask(find_masks(tmp_path / "bids/derivatives/reference")["P1", "1"][0].path)
     np.testing.assert_allclose(reference.affine, OBLIQUE, atol=1e-5)
     np.testing.assert_array_equal(reference.data, read_mask(path).data)
+
+
+def test_a_changed_source_is_converted_again(tmp_path):
+    source, out = mslesseg(tmp_path / "source"), tmp_path / "bids"
+    convert(find(MSLESSEG, source), out)
+    kept = (out / "sub-P2/ses-1/anat/sub-P2_ses-1_FLAIR.nii.gz").stat().st_mtime_ns
+    path = nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", np.ones(SHAPE, np.uint8))
+    for name in ("FLAIR", "T1", "T2", "MASK"):
+        nifti(source / f"train/P1/T3/P1_T3_{name}.nii.gz")
+    convert(find(MSLESSEG, source), out)
+    masks = find_masks(out / "derivatives/reference", ["P1"])
+    assert [session for _, session in masks] == ["1", "2", "3"]
+    assert masks["P1", "1"][0].path.read_bytes() == path.read_bytes()
+    assert (out / "sub-P2/ses-1/anat/sub-P2_ses-1_FLAIR.nii.gz").stat().st_mtime_ns == kept
+    shutil.rmtree(source / "train/P1/T3")
+    convert(find(MSLESSEG, source), out)
+    assert [visit.label for visit in read_cohort(out).patients[0].visits] == ["1", "2"]
+    assert not list(out.rglob("*ses-3*"))
+
+
+@pytest.mark.parametrize("patient", ["P1", "P3"])
+def test_a_dataset_that_was_not_converted_to_its_end_is_refused(tmp_path, patient):
+    def stop(label: str) -> None:
+        if label == patient:
+            raise StopError
+
+    found = find(MSLESSEG, mslesseg(tmp_path / "source"))
+    with pytest.raises(StopError):
+        convert(found, tmp_path / "bids", progress=stop)
+    for validate in (True, False):
+        with pytest.raises(CohortError, match="not converted to its end"):
+            read_cohort(tmp_path / "bids", validate=validate)
+    convert(found, tmp_path / "bids")
+    assert len(read_cohort(tmp_path / "bids").patients) == 5
+
+
+@pytest.mark.parametrize("shift", [(2.2, 0, 0), (0.5, 0, 0), (1, 1, 1)])
+def test_other_shifts_than_half_a_voxel_are_refused_however_thick_the_slices(tmp_path, shift):
+    source, moved = mslesseg(tmp_path / "source"), OBLIQUE.copy()
+    moved[:3, 3] += OBLIQUE[:3, :3] @ shift
+    nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", affine=moved)
+    with pytest.raises(GeometryError, match="P1_T1_MASK"):
+        convert(find(MSLESSEG, source), tmp_path / "bids")
+
+
+def test_a_truncated_image_is_named(tmp_path):
+    source = mslesseg(tmp_path / "source")
+    path = source / "train/P1/T2/P1_T2_T1.nii.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ImageError, match="P1_T2_T1"):
+        convert(find(MSLESSEG, source), tmp_path / "bids")
+
+
+def test_a_patient_for_training_and_for_testing_is_refused(tmp_path):
+    source = mslesseg(tmp_path / "source")
+    shutil.copytree(source / "train/P1/T1", source / "test/P1")
+    for path in (source / "test/P1").iterdir():
+        path.rename(path.with_name(path.name.replace("_T1_", "_")))
+    with pytest.raises(CohortError, match=r"Patient P1 is for training .* and for testing"):
+        find(MSLESSEG, source)
+
+
+def test_bids_keeps_its_visits_their_order_and_their_brain_masks(tmp_path):
+    """A visit whose names have more entities, dates in scans.tsv alone, a brain mask."""
+    source = bids(tmp_path / "source", 2)
+    for number in (1, 2):
+        anat = source / f"sub-{number}/ses-b/anat"
+        for path in anat.iterdir():
+            path.rename(path.with_name(path.name.replace("_FLAIR", "_run-1_FLAIR").replace("_T1w", "_run-1_T1w")))
+        nifti(anat / f"sub-{number}_ses-b_desc-brain_mask.nii.gz", np.ones(SHAPE, np.uint8))
+        (source / f"sub-{number}/sub-{number}_sessions.tsv").unlink()
+        for session, date in (("a", "2020-02-03"), ("b", "2019-02-03")):
+            names = [path.name for path in (source / f"sub-{number}/ses-{session}/anat").glob("*w.nii.gz")]
+            scans = f"filename\tacq_time\nanat/{names[0]}\t{date}T10:00:00\n"
+            text(source / f"sub-{number}/ses-{session}/sub-{number}_ses-{session}_scans.tsv", scans)
+    convert(find(LJUBLJANA, source), tmp_path / "bids")
+    before, after = read_cohort(source, validate=False), read_cohort(tmp_path / "bids")
+    assert [visit.label for visit in after.patients[0].visits] == ["b", "a"]
+    for old, new in zip(before.patients, after.patients, strict=True):
+        assert [v.label for v in new.visits] == [v.label for v in old.visits]
+        assert [v.acquired for v in new.visits] == [v.acquired for v in old.visits]
+        assert [bool(v.brain_mask) for v in new.visits] == [bool(v.brain_mask) for v in old.visits] == [True, False]
+        for a, b in zip(old.visits, new.visits, strict=True):
+            assert all(a.images[name].read_bytes() == b.images[name].read_bytes() for name in a.images)
+
+
+def test_a_mask_where_nobody_looks_is_named(tmp_path):
+    source = bids(tmp_path / "source", 1)
+    nifti(source / "derivatives/reference/sub-1/sub-1_ses-a_space-orig_label-L_mask.nii.gz")
+    with pytest.raises(CohortError, match="is where nobody looks"):
+        find(LJUBLJANA, source)
+
+
+def test_two_conversions_into_one_folder_keep_apart(tmp_path):
+    with alone(tmp_path / "bids", wait=False), pytest.raises(OutputError, match="Another lesiondelta"):
+        convert(find(MSLESSEG, mslesseg(tmp_path / "source")), tmp_path / "bids")
 
 
 SHIFTED = OBLIQUE + np.array([[0, 0, 0, 5.0], *[[0] * 4] * 3])
@@ -412,6 +514,8 @@ def test_a_test_list_names_known_participants(tmp_path):
     path.write_text("sub-1\nsub-x\n")
     with pytest.raises(CohortError, match="names x: give participants"):
         read_test_list(path, LABELS)
+    path.write_text("\ufeffsub-1  # the first\n\n# and nobody else\n", encoding="utf-8")
+    assert read_test_list(path, LABELS) == {"1"}
     with pytest.raises(CohortError, match="cannot be read"):
         read_test_list(tmp_path / "absent.txt", LABELS)
 

@@ -1,6 +1,8 @@
 """`convert`: labelled datasets as their owners distribute them become BIDS, with a protocol for `compare`."""
 
 import logging
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -11,8 +13,9 @@ import typer
 from lesiondelta.cli import console
 
 if TYPE_CHECKING:
-    from lesiondelta.formats.conversion import Found, Rater
+    from lesiondelta.formats.conversion import Rater
     from lesiondelta.formats.datasets import Dataset
+    from lesiondelta.formats.finding import Found
 
 SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="Folder as distributed.", show_default=False)]
 OutArgument = Annotated[Path, typer.Argument(metavar="BIDS", help="Folder for the BIDS dataset.", show_default=False)]
@@ -129,11 +132,13 @@ def isbi2015(
     from lesiondelta.formats.datasets import ISBI2015
 
     found = _found(ISBI2015, source)
-    _write(found, out, reference.value)
-    write_protocol(
-        out / "protocol", (), {}, {"reference": reference.value}, [patient.label for patient in found.patients]
+    labels = [patient.label for patient in found.patients]
+    _write(
+        found,
+        out,
+        lambda folder: write_protocol(folder, (), {}, {"reference": reference.value}, labels),
+        reference.value,
     )
-    _say_what_is_there(found, out)
 
 
 def register(app: typer.Typer) -> None:
@@ -143,7 +148,7 @@ def register(app: typer.Typer) -> None:
 
 def _found(dataset: "Dataset", source: Path, min_visits: int = 1) -> "Found":
     from lesiondelta.errors import CohortError
-    from lesiondelta.formats.conversion import find
+    from lesiondelta.formats.finding import find
 
     found = find(dataset, source)
     kept = tuple(patient for patient in found.patients if patient.test or len(patient.visits) >= min_visits)
@@ -157,10 +162,13 @@ def _found(dataset: "Dataset", source: Path, min_visits: int = 1) -> "Found":
 def _split_and_write(
     found: "Found", out: Path, seed: int, test_patients: int | None, test_list: Path | None, folds: int
 ) -> None:
-    """Settle the split before anything is written, and write it once all is there."""
+    """Settle the split before anything is written, and write it once all is there; without masks there is none."""
     from lesiondelta.comparison.protocol import draw_test, fold_of, read_test_list, write_protocol
     from lesiondelta.errors import InputError
 
+    if not _labelled(found):
+        _write(found, out, lambda folder: shutil.rmtree(folder, ignore_errors=True))
+        return
     labels = [patient.label for patient in found.patients]
     owners = {patient.label for patient in found.patients if patient.test}
     if test_list and test_patients is not None:
@@ -173,23 +181,26 @@ def _split_and_write(
         number = round(len(labels) * found.dataset.test_share) if test_patients is None else test_patients
         chosen, test = "drawn", draw_test(labels, number, seed)
     held_out = fold_of([label for label in labels if label not in test], folds, seed)
-    _write(found, out)
-    write_protocol(
-        out / "protocol", test, held_out,
-        {"seed": seed, "folds": folds, "test": chosen, "test_patients": len(test), "training_patients": len(held_out)},
-    )  # fmt: skip
-    _say_what_is_there(found, out)
+    how: dict[str, object] = {"seed": seed, "folds": folds, "test": chosen}
+    how |= {"test_patients": len(test), "training_patients": len(held_out)}
+    _write(found, out, lambda folder: write_protocol(folder, test, held_out, how))
     console.out.print(f"{len(held_out)} patients are for training in {folds} folds, {len(test)} for testing.")
 
 
-def _write(found: "Found", out: Path, rater: "Rater" = "rater1") -> None:
+def _labelled(found: "Found") -> bool:
+    return any(visit.masks for patient in found.patients for visit in patient.visits)
+
+
+def _write(found: "Found", out: Path, protocol: Callable[[Path], None], rater: "Rater" = "rater1") -> None:
+    """Write the dataset, with its `protocol` in the folder of that name, and say what is there."""
     from lesiondelta.formats.conversion import convert as write_bids
 
     with (
         console.log_lines(_print_warning, logging.WARNING),
         console.progress("converting", len(found.patients)) as advance,
     ):
-        write_bids(found, out, rater, lambda label: advance(f"sub-{label}"))
+        write_bids(found, out, rater, lambda label: advance(f"sub-{label}"), lambda: protocol(out / "protocol"))
+    _say_what_is_there(found, out)
 
 
 def _print_warning(line: str) -> None:
@@ -197,12 +208,15 @@ def _print_warning(line: str) -> None:
 
 
 def _say_what_is_there(found: "Found", out: Path) -> None:
-    visits = [visit for patient in found.patients for visit in patient.visits]
-    labelled = sum(bool(visit.masks) for visit in visits)
-    said = [f"{len(found.patients)} patients with {len(visits)} visits, {labelled} with lesion masks, are in {out}"]
+    from lesiondelta.formats.bids import read_cohort
+
+    patients = read_cohort(out).patients
+    visits = [visit for patient in patients for visit in patient.visits]
+    labelled = sum(bool(visit.reference) for visit in visits)
+    said = [f"{len(patients)} patients with {len(visits)} visits, {labelled} with lesion masks, are in {out}"]
     if any(patient.others for patient in found.patients):
         said.append("Masks of lesion change are no lesion masks: they are in derivatives/change, and no reference.")
     if not labelled:
-        said.append("Without lesion masks nothing can be trained or scored on them.")
+        said.append("Without lesion masks nothing can be trained or scored on them: nobody is kept for testing.")
     for line in said:
         console.out.print(line, soft_wrap=True, markup=False, highlight=False)

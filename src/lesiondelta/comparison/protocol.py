@@ -22,12 +22,15 @@ def draw_test(labels: Sequence[str], number: int, seed: int) -> set[str]:
 
 
 def read_test_list(path: Path, labels: Collection[str]) -> set[str]:
-    """Read a text file with a participant a line, with or without `sub-`; each has to be among `labels`."""
+    """Read a text file with a participant a line, with or without `sub-`, and comments after `#`.
+
+    Each has to be among `labels`.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").split()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CohortError(f"The test list {path} cannot be read: {error}.") from error
-    listed = {line.removeprefix("sub-") for line in lines}
+    listed = {line.partition("#")[0].strip().removeprefix("sub-") for line in lines} - {""}
     unknown = sorted(listed - set(labels))
     if unknown or not listed:
         raise CohortError(
@@ -64,11 +67,11 @@ def write_protocol(
     how : dict
         Seeds and numbers.
     """
-    rows = [f"sub-{label}\ttrain\t{fold}" for label, fold in held_out.items()]
-    rows += [f"sub-{label}\ttest\tn/a" for label in test] + [f"sub-{label}\texternal\tn/a" for label in external]
-    write_text(folder / "folds.tsv", "\n".join(["participant_id\tsplit\tfold", *sorted(rows)]) + "\n")
-    write_json(folder / "protocol.json", how)
     if test:
         write_text(folder / "test.txt", "".join(f"sub-{label}\n" for label in sorted(test)))
     else:
         (folder / "test.txt").unlink(missing_ok=True)
+    rows = [f"sub-{label}\ttrain\t{fold}" for label, fold in held_out.items()]
+    rows += [f"sub-{label}\ttest\tn/a" for label in test] + [f"sub-{label}\texternal\tn/a" for label in external]
+    write_text(folder / "folds.tsv", "\n".join(["participant_id\tsplit\tfold", *sorted(rows)]) + "\n")
+    write_json(folder / "protocol.json", how)

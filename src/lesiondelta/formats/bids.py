@@ -29,6 +29,9 @@ from lesiondelta.errors import CohortError
 
 log = logging.getLogger(__name__)
 
+DESCRIPTION = "dataset_description.json"
+CONVERSION = ".convert"
+"""Folder that `lesiondelta convert` makes first, as it writes the description last."""
 ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
 LABEL = re.compile(r"[a-zA-Z0-9+]+")
 LONG_NAMES = {
@@ -149,8 +152,10 @@ def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
         raise CohortError(
             f"{folder} is not a BIDS dataset: it holds no sub-* folder. Give its root, or use `lesiondelta segment`."
         )
-    if validate and not (folder / "dataset_description.json").is_file():
-        raise CohortError(f"{folder} has no dataset_description.json: add it, or pass --skip-bids-validation.")
+    if not (folder / DESCRIPTION).is_file() and (folder / CONVERSION).is_dir():
+        raise CohortError(f"{folder} was not converted to its end: run the same `lesiondelta convert` again.")
+    if validate and not (folder / DESCRIPTION).is_file():
+        raise CohortError(f"{folder} has no {DESCRIPTION}: add it, or pass --skip-bids-validation.")
     return sorted(found, key=natural)
 
 

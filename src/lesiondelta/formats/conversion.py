@@ -1,34 +1,39 @@
 """A dataset in its owners' layout becomes a BIDS dataset with references, as `compare` and `evaluate` read them.
 
-Images are copied byte for byte (a plain `.nii` is compressed). So is a mask, once it is found to be one and to lie on
-the grid of its FLAIR. Masks of change become no references. No date is made up: visits keep their owners' order.
+Images are copied byte for byte (a plain `.nii` is compressed), once they are found to be whole. So is a mask, once it
+is found to be one and to lie on the grid of its FLAIR. Masks of change become no references. No date is made up: visits
+keep their owners' order.
+
+`.convert/sub-X.json` says which files of a patient were written and from what: while that holds, the patient is left
+alone. `dataset_description.json` is written last: without it `bids.read_cohort` refuses the folder.
 """
 
+import functools
 import gzip
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from lesiondelta.cohort import CONTRASTS
-from lesiondelta.errors import CohortError, ImageError, OutputError
-from lesiondelta.files import atomic, write_json, write_text
-from lesiondelta.formats.bids import natural
-from lesiondelta.formats.datasets import COMMON_SPACE, IMAGES, Dataset, Layout
-from lesiondelta.images import GRID_TOLERANCE_MM, Volume, read_image, read_mask, require_same_grid, write_volume
+from lesiondelta.errors import ImageError, OutputError
+from lesiondelta.files import alone, atomic, sha256, write_json, write_text
+from lesiondelta.formats.bids import CONVERSION, DESCRIPTION
+from lesiondelta.formats.finding import Found, FoundPatient
+from lesiondelta.images import Array, Volume, corners_mm, read_image, read_mask, require_same_grid, write_volume
 
 log = logging.getLogger(__name__)
 
 Rater = Literal["rater1", "rater2", "union", "intersection"]
+Step = Callable[[Path], object]
+"""Writes one file; True where a mask's header had to be replaced."""
 COMBINED = {"union": np.logical_or, "intersection": np.logical_and}
-ONLY_VISIT = "1"
-HALF_VOXEL = 0.51
-"""Of a voxel's diagonal: two conventions for its origin, the centre and the corner, differ by half (decision 063)."""
+ROUNDING_VOXELS = 0.01
 CHANGE = "change"
 NAMES = {
     "reference": "Lesion masks",
@@ -38,73 +43,14 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class FoundVisit:
-    """Images by BIDS name; masks by the owners' name, sorted."""
-
-    label: str
-    images: Mapping[str, Path]
-    masks: Mapping[str, Path]
-
-
-@dataclass(frozen=True)
-class FoundPatient:
-    """Visits in order, further files by the name they get, a table of dates; `test` if the owners keep it for that."""
-
-    label: str
-    visits: tuple[FoundVisit, ...]
-    others: Mapping[str, Path]
-    dates: Path | None
-    test: bool
-
-
-@dataclass(frozen=True)
-class Found:
-    """A dataset on disk, complete as far as file names tell."""
-
-    dataset: Dataset
-    layout: Layout
-    root: Path
-    patients: tuple[FoundPatient, ...]
-
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    is_: Mapping[str, str | None]
-
-
-def find(dataset: Dataset, root: Path) -> Found:
-    """Find the patients of a dataset.
-
-    Raises
-    ------
-    CohortError
-        The folder is laid out in none of the known ways or in several, or a visit lacks an image or a mask.
-    """
-    layout, files = _recognise(dataset, root)
-    labels = {file.is_["patient"] or "" for file in files if file.is_.get("image") or file.is_.get("mask")}
-    patients = tuple(
-        _patient(label, [file for file in files if file.is_["patient"] == label])
-        for label in sorted(labels, key=natural)
-    )
-    masks = layout.masks or sorted({name for p in patients for visit in p.visits for name in visit.masks})
-    for patient in patients:
-        for visit in patient.visits:
-            absent = [name for name in CONTRASTS if name not in visit.images]
-            absent += [name for name in masks if name not in visit.masks]
-            if absent:
-                raise CohortError(
-                    f"Visit {visit.label} of patient {patient.label} in {root} has no {' and no '.join(absent)} "
-                    f"(files are named as {layout.example}): complete it or take the visit away."
-                )
-    return Found(dataset, layout, root, patients)
-
-
 def convert(
-    found: Found, out: Path, rater: Rater = "rater1", progress: Callable[[str], None] = lambda label: None
+    found: Found,
+    out: Path,
+    rater: Rater = "rater1",
+    progress: Callable[[str], None] = lambda label: None,
+    before_the_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the BIDS dataset; a patient who is complete is left alone, so that a stopped conversion can be taken up.
+    """Write the BIDS dataset; a patient who is complete and whose source is the same is left alone.
 
     Parameters
     ----------
@@ -116,93 +62,168 @@ def convert(
         What becomes the reference where there are masks of two raters; both raters' own are written in any case.
     progress : callable
         Called with the label of every patient done.
+    before_the_end : callable
+        Called when all patients are there; the dataset is whole once it returns.
 
     Raises
     ------
     ImageError, GeometryError
-        A mask is none, or does not lie on the grid of its FLAIR.
+        An image is damaged, or a mask is none or does not lie on the grid of its FLAIR.
     OutputError
-        The folder lies inside the source, holds something else or more patients, or cannot be written.
+        The folder lies inside the source, holds something else or more patients, is in use or cannot be written.
     """
-    _claim(found, out, rater)
-    for leftover in out.rglob(".partial-*"):  # of a conversion that was killed
-        leftover.unlink(missing_ok=True)
-    moved = []
-    for patient in found.patients:
-        if not _sessions_table(out, patient.label).is_file():
-            moved += _write_patient(found, out, patient, rater)
-        progress(patient.label)
-    if moved:
-        log.warning(
-            "The headers of %d masks, %s the first, lie within half a voxel of their FLAIR's: voxels are kept, and the "
-            "FLAIR's header is taken.", len(moved), moved[0],
-        )  # fmt: skip
-    rows = [f"sub-{patient.label}\t{len(patient.visits)}" for patient in found.patients]
-    write_text(out / ".bidsignore", "protocol/\n")
-    write_text(out / "participants.tsv", "\n".join(["participant_id\tvisits", *rows]) + "\n")
-
-
-def _recognise(dataset: Dataset, root: Path) -> tuple[Layout, list[_File]]:
-    if not root.is_dir():
-        raise CohortError(f"{root} is not a folder: give that of the {dataset.title} as its owners distribute it.")
-    name = root.resolve().name
-    paths = {path: f"{name}/{path.relative_to(root).as_posix()}" for path in sorted(root.rglob("*")) if path.is_file()}
-    fitting = []
-    for layout in dataset.layouts:
-        matches = {path: layout.pattern.fullmatch(said) for path, said in paths.items()}
-        files = [_File(path, match.groupdict()) for path, match in matches.items() if match]
-        if any(file.is_.get("image") for file in files):
-            fitting.append((layout, files))
-    if len(fitting) > 1:
-        raise CohortError(f"{root} holds {' and '.join(layout.name for layout, _ in fitting)}: give the folder of one.")
-    if not fitting:
-        wanted = "; ".join(f"{layout.example} ({layout.name})" for layout in dataset.layouts)
-        there = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
-        raise CohortError(f"{root} is no {dataset.title}: looked for files as {wanted}, and found {there}.")
-    return fitting[0]
-
-
-def _patient(label: str, files: Sequence[_File]) -> FoundPatient:
-    scans = [file for file in files if file.is_.get("image") or file.is_.get("mask")]
-    visits = {file.is_.get("visit") or ONLY_VISIT for file in scans}
-    others = [(COMMON_SPACE.get(file.is_["other"] or ""), file) for file in files if file.is_.get("other")]
-    return FoundPatient(
-        label,
-        tuple(
-            _visit(visit, [file for file in scans if (file.is_.get("visit") or ONLY_VISIT) == visit])
-            for visit in sorted(visits, key=natural)
-        ),
-        {f"sub-{label}_{name}" if name else str(file.is_["other"]): file.path for name, file in others},
-        next((file.path for file in files if file.is_.get("dates")), None),
-        any(file.is_.get("test") for file in files),
-    )
-
-
-def _visit(label: str, files: Iterable[_File]) -> FoundVisit:
-    images: dict[str, Path] = {}
-    masks: dict[str, Path] = {}
-    for file in files:
-        image, mask = file.is_.get("image"), file.is_.get("mask")
-        kind, name = (images, IMAGES[image.lower()]) if image else (masks, mask or "")
-        if name in kind:
-            raise CohortError(f"{kind[name]} and {file.path} are the same {name}: keep one of them.")
-        kind[name] = file.path
-    return FoundVisit(label, images, dict(sorted(masks.items())))
-
-
-def _claim(found: Found, out: Path, rater: Rater) -> None:
-    """Write the descriptions, once nothing else is found in the folder."""
-    if out.resolve().is_relative_to(found.root.resolve()):
-        raise OutputError(f"{out} lies inside {found.root}: give a folder elsewhere.")
     made_by = {
         "Name": f"lesiondelta convert {found.dataset.name}",
         "Description": f"{found.layout.name}, reference: {rater if len(found.layout.masks) > 1 else 'as distributed'}",
     }
-    description = out / "dataset_description.json"
-    _require_empty_or_same(out, description, made_by)
-    others = sorted({path.name for path in out.glob("sub-*")} - {f"sub-{patient.label}" for patient in found.patients})
+    _require_empty_or_same(found, out, made_by)
+    with alone(out, wait=False):
+        write_json(out / CONVERSION / "made_by.json", made_by)
+        _delete(out, [DESCRIPTION, *(path.relative_to(out).as_posix() for path in out.rglob(".partial-*"))])
+        moved = []
+        for patient in found.patients:
+            moved += _update(found, out, patient, rater)
+            progress(patient.label)
+        if moved:
+            log.warning(
+                "The headers of %d masks, %s the first, lay half a voxel off their FLAIR's: voxels are kept, and the "
+                "FLAIR's header is taken.", len(moved), moved[0],
+            )  # fmt: skip
+        before_the_end()
+        _describe(found, out, made_by)
+
+
+def _require_empty_or_same(found: Found, out: Path, made_by: Mapping[str, str]) -> None:
+    if out.resolve().is_relative_to(found.root.resolve()):
+        raise OutputError(f"{out} lies inside {found.root}: give a folder elsewhere.")
+    there = {path.name for path in out.iterdir()} - {".lock"} if out.is_dir() else set()
+    earlier = _read(out / CONVERSION / "made_by.json")
+    if there and earlier.get("Name") != made_by["Name"]:
+        raise OutputError(f"{out} is not empty and was not written by `{made_by['Name'][12:]}`: give a new folder.")
+    if there and earlier != made_by:
+        raise OutputError(f"{out} was converted otherwise ({earlier.get('Description')}): give a new folder.")
+    others = {name for name in there if name.startswith("sub-")} - {
+        f"sub-{patient.label}" for patient in found.patients
+    }
     if others:
-        raise OutputError(f"{out} holds {others[0]}, which is not among the patients to convert: give a new folder.")
+        raise OutputError(f"{out} holds {min(others)}, which is not among the patients to convert: give a new folder.")
+
+
+def _update(found: Found, out: Path, patient: FoundPatient, rater: Rater) -> list[str]:
+    """Write a patient unless it is there already; returns the masks whose header had to be replaced."""
+    path = out / CONVERSION / f"sub-{patient.label}.json"
+    steps = dict(_steps(found, patient, rater))
+    record = {
+        "sources": {source.relative_to(found.root).as_posix(): _identity(source) for source in _sources(patient)},
+        "visits": _visits_table(patient),
+        "files": list(steps),
+    }
+    earlier = _read(path)
+    if earlier == {**record, "whole": True} and all((out / name).is_file() for name in steps):
+        return []
+    _delete(out, earlier.get("files", []))
+    write_json(path, {**record, "whole": False})
+    for source in _sources(patient):
+        _require_whole(source)
+    moved = [name for name, write in steps.items() if write(out / name)]
+    write_json(path, {**record, "whole": True})
+    return moved
+
+
+def _steps(found: Found, patient: FoundPatient, rater: Rater) -> Iterator[tuple[str, Step]]:
+    """Every file of a patient, relative to the dataset, and what writes it."""
+    folder = f"sub-{patient.label}"
+    for visit in patient.visits:
+        stem = f"{folder}/ses-{visit.label}/anat/{folder}_ses-{visit.label}"
+        for name, path in visit.images.items():
+            about = {"Modality": "MR", "SourceFile": path.relative_to(found.root).as_posix(), **found.layout.sidecar}
+            yield f"{stem}_{name}.nii.gz", functools.partial(_copy_image, path)
+            yield f"{stem}_{name}.json", functools.partial(write_json, content=about)
+        for kind, paths in _references(list(visit.masks.values()), rater).items():
+            write = functools.partial(_write_mask, paths, visit.flair, COMBINED.get(rater, np.logical_or))
+            yield f"derivatives/{kind}/{stem}_space-orig_label-L_mask.nii.gz", write
+    for name, path in patient.others.items():
+        yield f"derivatives/{CHANGE}/{folder}/{name}", functools.partial(_copy, path)
+    yield f"{folder}/{folder}_sessions.tsv", functools.partial(write_text, text=_visits_table(patient))
+
+
+def _references(masks: Sequence[Path], rater: Rater) -> dict[str, Sequence[Path]]:
+    """Masks to be combined, by the folder of derivatives they make."""
+    if len(masks) < 2:
+        return {"reference": masks} if masks else {}
+    raters = {"rater1": masks[:1], "rater2": masks[1:]}
+    return {**raters, "reference": raters.get(rater, masks)}
+
+
+def _write_mask(paths: Sequence[Path], flair: Path, combine: np.ufunc, target: Path) -> bool:
+    """Copy a mask, or combine several; True where voxels lie on the FLAIR's, but a header is half a voxel off."""
+    image, masks = read_image(flair), [read_mask(path) for path in paths]
+    moved = [_half_a_voxel_off(mask, image) for mask in masks]
+    for mask, off in zip(masks, moved, strict=True):
+        if not off:
+            require_same_grid(mask, image)
+    if len(masks) == 1 and not any(moved):
+        _copy(paths[0], target)
+    else:
+        write_volume(target, Volume(combine.reduce([mask.data for mask in masks]), image.affine))
+    return any(moved)
+
+
+def _half_a_voxel_off(mask: Volume, flair: Volume) -> bool:
+    """Whether all voxels lie half a voxel off along every axis: centre or corner as the origin (decision 063)."""
+    shifts_mm = corners_mm(mask.grid) - corners_mm(flair.grid)
+    shifts: Array = shifts_mm @ np.linalg.inv(flair.affine[:3, :3]).T
+    constant = np.ptp(shifts, axis=0).max() <= ROUNDING_VOXELS
+    return bool(mask.data.shape == flair.data.shape and constant and abs(abs(shifts) - 0.5).max() <= ROUNDING_VOXELS)
+
+
+def _copy_image(source: Path, target: Path) -> None:
+    read_image(source)
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the bytes; a plain NIfTI is compressed where the target is."""
+    with source.open("rb") as reading, atomic(target) as temporary, temporary.open("wb") as writing:
+        if target.suffix == ".gz" and source.suffix != ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=writing, mtime=0) as packed:
+                shutil.copyfileobj(reading, packed)
+        else:
+            shutil.copyfileobj(reading, writing)
+
+
+def _sources(patient: FoundPatient) -> list[Path]:
+    scans = [path for visit in patient.visits for path in (*visit.images.values(), *visit.masks.values())]
+    return [*scans, *patient.others.values()]
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    try:
+        return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    except OSError as error:
+        raise ImageError(f"{path} cannot be opened ({error.strerror}): see to its permissions and its disk.") from error
+
+
+def _require_whole(path: Path) -> None:
+    """Unpack to the end, where the checksum is: nibabel stops before it."""
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) as packed:
+            while packed.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise ImageError(f"{path} cannot be unpacked ({error}): it is damaged; copy or export it again.") from error
+
+
+def _visits_table(patient: FoundPatient) -> str:
+    if not any(visit.acquired for visit in patient.visits):
+        return "session_id\n" + "".join(f"ses-{visit.label}\n" for visit in patient.visits)
+    rows = [(visit.label, visit.acquired.isoformat() if visit.acquired else "n/a") for visit in patient.visits]
+    return "session_id\tacq_time\n" + "".join(f"ses-{label}\t{time}\n" for label, time in rows)
+
+
+def _describe(found: Found, out: Path, made_by: Mapping[str, str]) -> None:
     title = f"{found.dataset.title}, {found.layout.name}"
     about = {
         "BIDSVersion": "1.10.0",
@@ -211,97 +232,30 @@ def _claim(found: Found, out: Path, rater: Rater) -> None:
         "SourceDatasets": [{"URL": found.dataset.source}],
         "GeneratedBy": [made_by],
     }
-    write_json(description, {"Name": title, "DatasetType": "raw", **about})
-    for folder in _derivatives(found):
-        named = {"Name": f"{NAMES[folder]} of the {title}", "DatasetType": "derivative"}
-        write_json(out / "derivatives" / folder / "dataset_description.json", named | about)
+    for folder in NAMES:
+        if (out / "derivatives" / folder).is_dir():
+            named = {"Name": f"{NAMES[folder]} of the {title}", "DatasetType": "derivative"}
+            write_json(out / "derivatives" / folder / DESCRIPTION, named | about)
+    rows = [f"sub-{patient.label}\t{len(patient.visits)}" for patient in found.patients]
+    write_text(out / ".bidsignore", "protocol/\n")
+    write_text(out / "participants.tsv", "\n".join(["participant_id\tvisits", *rows]) + "\n")
+    write_json(out / DESCRIPTION, {"Name": title, "DatasetType": "raw", **about})
 
 
-def _require_empty_or_same(out: Path, description: Path, made_by: Mapping[str, str]) -> None:
-    if not out.is_dir() or not any(out.iterdir()):
-        return
+def _read(path: Path) -> dict[str, Any]:
     try:
-        earlier = dict(json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"][0])
-    except (OSError, ValueError, LookupError, TypeError):
-        earlier = {}
-    if earlier.get("Name") != made_by["Name"]:
-        raise OutputError(f"{out} is not empty and was not written by `{made_by['Name'][12:]}`: give a new folder.")
-    if earlier != made_by:
-        raise OutputError(f"{out} was converted otherwise ({earlier.get('Description')}): give a new folder.")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-def _derivatives(found: Found) -> list[str]:
-    masks = [visit.masks for patient in found.patients for visit in patient.visits]
-    folders = ["reference"] if any(masks) else []
-    folders += ["rater1", "rater2"] if any(len(files) > 1 for files in masks) else []
-    return folders + ([CHANGE] if any(patient.others for patient in found.patients) else [])
-
-
-def _write_patient(found: Found, out: Path, patient: FoundPatient, rater: Rater) -> list[Path]:
-    """Write a patient, the table of visits last; returns the masks whose header had to be replaced."""
-    moved = []
-    for visit in patient.visits:
-        place = Path(f"sub-{patient.label}", f"ses-{visit.label}", "anat")
-        stem = f"sub-{patient.label}_ses-{visit.label}"
-        for name, path in visit.images.items():
-            _copy(path, out / place / f"{stem}_{name}.nii.gz")
-            about = {"Modality": "MR", "SourceFile": path.relative_to(found.root).as_posix(), **found.layout.sidecar}
-            write_json(out / place / f"{stem}_{name}.json", about)
-        masks = {
-            folder: out / "derivatives" / folder / place / f"{stem}_space-orig_label-L_mask.nii.gz" for folder in NAMES
-        }
-        moved += _write_masks(visit, masks, rater)
-    for name, path in patient.others.items():
-        _copy(path, out / "derivatives" / CHANGE / f"sub-{patient.label}" / name)
-    table = _sessions_table(out, patient.label)
-    if patient.dates:
-        _copy(patient.dates, table)
-    else:
-        write_text(table, "".join(f"{row}\n" for row in ["session_id", *(f"ses-{v.label}" for v in patient.visits)]))
-    return moved
-
-
-def _write_masks(visit: FoundVisit, targets: Mapping[str, Path], rater: Rater) -> list[Path]:
-    if not visit.masks:
-        return []
-    flair, files = read_image(visit.images["FLAIR"]), list(visit.masks.values())
-    raters = dict(zip(("rater1", "rater2"), files, strict=True)) if len(files) > 1 else {}
-    if rater not in COMBINED or not raters:
-        raters["reference"] = raters.get(rater, files[0])
-    moved = [path for folder, path in raters.items() if _write_mask(path, targets[folder], flair)]
-    if "reference" not in raters:
-        first, second = (read_mask(targets[folder]) for folder in raters)
-        write_volume(targets["reference"], first.with_data(COMBINED[rater](first.data, second.data)))
-    return moved
-
-
-def _write_mask(path: Path, target: Path, flair: Volume) -> bool:
-    """Copy a mask that lies on the grid of its FLAIR; True where its voxels do, but its header is half a voxel off."""
-    mask = read_mask(path)
-    shift_mm = flair.grid.distance_mm(mask.grid)
-    if GRID_TOLERANCE_MM < shift_mm <= HALF_VOXEL * np.linalg.norm(flair.grid.spacing):
-        write_volume(target, Volume(mask.data, flair.affine))
-        return True
-    require_same_grid(mask, flair)
-    _copy(path, target)
-    return False
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy the bytes; a plain NIfTI is compressed where the target is."""
-    try:
-        reading = source.open("rb")
-    except OSError as error:
-        raise ImageError(
-            f"{source} cannot be opened ({error.strerror}): see to its permissions and its disk."
-        ) from error
-    with reading, atomic(target) as temporary, temporary.open("wb") as writing:
-        if target.suffix == ".gz" and source.suffix != ".gz":
-            with gzip.GzipFile(filename="", mode="wb", fileobj=writing, mtime=0) as packed:
-                shutil.copyfileobj(reading, packed)
-        else:
-            shutil.copyfileobj(reading, writing)
-
-
-def _sessions_table(out: Path, label: str) -> Path:
-    return out / f"sub-{label}" / f"sub-{label}_sessions.tsv"
+def _delete(out: Path, names: Iterable[str]) -> None:
+    """Delete files of the dataset and the folders that this empties."""
+    for name in names:
+        try:
+            (out / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot delete {out / name}: {error.strerror}. See to its permissions.") from error
+        with suppress(OSError):  # not empty, or not there
+            for folder in Path(name).parents[:-1]:
+                (out / folder).rmdir()

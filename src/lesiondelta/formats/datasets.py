@@ -1,9 +1,9 @@
 """Datasets as their owners distribute them: how their files are named, their terms, and what is to be cited.
 
 A layout is a pattern over the path of a file, from SRC's own name on, whose groups say what the file is: an `image` or
-a `mask` of lesions of a `patient` and a `visit` (absent: the only one), a file of the patient that is kept under its
-`other` name, or a table with the `dates` of the visits. Where `test` takes part, the owners keep the patient for
-testing. What each layout rests on is said in docs/data.md.
+a `mask` of lesions of a `patient` and a `visit` (absent: the only one), or a file of the patient that is kept under its
+`other` name. Where `test` takes part, the owners keep the patient for testing. What each layout rests on is said in
+docs/data.md.
 """
 
 import re
@@ -55,6 +55,13 @@ def _pattern(verbose: str) -> re.Pattern[str]:
     return re.compile(verbose.replace("NIFTI", r"\.nii(?:\.gz)?"), re.VERBOSE)
 
 
+BIDS = Layout(
+    "BIDS",
+    "sub-N/ses-N/anat/sub-N_ses-N_FLAIR.nii.gz",
+    _pattern(r"[^/]+/ sub-(?P<patient>[^/]+)/ (?:ses-[^/]+/)? anat/ (?P<image>[^/]+_(?:FLAIR|T1w)) NIFTI"),
+)
+"""Recognised by its pattern, read by `bids.read_cohort`."""
+
 LJUBLJANA = Dataset(
     "ljubljana",
     "Ljubljana MS database",
@@ -93,15 +100,7 @@ LJUBLJANA = Dataset(
                 (?: (?P<image>FLAIR|T1W|T1WKS|T2W) | (?P<mask>consensus_gt)) NIFTI"""),
             ("consensus_gt",),
         ),
-        Layout(
-            "BIDS",
-            "sub-N/ses-N/anat/sub-N_ses-N_FLAIR.nii.gz",
-            _pattern(r"""[^/]+/ (?:derivatives/reference/)? sub-(?P<patient>[a-zA-Z0-9+]+)/ (?:
-                (?:ses-(?P<visit>[a-zA-Z0-9+]+)/)? anat/ sub-(?P=patient)_ (?:ses-(?P=visit)_)?
-                  (?: (?P<image>FLAIR|T1w|T2w|PDw) | space-orig_label-(?P<mask>L)_mask) NIFTI
-                | (?P<dates> sub-(?P=patient)_sessions\.tsv)
-                | (?P<other> [^/]+ (?: \.nii\.gz | \.txt)))"""),
-        ),
+        BIDS,
     ),
     test_share=33 / 162,
 )
