@@ -9,6 +9,7 @@ the authors' code (ycwu1997/CoactSeg, commit 1e4fcea). Deviations:
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,9 +29,7 @@ def unit(convolution: nn.Module, features: int) -> nn.Sequential:
 def convolutions(count: int, inputs: int, features: int) -> nn.Sequential:
     """`count` units of 3^3 convolutions, without a residual."""
     widths = [inputs, *[features] * count]
-    return nn.Sequential(
-        *(unit(nn.Conv3d(a, b, 3, padding=1), b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-    )
+    return nn.Sequential(*(unit(nn.Conv3d(a, b, 3, padding=1), b) for a, b in pairwise(widths)))
 
 
 class DifferenceVNet(nn.Module):
@@ -57,13 +56,13 @@ class DifferenceVNet(nn.Module):
         *,
         features_per_stage: Sequence[int],
         deep_supervision: bool = False,
-        **plan: Any,  # noqa: ANN401, ARG002
+        **plan: Any,  # noqa: ANN401
     ) -> None:
         super().__init__()
         first = features_per_stage[0] // 2
         widths = [first * 2**stage for stage in range(len(ENCODER_CONVOLUTIONS))]
         inputs = [3 * input_channels, *widths[1:]]
-        steps = list(zip(widths[:-1], widths[1:], strict=True))  # (upper, lower)
+        steps = list(pairwise(widths))  # (upper, lower)
         self.deep_supervision = deep_supervision
         self.encoder = nn.ModuleList(map(convolutions, ENCODER_CONVOLUTIONS, inputs, widths))
         self.down = nn.ModuleList(unit(nn.Conv3d(a, b, 2, stride=2), b) for a, b in steps)
@@ -82,7 +81,7 @@ class DifferenceVNet(nn.Module):
         """Two visits (B, C, X, Y, Z) -> the features (B, F, X, Y, Z) that all branches share."""
         x = self.encoder[0](torch.cat((prior, current, current - prior), dim=1))
         skips = []
-        for down, block in zip(self.down, self.encoder[1:], strict=True):  # type: ignore[arg-type]  # a ModuleList
+        for down, block in zip(self.down, self.encoder[1:], strict=True):
             skips.append(x)
             x = block(down(x))
         x = self.dropout(x)

@@ -1,9 +1,9 @@
 """CoactSeg's training (Wu et al. 2023): its patches, its augmentation, its three targets, its loss.
 
-Checked against the authors' code (ycwu1997/CoactSeg, commit 1e4fcea), where a batch is 4 pairs and 4 single visits; here
-it is the preset's. Rotations turn X and Y, their first two axes too, with nearest-neighbour sampling as theirs.
-Deviations:
+Checked against the authors' code (ycwu1997/CoactSeg, commit 1e4fcea). As there, rotations turn the first two axes (here
+X and Y), and sample the nearest neighbour. Deviations:
 
+- the batch is the preset's; theirs is 4 pairs and 4 single visits;
 - patches are centred on a lesion of the current visit, where theirs are on a new lesion (pairs) or any (single visits);
 - the jitter is an eighth of the patch, which is their 10 voxels at 80;
 - X and Y are flipped with probability 1/2 each; theirs always flips one of them, so that no patch keeps its handedness;
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from batchgeneratorsv2.transforms.base.basic_transform import SegOnlyTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
@@ -37,7 +36,7 @@ JITTER = 1 / 8  # of the patch's edge, to either side
 REGULARISED_FROM = 0.5  # of the epochs: iteration 10,000 of 20,000
 
 
-class Targets(SegOnlyTransform):  # type: ignore[misc]  # no types in batchgeneratorsv2
+class Targets(SegOnlyTransform):
     """Masks (2, X, Y, Z), current and prior -> the three heads' masks (1, X, Y, Z): current, prior, new."""
 
     def _apply_to_segmentation(self, segmentation: Tensor, **_: Any) -> list[Tensor]:  # noqa: ANN401
@@ -51,7 +50,7 @@ class ThreeHeadTrainer(PairTrainer):
     @property
     def regularised(self) -> bool:
         """Whether the second half of the epochs has begun."""
-        return self.current_epoch >= REGULARISED_FROM * self.num_epochs
+        return bool(self.current_epoch >= REGULARISED_FROM * self.num_epochs)
 
     def _build_loss(self) -> Any:  # noqa: ANN401
         return lambda outputs, targets: coactseg_loss(outputs, targets, regularised=self.regularised)
@@ -63,8 +62,9 @@ class ThreeHeadTrainer(PairTrainer):
         self.inference_allowed_mirroring_axes = PLANE
         return in_plane_angle, False, read_size(self.configuration_manager.patch_size), PLANE
 
-    def get_training_transforms(self, patch_size: Sequence[int], *_: Any, **__: Any) -> ComposeTransforms:  # noqa: ANN401
+    def get_training_transforms(self, *_: Any, **__: Any) -> ComposeTransforms:  # noqa: ANN401
         """Quarter turns, flips, a rotation and a jittered crop, alike for both visits and both masks."""
+        patch_size = self.configuration_manager.patch_size
         margin = [size / 2 - edge * JITTER for size, edge in zip(read_size(patch_size), patch_size, strict=True)]
         return ComposeTransforms(
             [
@@ -89,7 +89,7 @@ class ThreeHeadTrainer(PairTrainer):
         return ComposeTransforms([RemoveLabelTansform(OUTSIDE, 0), Targets()])
 
 
-def in_plane_angle(image: Tensor, dim: int) -> float:  # noqa: ARG001  (batchgeneratorsv2 names the arguments)
+def in_plane_angle(image: Tensor, dim: int) -> float:
     """Radians about axis `dim`: X and Y turn about Z alone."""
     return float(np.random.uniform(-ROTATION, ROTATION)) if dim == 2 else 0.0
 

@@ -10,7 +10,7 @@ from lesiondelta.cohort import Patient
 from lesiondelta.errors import LesionDeltaError, NoVisitError
 from lesiondelta.files import logged_to
 from lesiondelta.formats import records
-from lesiondelta.formats.derivatives import Place, VisitOutput, visit_files, write_visit
+from lesiondelta.formats.derivatives import EXTRAS, Place, VisitOutput, visit_files, write_visit
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.images import Volume
 from lesiondelta.inference import Model, choose_device, mirrors
@@ -86,7 +86,8 @@ def _run(
         return earlier
     places = {visit.label: Place(out, patient.label, visit.label) for visit in patient.visits}
     _warn_of_replaced(out, patient)
-    records.begin(out, patient.label, identity, [f for p in places.values() for f in visit_files(p, contrasts)])
+    possible = [f for place in places.values() for f in visit_files(place, contrasts, EXTRAS)]
+    records.begin(out, patient.label, identity, possible)
     log_choices(patient)
 
     usable = usable_visits(patient, contrasts)
@@ -105,7 +106,7 @@ def _run(
         write_visit(place, visits[place.visit], output, raw)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
         results[place.visit] = result
-    written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts)]
+    written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts, seen.extras)]
     ordered = [results.pop(label) for label in _labels(patient) if label in results]
     records.finish(out, patient.label, identity, written, ordered)
     return tuple(ordered)
@@ -145,11 +146,11 @@ def _output(
         "SmallestLesion": limits.min_lesion_mm3,
         "SmallestLesionUnits": "mm3",
         "WindowOverlap": settings.overlap,
-        "Mirroring": mirrors(settings.mirroring, choose_device(settings.device)),
+        "Mirroring": mirrors(settings.mirroring, choose_device(settings.device), models),
         "Models": [{"Name": model.name, "SHA256": model.sha256} for model in models],
     }
     visit = seen.prepared
-    return VisitOutput(mask, probability, seen.mask, visit.images, visit.from_patient, facts)
+    return VisitOutput(mask, probability, seen.mask, visit.images, visit.from_patient, facts, seen.extras)
 
 
 def _judge(
