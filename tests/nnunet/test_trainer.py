@@ -21,7 +21,11 @@ def folder(tmp_path_factory):
     return built
 
 
-@pytest.fixture(params=methods.names())
+FAMILY = methods.Method.trainer
+"""The trainer of the nnU-Net family; others read their own samples, and are tested beside their trainers."""
+
+
+@pytest.fixture(params=[name for name in methods.names() if methods.load(name).trainer == FAMILY])
 def trainer(request, folder, tmp_path):
     """A trainer before its first epoch."""
     members = Fold(("001", "002"), ("003",))
