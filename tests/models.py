@@ -1,5 +1,6 @@
 """Tiny exported models with random weights, for tests of everything that needs one."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from lesiondelta.files import sha256
-from lesiondelta.networks import unet
+from lesiondelta.inference.model import NETWORKS
+from lesiondelta.nnunet.export import named_weights
 
 KWARGS = {
     "input_channels": 2,
@@ -33,10 +35,14 @@ KWARGS = {
 def build_network(class_name: str = "DifferenceWeightingUNet", seed: int = 0) -> torch.nn.Module:
     parts = {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d, "nonlin": torch.nn.LeakyReLU}
     torch.manual_seed(seed)
-    network = getattr(unet, class_name)(**KWARGS | parts)
+    network = getattr(importlib.import_module(module_of(class_name)), class_name)(**KWARGS | parts)
     for parameter in network.parameters():  # away from the neutral start of the norms
         torch.nn.init.normal_(parameter, std=0.3)
     return network.eval()
+
+
+def module_of(class_name: str) -> str:
+    return f"lesiondelta.networks.{NETWORKS[class_name]}"
 
 
 def export_tiny_model(
@@ -44,7 +50,7 @@ def export_tiny_model(
 ) -> Path:
     """A model folder as `train` exports it."""
     folder.mkdir(parents=True)
-    weights = {name: p.detach().clone() for name, p in build_network(class_name, seed).named_parameters()}
+    weights = {name: p.detach().clone() for name, p in named_weights(build_network(class_name, seed)).items()}
     save_file(weights, folder / "weights.safetensors")
     description = {
         "format": "lesiondelta-model",
@@ -54,7 +60,7 @@ def export_tiny_model(
         "contrasts": ["T1w", "FLAIR"],
         "spacing_mm": 1.0,
         "patch": list(patch),
-        "network": {"class": f"lesiondelta.networks.unet.{class_name}", "kwargs": KWARGS},
+        "network": {"class": f"{module_of(class_name)}.{class_name}", "kwargs": KWARGS},
         "threshold": 0.5,
         "min_lesion_mm3": 3.0,
         "weights_sha256": sha256(folder / "weights.safetensors"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lesiondelta.errors import InputError, ModelError
-from lesiondelta.inference import bundled_model, lesion_mask, lesion_probabilities, load_model
-from lesiondelta.inference.segmentation import window_starts
+from lesiondelta.inference import bundled_model, extra_outputs, lesion_mask, lesion_probabilities, load_model
+from lesiondelta.inference.segmentation import mirrors, window_starts
+from lesiondelta.preprocessing.intensity import normalise
 from tests.models import KWARGS, build_network, export_tiny_model
 
 RNG = np.random.default_rng(0)
@@ -116,6 +117,38 @@ def test_mirroring_makes_the_result_equivariant_to_flips(model):
     np.testing.assert_allclose(flipped[::-1], plain, atol=1e-4)
     unmirrored = lesion_probabilities([v[:, ::-1].copy() for v in visits], [model], mirroring=False)[0]
     assert np.abs(unmirrored[::-1] - plain).max() > 1e-2
+
+
+def test_a_model_may_declare_that_mirroring_is_not_for_it(model):
+    without = replace(model, description=model.description.model_copy(update={"mirroring": False}))
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert mirrors(None, cuda, [model])
+    assert not any((mirrors(None, cuda, [model, without]), mirrors(None, cpu, [model])))
+    assert mirrors(True, cpu, [without])
+
+
+def test_extra_outputs_are_the_mean_of_windows_each_visit_with_its_prior(tmp_path):
+    """Two windows along X that share their middle third, uniformly weighted."""
+    loaded = load_model(export_tiny_model(tmp_path / "model", "DifferenceVNet"))
+    uniform = replace(loaded, description=loaded.description.model_copy(update={"weighting": "uniform"}))
+    visits = [brain((24, 16, 16)) for _ in range(3)]
+    result = extra_outputs(visits, uniform, overlap=0.5, device="cpu")
+    z = [torch.from_numpy(normalise(visit))[None] for visit in visits]
+    for index, prior in ((0, 1), (1, 0), (2, 1)):
+        with torch.no_grad():
+            low, high = (
+                uniform.network.extras(z[index][:, :, s], z[prior][:, :, s]) for s in (slice(16), slice(8, 24))
+            )
+        expected = torch.zeros(2, 1, 24, 16, 16)
+        expected[0, :, :16], expected[1, :, 8:] = low["new"][0], high["new"][0]
+        expected[:, :, 8:16] /= 2
+        inside = visits[index][0] != 0
+        assert list(result[index]) == ["new"]
+        np.testing.assert_allclose(result[index]["new"], expected.sum(0).numpy() * inside, atol=1e-5)
+
+
+def test_most_networks_offer_nothing_extra(model):
+    assert extra_outputs([brain(), brain()], model, device="cpu") == [{}, {}]
 
 
 def test_images_smaller_than_the_window_and_empty_regions(model):

@@ -114,13 +114,13 @@ def train(
             logger.warning(
                 "On this CPU the default preset, paper, is %s iterations of %s patches of %s voxels, which is work for "
                 "a GPU: stop it and give --preset small for what a CPU can do.",
-                f"{size.epochs * size.iterations_per_epoch:,}", size.batch, "x".join(map(str, size.patch or ())),
+                f"{job.preset.epochs * size.iterations_per_epoch:,}", size.batch, "x".join(map(str, size.patch or ())),
             )  # fmt: skip
         with console.progress("preparing patients", len(labelled.patients)) as advance:
             patients = prepare_training(
                 labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
             )
-        with console.progress("training", size.epochs * size.iterations_per_epoch) as advance:
+        with console.progress("training", job.preset.epochs * size.iterations_per_epoch) as advance:
             model = training.train(patients, job, _shown(advance))
     console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
 

@@ -40,7 +40,7 @@ def predict(
     pairs, loaded = [], [load_model(model) for model in models]
     settings = {
         "lesiondelta": __version__, "prediction": PREDICTION, "models": [model.fingerprint for model in loaded],
-        "overlap": overlap, "mirroring": mirrors(None, choose_device(device)), "device": device,
+        "overlap": overlap, "mirroring": mirrors(None, choose_device(device), loaded), "device": device,
     }  # fmt: skip
     for patient in patients:
         pairs += recorded(patient, folder, settings, threads, partial(_segment, patient, loaded, overlap, device))

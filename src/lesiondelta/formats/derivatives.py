@@ -1,8 +1,8 @@
 """A BIDS derivative: where the results of a visit lie, and how they are written."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,23 @@ DESCRIPTION = "dataset_description.json"
 LOOSE_FILES = "loose files"
 BIDS_VERSION = "1.10.0"
 IGNORED = ("logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "lesiondelta.tsv", "settings.json", "*_xfm.*")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An output that only some models offer: what its file is called, and what its sidecar says of it."""
+
+    name: str
+    description: str
+
+
+EXTRAS = {
+    "new": Extra(
+        "space-patient_label-L_desc-new_probseg",
+        "Probability that a voxel belongs to a new lesion: one that the visit has and its prior has not.",
+    )
+}
+"""By the name that a network gives them in its `extras`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,8 @@ class Place:
 class VisitOutput:
     """What is written for one visit; `orig` is the grid of its own FLAIR, `patient` the patient's space.
 
-    `from_patient` takes points of the patient's space to points of each image (RAS+ mm).
+    `from_patient` takes points of the patient's space to points of each image (RAS+ mm). `extras` are those of EXTRAS
+    that the models offer, in the patient's space.
     """
 
     orig_mask: Volume
@@ -60,12 +78,14 @@ class VisitOutput:
     patient_images: Mapping[str, Volume]
     from_patient: Mapping[str, Affine]
     facts: Mapping[str, Any]
+    extras: Mapping[str, Volume] = field(default_factory=dict)
 
 
-def visit_files(place: Place, contrasts: Sequence[str]) -> list[Path]:
-    """Every file `write_visit` writes, and the picture."""
+def visit_files(place: Place, contrasts: Sequence[str], extras: Iterable[str] = ()) -> list[Path]:
+    """Every file `write_visit` writes, with these outputs of EXTRAS, and the picture."""
     names = ["space-orig_label-L_mask", "space-orig_label-L_probseg", "space-patient_label-L_mask"]
     names += [f"space-patient_{contrast}" for contrast in contrasts]
+    names += [EXTRAS[extra].name for extra in extras]
     images = [place.anat(f"{name}{suffix}") for name in names for suffix in (".nii.gz", ".json")]
     transforms = [place.transform(_source(c), suffix) for c in contrasts for suffix in (".txt", ".json")]
     return [*images, *transforms, place.picture]
@@ -81,6 +101,9 @@ def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | Non
     _write(place, "space-orig_label-L_probseg", output.orig_probability, {**lesions, "SpatialReference": flair})
     space = f"bids::{place.anat('space-patient_FLAIR.nii.gz').relative_to(place.out).as_posix()}"
     _write(place, "space-patient_label-L_mask", output.patient_mask, {**lesions, "SpatialReference": space})
+    for name, volume in output.extras.items():
+        own = {**lesions, "SpatialReference": space, "Description": EXTRAS[name].description}
+        _write(place, EXTRAS[name].name, volume, own)
     for contrast, volume in output.patient_images.items():
         own = {"Sources": [bids_uri(visit.images[contrast], raw)], "SkullStripped": True, "SpatialReference": space}
         _write(place, f"space-patient_{contrast}", volume, own)

@@ -1,6 +1,15 @@
 """Sliding-window segmentation of n visits with an exported model."""
 
 from lesiondelta.inference.model import Model, bundled_model, load_model
-from lesiondelta.inference.segmentation import choose_device, lesion_mask, lesion_probabilities, mirrors
+from lesiondelta.inference.segmentation import choose_device, extra_outputs, lesion_mask, lesion_probabilities, mirrors
 
-__all__ = ["Model", "bundled_model", "choose_device", "lesion_mask", "lesion_probabilities", "load_model", "mirrors"]
+__all__ = [
+    "Model",
+    "bundled_model",
+    "choose_device",
+    "extra_outputs",
+    "lesion_mask",
+    "lesion_probabilities",
+    "load_model",
+    "mirrors",
+]

@@ -24,6 +24,7 @@ NETWORKS = {
     "SingleVisitSwinUNETR": "swinunetr",
     "RecurrentResidualUNet": "simunet",
     "MultitaskNetwork": "denner",
+    "DifferenceVNet": "coactseg",
 }
 """Classes that a model may have, and the module of `networks` that each is in."""
 
@@ -43,6 +44,7 @@ class Description(BaseModel):
     spacing_mm: float = Field(gt=0)
     patch: Triple | None = Field(description="of the sliding window; None: the whole volume at once")
     weighting: Literal["gaussian", "uniform"] = Field("gaussian", description="of the voxels of a window")
+    mirroring: bool = Field(True, description="whether to average over flips where the device is fast")
     network: dict[str, Any]
     threshold: float = Field(gt=0, lt=1)
     min_lesion_mm3: float = Field(ge=0)

@@ -1,7 +1,7 @@
 """The sliding window over n visits: every window encodes each visit once and decodes each with its prior."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, product
+from itertools import combinations, count, product
 
 import cc3d
 import numpy as np
@@ -15,6 +15,10 @@ from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
 
 ProgressCallback = Callable[[int, int], None]
 Box = tuple[slice, slice, slice]
+References = Sequence[Sequence[int]]
+"""For each visit the indices of those it is compared with."""
+Evaluation = Callable[[torch.nn.Module, Sequence[Tensor], References], list[dict[str, Tensor]]]
+"""Network, windows (C, x, y, z) of n visits and the index of each one's prior -> per visit (..., x, y, z) by name."""
 
 
 def lesion_probabilities(
@@ -38,7 +42,7 @@ def lesion_probabilities(
     overlap : float
         Share of a window that its neighbour covers (nnU-Net's default is 0.5).
     mirroring : bool or None
-        Average the logits over all flips; None: on with CUDA only.
+        Average the logits over all flips; None: on with CUDA only, for models that want it.
     device : "auto", "cpu", "cuda" or "mps"
     progress : callable or None
         Called with (windows done, windows in all).
@@ -51,36 +55,86 @@ def lesion_probabilities(
     if not models or not visits or len({visit.shape for visit in visits}) > 1:
         raise InputError("Give at least one model, and at least one visit, all on one grid.")
     chosen = choose_device(device)
-    mirror = mirrors(mirroring, chosen)
+    mirror = mirrors(mirroring, chosen, models)
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
-    counts = [sum(1 for _ in _occupied(tensors, _patch(model, tensors), overlap)) for model in models]
-    done = 0
+    windows = sum(len(list(_occupied(tensors, _patch(model, tensors), overlap))) for model in models)
+    done = count(1)
+
+    def evaluate(network: torch.nn.Module, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:
+        logits = window_logits(network, cut, references, mirror)
+        if progress is not None:
+            progress(next(done), windows)
+        return [{"lesion": logit} for logit in logits]
+
     total = [torch.zeros(tensors[0].shape[1:]) for _ in visits]
     for model in models:
-        network, patch = model.network.to(chosen), _patch(model, tensors)
-        weights = torch.zeros(_padded(tensors[0].shape[1:], patch))
-        logits = [torch.zeros_like(weights) for _ in visits]
-        window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
-        references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
-        for box in _occupied(tensors, patch, overlap):
-            windows = [_cut(tensor, box, patch).to(chosen) for tensor in tensors]
-            for accumulated, window in zip(logits, window_logits(network, windows, references, mirror), strict=True):
-                accumulated[box] += window.cpu() * window_weights
-            weights[box] += window_weights
-            done += 1
-            if progress is not None:
-                progress(done, sum(counts))
-        inside = _centre(tensors[0].shape[1:], weights.shape)
-        for accumulated, sum_over_models in zip(logits, total, strict=True):
-            sum_over_models += (accumulated / weights.clamp_min(1e-12))[inside]
-    if not all(t.isfinite().all() for t in total):
-        raise ModelError(f"{models[0].name} gave values that are not finite: do not use it.")
+        for mean, sum_over_models in zip(_windowed(tensors, model, evaluate, overlap, chosen), total, strict=True):
+            sum_over_models += mean.get("lesion", 0)  # absent where every image is empty
+    _require_finite(total, models[0])
     return [_probability(t / len(models), visit) for t, visit in zip(total, visits, strict=True)]
+
+
+def extra_outputs(
+    visits: Sequence[Array], model: Model, *, overlap: float = 0.5, device: str = "auto"
+) -> list[dict[str, Array]]:
+    """What the model's network offers beside lesions (`extras`), for all visits of a patient, each with its prior.
+
+    Parameters
+    ----------
+    visits, overlap, device : as of `lesion_probabilities`
+
+    Returns
+    -------
+    list of dict of (K, X, Y, Z) float32
+        The windows' mean per visit and name, without mirroring, 0 outside that visit's nonzero voxels; empty dicts
+        where the network offers nothing.
+    """
+    if not hasattr(model.network, "extras"):
+        return [{} for _ in visits]
+    tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
+    means = _windowed(tensors, model, window_extras, overlap, choose_device(device))
+    _require_finite([values for mean in means for values in mean.values()], model)
+    return [
+        {name: values.numpy() * nonzero_mask(visit) for name, values in mean.items()}
+        for mean, visit in zip(means, visits, strict=True)
+    ]
+
+
+def _windowed(
+    visits: Sequence[Tensor], model: Model, evaluate: Evaluation, overlap: float, device: torch.device
+) -> list[dict[str, Tensor]]:
+    """The weighted mean (..., X, Y, Z), over all windows, of what `evaluate` gives for each visit (C, X, Y, Z)."""
+    network, patch = model.network.to(device), _patch(model, visits)
+    weights = torch.zeros(_padded(visits[0].shape[1:], patch))
+    window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
+    references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
+    sums: list[dict[str, Tensor]] = [{} for _ in visits]
+    for box in _occupied(visits, patch, overlap):
+        windows = [_cut(visit, box, patch).to(device) for visit in visits]
+        for accumulated, outputs in zip(sums, evaluate(network, windows, references), strict=True):
+            for name, values in outputs.items():
+                if name not in accumulated:
+                    accumulated[name] = torch.zeros(*values.shape[:-3], *weights.shape)
+                accumulated[name][..., *box] += values.cpu() * window_weights
+        weights[box] += window_weights
+    inside = _centre(visits[0].shape[1:], weights.shape)
+    weights = weights.clamp_min(1e-12)
+    return [{name: (values / weights)[..., *inside] for name, values in visit.items()} for visit in sums]
+
+
+@torch.inference_mode()
+def window_extras(
+    network: torch.nn.Module, windows: Sequence[Tensor], references: References
+) -> list[dict[str, Tensor]]:
+    """The network's `extras` (K, x, y, z) for one window of n visits, each with its first reference."""
+    states = [network.encode(window[None]) for window in windows]  # type: ignore[operator]
+    found = [network.extras(state, states[prior]) for state, (prior, *_) in zip(states, references, strict=True)]  # type: ignore[operator]
+    return [{name: values[0].float() for name, values in extras.items()} for extras in found]
 
 
 @torch.inference_mode()
 def window_logits(
-    network: torch.nn.Module, windows: Sequence[Tensor], references: Sequence[Sequence[int]], mirroring: bool
+    network: torch.nn.Module, windows: Sequence[Tensor], references: References, mirroring: bool
 ) -> list[Tensor]:
     """Logit of lesion minus logit of background for one window of n visits.
 
@@ -138,9 +192,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def mirrors(choice: bool | None, device: torch.device) -> bool:
-    """Whether mirrored views are averaged: the user's choice, else with CUDA only."""
-    return device.type == "cuda" if choice is None else choice
+def mirrors(choice: bool | None, device: torch.device, models: Sequence[Model]) -> bool:
+    """Whether mirrored views are averaged: the user's choice, else with CUDA only, if all models want it."""
+    wanted = all(model.description.mirroring for model in models)
+    return device.type == "cuda" and wanted if choice is None else choice
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -193,6 +248,11 @@ def _cut(visit: Tensor, box: Box, patch: Sequence[int]) -> Tensor:
         source.append(slice(max(start, 0), min(stop, n)))
         padding[:0] = [max(-start, 0), max(stop - n, 0)]  # torch pads the last axis first
     return torch.nn.functional.pad(visit[:, source[0], source[1], source[2]], padding)
+
+
+def _require_finite(values: Sequence[Tensor], model: Model) -> None:
+    if not all(value.isfinite().all() for value in values):
+        raise ModelError(f"{model.name} gave values that are not finite: do not use it.")
 
 
 def _probability(logits: Tensor, visit: Array) -> Array:

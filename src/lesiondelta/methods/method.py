@@ -14,7 +14,7 @@ class Recipe:
 
     Attributes
     ----------
-    optimiser : "sgd", "adamw" or "amsgrad" (Adam with it)
+    optimiser : "sgd", "adam", "adamw" or "amsgrad" (Adam with it)
     learning_rate : float
         At epoch 0.
     schedule : str
@@ -26,15 +26,18 @@ class Recipe:
     weight_decay : float
     foreground_share : float
         Share of a batch's patches that are centred on a lesion voxel of the current visit (rounded up).
+    epochs : int or None
+        The most there are, however many the preset has.
     """
 
-    optimiser: Literal["sgd", "adamw", "amsgrad"] = "sgd"
+    optimiser: Literal["sgd", "adam", "adamw", "amsgrad"] = "sgd"
     learning_rate: float = 0.01
     schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
     momentum: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 3e-5
     foreground_share: float = 0.33
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Method:
     planner : "plain" or "residual"
         Which of nnU-Net's planners decides the topology.
     deep_supervision : bool
-        Whether the network gives, in training, logits of every resolution (weights 1/2^i, lowest 0, renormalised).
+        Whether the network gives, in training, a list of logits: of every resolution (weights 1/2^i, lowest 0,
+        renormalised), unless the method's trainer takes them for something else.
     patch_multiple : int
         Every edge of the patch is rounded up to a multiple of this.
     largest_patch : int or None
@@ -70,6 +74,8 @@ class Method:
         the share of a window that its neighbour covers.
     references : "prior" or "all"
         Prediction: a visit is compared with its prior, or with every other visit, the probabilities being averaged.
+    mirroring : bool
+        Whether predictions are averaged over flips where the device is fast.
     trainer : str
         Dotted name of PairTrainer or of a class derived from it.
     """
@@ -90,4 +96,5 @@ class Method:
     weighting: Literal["gaussian", "uniform"] = "gaussian"
     overlap: float = 0.5
     references: Literal["prior", "all"] = "prior"
+    mirroring: bool = True
     trainer: str = "lesiondelta.nnunet.trainer.PairTrainer"

@@ -58,7 +58,8 @@ def plan_job(
     output : path
         Holds training.json, checkpoint.pth (every epoch), tensorboard/, model/ and, unless `data` is given, data/.
     method, preset : Method, Preset
-        Change single options with `dataclasses.replace`. A preset's recipe takes the place of the method's.
+        Change single options with `dataclasses.replace`. A preset's recipe takes the place of the method's, which may
+        have fewer epochs than the preset.
     fold : int or "all"
         The fold held out; "all" trains on every patient.
     seed : int
@@ -86,6 +87,7 @@ def plan_job(
         `output` holds a training with other settings.
     """
     method = replace(method, recipe=preset.recipe or method.recipe)
+    preset = replace(preset, epochs=min(preset.epochs, method.recipe.epochs or preset.epochs))
     if method.longitudinal and self_prior_share == 0:
         _require_priors(patients)
     members = choose_fold([patient.label for patient in patients], fold, folds, seed)
@@ -279,6 +281,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "spacing_mm": float(chosen["spacing"][0]),
         "patch": [int(n) for n in chosen["patch_size"]] if job.method.window == "patch" else None,
         "weighting": job.method.weighting,
+        "mirroring": job.method.mirroring,
         "network": network_description(chosen["architecture"], len(contrasts)),
         "threshold": THRESHOLD,
         "min_lesion_mm3": MIN_LESION_MM3,

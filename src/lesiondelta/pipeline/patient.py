@@ -10,7 +10,7 @@ from lesiondelta.cohort import Patient
 from lesiondelta.errors import LesionDeltaError, NoVisitError
 from lesiondelta.files import logged_to
 from lesiondelta.formats import records
-from lesiondelta.formats.derivatives import Place, VisitOutput, visit_files, write_visit
+from lesiondelta.formats.derivatives import EXTRAS, Place, VisitOutput, visit_files, write_visit
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.images import Volume
 from lesiondelta.inference import Model, choose_device, mirrors
@@ -95,7 +95,8 @@ def _run(
         return earlier
     places = {visit.label: Place(out, patient.label, visit.label) for visit in patient.visits}
     _warn_of_replaced(out, patient)
-    records.begin(out, patient.label, identity, [f for p in places.values() for f in visit_files(p, contrasts)])
+    possible = [f for place in places.values() for f in visit_files(place, contrasts, EXTRAS)]
+    records.begin(out, patient.label, identity, possible)
     log_choices(patient)
 
     usable = usable_visits(patient, contrasts)
@@ -116,7 +117,7 @@ def _run(
         write_visit(place, visits[place.visit], output, raw)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
         results[place.visit] = result
-    written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts)]
+    written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts, seen.extras)]
     ordered = [results.pop(label) for label in _labels(patient) if label in results]
     records.finish(out, patient.label, identity, written, ordered)
     return tuple(ordered)
@@ -172,9 +173,11 @@ def _output(
     }
     if not isinstance(models[0], Samseg):
         facts["WindowOverlap"] = settings.overlap
-        facts["Mirroring"] = mirrors(settings.mirroring, choose_device(settings.device))
+        facts["Mirroring"] = mirrors(
+            settings.mirroring, choose_device(settings.device), [m for m in models if not isinstance(m, Samseg)]
+        )
     visit = seen.prepared
-    return VisitOutput(mask, probability, seen.mask, visit.images, visit.from_patient, facts)
+    return VisitOutput(mask, probability, seen.mask, visit.images, visit.from_patient, facts, seen.extras)
 
 
 def _judge(

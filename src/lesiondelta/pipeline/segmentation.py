@@ -1,14 +1,15 @@
 """From a prepared patient to the lesions of every visit, in the patient's space and on the visit's own grid."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import cc3d
 import numpy as np
 
+from lesiondelta.formats.derivatives import EXTRAS
 from lesiondelta.images import Affine, Array, Grid, Volume, resample
-from lesiondelta.inference import Model, lesion_mask, lesion_probabilities
+from lesiondelta.inference import Model, extra_outputs, lesion_mask, lesion_probabilities
 from lesiondelta.inference.samseg import Samseg
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import SegmentationSettings
@@ -29,12 +30,13 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class SegmentedVisit:
-    """A visit with its lesion probabilities and mask, in the patient's space."""
+    """A visit with its lesion probabilities, mask and what else the models offer, in the patient's space."""
 
     prepared: PreparedVisit
     probability: Volume
     mask: Volume
     lesions: int
+    extras: Mapping[str, Volume] = field(default_factory=dict)
 
     @property
     def lesion_volume_mm3(self) -> float:
@@ -50,21 +52,39 @@ def segment(prepared: PreparedPatient, models: Sequence[Model], settings: Segmen
         visits, models, overlap=settings.overlap, mirroring=settings.mirroring, device=settings.device
     )
     limits = thresholds(models, settings)
-    return [_segmented(v, p, prepared, limits) for v, p in zip(prepared.visits, probabilities, strict=True)]
+    found = [extra_outputs(visits, model, overlap=settings.overlap, device=settings.device) for model in models]
+    extras = [_mean_extras(of_visit, prepared) for of_visit in zip(*found, strict=True)]
+    return [
+        _segmented(v, p, e, prepared, limits) for v, p, e in zip(prepared.visits, probabilities, extras, strict=True)
+    ]
+
+
+def _mean_extras(by_model: Sequence[Mapping[str, Array]], prepared: PreparedPatient) -> dict[str, Volume]:
+    """The mean over models of every output (1, X, Y, Z) that all of them offer and that is written, in the brain."""
+    names = [name for name in EXTRAS if all(name in extras for extras in by_model)]
+    means = {name: np.mean([extras[name][0] for extras in by_model], axis=0) for name in names}
+    brain, affine = prepared.brain.data, prepared.grid.affine
+    return {name: Volume(np.where(brain, mean, 0).astype(np.float32), affine) for name, mean in means.items()}
 
 
 def _segmented(
-    visit: PreparedVisit, probability: Array, prepared: PreparedPatient, limits: Thresholds
+    visit: PreparedVisit,
+    probability: Array,
+    extras: Mapping[str, Volume],
+    prepared: PreparedPatient,
+    limits: Thresholds,
 ) -> SegmentedVisit:
     probability = np.where(prepared.brain.data, probability, 0).astype(np.float32)
     mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, prepared.grid.spacing.tolist())
-    return counted(visit, probability, mask, prepared.grid)
+    return counted(visit, probability, mask, prepared.grid, extras)
 
 
-def counted(visit: PreparedVisit, probability: Array, mask: Array, grid: Grid) -> SegmentedVisit:
+def counted(
+    visit: PreparedVisit, probability: Array, mask: Array, grid: Grid, extras: Mapping[str, Volume] | None = None
+) -> SegmentedVisit:
     """The visit with its lesions counted."""
     lesions = int(cc3d.connected_components(mask, connectivity=26, return_N=True)[1])
-    return SegmentedVisit(visit, Volume(probability, grid.affine), Volume(mask, grid.affine), lesions)
+    return SegmentedVisit(visit, Volume(probability, grid.affine), Volume(mask, grid.affine), lesions, extras or {})
 
 
 def thresholds(models: Sequence[Segmenter], settings: SegmentationSettings) -> Thresholds:
