@@ -106,7 +106,9 @@ def size_table(
 
 def _where(records: Sequence[Mapping[str, Any]]) -> str:
     """Device and threads as the records have them; several where they differ."""
-    return " or ".join(sorted({f"{r['device']} with {r['threads'] or 'an unrecorded number of'} threads" for r in records}))
+    return " or ".join(
+        sorted({f"{r['device']} with {r['threads'] or 'an unrecorded number of'} threads" for r in records})
+    )
 
 
 def significance_table(study: Study, results: Results) -> pd.DataFrame:
