@@ -21,7 +21,10 @@ from lesiondelta.methods import ExternalMethod, Method
 
 MEASURES = {"dsc": "DSC", "hd95_mm": "HD95 (mm)", "lesion_f1": "F1"}
 LOWER_IS_BETTER = ("hd95_mm",)
-NOT_PRIOR_WORK = ("difference_weighting", "longitudinal_concat")
+NOT_PRIOR_WORK = (
+    "difference_weighting", "longitudinal_concat", "difference_weighting_random", "difference_weighting_resenc",
+    "longitudinal_concat_random",
+)  # fmt: skip
 SIGNIFICANCE = (
     "split", "measure", "first", "second", "patients", "difference", "low", "high", "p", "p_holm", "rank_biserial",
 )  # fmt: skip
