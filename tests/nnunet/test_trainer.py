@@ -75,7 +75,9 @@ def test_batches_have_the_methods_channels_and_targets_of_every_resolution(train
     loader, _ = trainer.get_dataloaders()
     batch = next(loader)
     assert batch["data"].shape == (2, 4 if trainer.job.method.longitudinal else 2, 32, 32, 32)
-    assert [tuple(t.shape) for t in batch["target"]] == [(2, 1, *[n] * 3) for n in (32, 16, 8)]
+    targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+    edges = (32, 16, 8) if trainer.job.method.deep_supervision else (32,)
+    assert [tuple(t.shape) for t in targets] == [(2, 1, *[n] * 3) for n in edges]
 
 
 def test_every_channel_is_0_outside_the_brain(trainer):
@@ -111,6 +113,10 @@ def test_bfloat16_is_for_the_pass_alone(trainer):
     )
 
 
+PAPER = [name for name in methods.names() if methods.load(name).recipe == methods.Recipe()]
+
+
+@pytest.mark.parametrize("trainer", PAPER, indirect=True)
 def test_the_papers_recipe(trainer):
     group = trainer.optimizer.param_groups[0]
     assert isinstance(trainer.optimizer, torch.optim.SGD)
@@ -118,6 +124,28 @@ def test_the_papers_recipe(trainer):
     np.testing.assert_allclose(trainer.loss.weight_factors, np.array([1, 1 / 2, 0]) / 1.5)
     trainer.lr_scheduler.step(1)
     assert group["lr"] == pytest.approx(0.01 * 0.5**0.9)
+
+
+@pytest.mark.parametrize("trainer", ["swinunetr"], indirect=True)
+def test_swinunetrs_own_recipe(trainer):
+    group = trainer.optimizer.param_groups[0]
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (8e-4, 1e-5, 0.01)
+    trainer.lr_scheduler.step(1)  # of two epochs: half of the cosine
+    assert group["lr"] == pytest.approx((8e-4 + 1e-6) / 2)
+
+
+def test_schedules():
+    from lesiondelta.nnunet.trainer import learning_rate
+
+    rates = {
+        kind: [learning_rate(methods.Recipe(learning_rate=0.1, schedule=kind), done) for done in (0, 0.49, 0.5, 1)]
+        for kind in ("poly", "cosine", "step", "constant")
+    }
+    assert rates["poly"] == pytest.approx([0.1, 0.1 * 0.51**0.9, 0.1 * 0.5**0.9, 0])
+    assert rates["cosine"][::3] == pytest.approx([0.1, 1e-6])
+    assert rates["step"] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert rates["constant"] == [0.1] * 4
 
 
 def test_seeds_reach_all_three_generators():
