@@ -8,7 +8,7 @@ import pytest
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.nnunet.cohort import patient_folds
 from tests.cli.test_bad_input import one_sentence
-from tests.formats.test_datasets import OBLIQUE, cross_sectional, files, isbi, longitudinal, mslesseg, nifti
+from tests.formats.test_datasets import OBLIQUE, cross_sectional, files, grow, isbi, longitudinal, mslesseg, nifti
 from tests.tiny import call
 
 
@@ -56,11 +56,22 @@ def test_a_test_list_instead_of_a_draw(capsys, tmp_path):
     assert {label for label, (kind, _) in splits(tmp_path / "bids").items() if kind == "train"} == {"01", "03"}
 
 
-def test_masks_of_change_are_announced_as_such(capsys, tmp_path):
-    outcome = call(capsys, "convert", "ljubljana", longitudinal(tmp_path / "source"), tmp_path / "bids", "--folds", 2)
+def test_masks_of_change_are_announced_as_such_and_nothing_is_split(capsys, tmp_path):
+    outcome = call(capsys, "convert", "ljubljana", longitudinal(tmp_path / "source"), tmp_path / "bids")
     assert outcome.code == 0, outcome.err
     assert "Masks of lesion change are no lesion masks" in outcome.out
     assert "0 with lesion masks" in outcome.out
+    assert "nothing can be trained or scored on them: there is no protocol" in outcome.out
+    assert "folds" not in outcome.out
+    assert not list((tmp_path / "bids").glob("protocol/*"))
+
+
+def test_a_changed_source_is_what_is_counted_and_what_is_there(capsys, tmp_path):
+    source, out = mslesseg(tmp_path / "source"), tmp_path / "bids"
+    assert "5 patients with 7 visits, 7 with" in call(capsys, "convert", "mslesseg", source, out, "--folds", 2).out
+    grow(source)
+    assert "5 patients with 8 visits, 8 with" in call(capsys, "convert", "mslesseg", source, out, "--folds", 2).out
+    assert len(read_cohort(out).patients[0].visits) == 3
 
 
 def test_mslesseg_keeps_its_owners_split_and_can_leave_out_single_visits(capsys, tmp_path):

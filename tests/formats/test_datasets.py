@@ -26,12 +26,6 @@ SHAPE = (7, 8, 5)
 OBLIQUE = np.eye(4)
 OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (20, -10, 175), degrees=True).as_matrix() * (0.7, 0.7, 3)
 OBLIQUE[:3, 3] = 12, -20, -9
-
-
-class StopError(Exception):
-    """What a test interrupts a conversion with."""
-
-
 MASK_WORDS = ("mask", "MASK", "gt", "label-")
 
 
@@ -256,6 +250,9 @@ def test_a_stopped_conversion_goes_on_and_ends_the_same(tmp_path):
     found = find(MSLESSEG, mslesseg(tmp_path / "source"))
     convert(found, tmp_path / "whole")
 
+    class StopError(Exception):
+        pass
+
     def stop(label: str) -> None:
         if label == "P2":
             raise StopError
@@ -271,120 +268,112 @@ def test_a_stopped_conversion_goes_on_and_ends_the_same(tmp_path):
     assert kept.stat().st_mtime_ns == before
 
 
+def grow(source: Path) -> None:
+    """Another mask, and a third visit for P1."""
+    nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", np.ones(SHAPE, np.uint8))
+    for name in ("FLAIR", "T1", "T2", "MASK"):
+        nifti(source / f"train/P1/T3/P1_T3_{name}.nii.gz")
+
+
+def test_a_changed_source_is_converted_anew_and_the_rest_left_alone(tmp_path):
+    source, out = mslesseg(tmp_path / "source"), tmp_path / "bids"
+    convert(find(MSLESSEG, source), out)
+    untouched = out / "sub-P2/ses-1/anat/sub-P2_ses-1_FLAIR.nii.gz"
+    before = untouched.stat().st_mtime_ns
+    grow(source)
+    convert(find(MSLESSEG, source), out)
+    convert(find(MSLESSEG, source), tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+    assert untouched.stat().st_mtime_ns == before
+    shutil.rmtree(source / "train/P1/T3")
+    text(out / "sub-P1/notes.txt", "mine")
+    convert(find(MSLESSEG, source), out)
+    assert [visit.label for visit in read_cohort(out).patients[0].visits] == ["1", "2"]
+    assert (out / "sub-P1/notes.txt").read_text() == "mine"
+    (out / "sub-P1/ses-2/anat/sub-P1_ses-2_FLAIR.nii.gz").unlink()
+    convert(find(MSLESSEG, source), out)
+    assert not read_cohort(out).patients[0].problems
+
+
+def cut(content: bytes) -> bytes:
+    return content[:-4]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:-6] + bytes([content[-6] ^ 1]) + content[-5:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("name", ["T1", "MASK"])
+def test_a_damaged_file_is_named_and_what_was_begun_is_no_dataset(tmp_path, damage, name):
+    source, out = mslesseg(tmp_path / "source"), tmp_path / "bids"
+    grow(source)
+    path = source / f"train/P1/T3/P1_T3_{name}.nii.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ImageError, match="cannot be unpacked") as raised:
+        convert(find(MSLESSEG, source), out)
+    assert str(path) in str(raised.value)
+    (out / "sub-P1/ses-1").mkdir(parents=True, exist_ok=True)
+    for validate in (True, False):
+        with pytest.raises(CohortError, match="was not converted to its end: run the same `lesiondelta convert` again"):
+            read_cohort(out, validate=validate)
+
+
+def test_what_a_killed_conversion_left_does_not_stay(tmp_path):
+    source, out = mslesseg(tmp_path / "source"), tmp_path / "bids"
+    grow(source)
+    nifti(source / "train/P1/T3/P1_T3_MASK.nii.gz", affine=SHIFTED)  # the last file of the visit
+    with pytest.raises(GeometryError):
+        convert(find(MSLESSEG, source), out)
+    assert (out / "sub-P1/ses-3/anat/sub-P1_ses-3_FLAIR.nii.gz").is_file()
+    shutil.rmtree(source / "train/P1/T3")
+    convert(find(MSLESSEG, source), out)
+    convert(find(MSLESSEG, source), tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+    assert not (out / "sub-P1/ses-3").exists()
+
+
+def test_the_dataset_is_whole_only_with_its_protocol(tmp_path):
+    found, out = find(MSLESSEG, mslesseg(tmp_path / "source")), tmp_path / "bids"
+    seen = []
+    convert(found, out, before_the_end=lambda: seen.append((out / "dataset_description.json").exists()))
+    convert(found, out, before_the_end=lambda: seen.append((out / "dataset_description.json").exists()))
+    assert seen == [False, False]
+    assert (out / "dataset_description.json").exists()
+
+
+def test_two_conversions_into_one_folder_are_refused(tmp_path):
+    found = find(MSLESSEG, mslesseg(tmp_path / "source"))
+    with alone(tmp_path / "bids", wait=False), pytest.raises(OutputError, match="Another lesiondelta is working"):
+        convert(found, tmp_path / "bids")
+    convert(found, tmp_path / "bids")
+
+
 def test_a_header_half_a_voxel_off_is_replaced_and_said(tmp_path, caplog):
     source = mslesseg(tmp_path / "source")
-    half = OBLIQUE.copy()
-    half[:3, 3] += OBLIQUE[:3, :3] @ (0.5, 0.5, 0.5)
-    path = nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", affine=half)
+    path = nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", affine=moved(0.5, 0.5, -0.5))
     with caplog.at_level(logging.WARNING):
         convert(find(MSLESSEG, source), tmp_path / "bids")
-    written = "derivatives/reference/sub-P1/ses-1/anat/sub-P1_ses-1_space-orig_label-L_mask.nii.gz"
-    assert f"The headers of 1 masks, {written} the first" in caplog.text
+    assert "The headers of 1 masks, derivatives/reference/sub-P1/ses-1/" in caplog.text
     reference = read_mask(find_masks(tmp_path / "bids/derivatives/reference")["P1", "1"][0].path)
     np.testing.assert_allclose(reference.affine, OBLIQUE, atol=1e-5)
     np.testing.assert_array_equal(reference.data, read_mask(path).data)
 
 
-def test_a_changed_source_is_converted_again(tmp_path):
-    source, out = mslesseg(tmp_path / "source"), tmp_path / "bids"
-    convert(find(MSLESSEG, source), out)
-    kept = (out / "sub-P2/ses-1/anat/sub-P2_ses-1_FLAIR.nii.gz").stat().st_mtime_ns
-    path = nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", np.ones(SHAPE, np.uint8))
-    for name in ("FLAIR", "T1", "T2", "MASK"):
-        nifti(source / f"train/P1/T3/P1_T3_{name}.nii.gz")
-    convert(find(MSLESSEG, source), out)
-    masks = find_masks(out / "derivatives/reference", ["P1"])
-    assert [session for _, session in masks] == ["1", "2", "3"]
-    assert masks["P1", "1"][0].path.read_bytes() == path.read_bytes()
-    assert (out / "sub-P2/ses-1/anat/sub-P2_ses-1_FLAIR.nii.gz").stat().st_mtime_ns == kept
-    shutil.rmtree(source / "train/P1/T3")
-    convert(find(MSLESSEG, source), out)
-    assert [visit.label for visit in read_cohort(out).patients[0].visits] == ["1", "2"]
-    assert not list(out.rglob("*ses-3*"))
-
-
-@pytest.mark.parametrize("patient", ["P1", "P3"])
-def test_a_dataset_that_was_not_converted_to_its_end_is_refused(tmp_path, patient):
-    def stop(label: str) -> None:
-        if label == patient:
-            raise StopError
-
-    found = find(MSLESSEG, mslesseg(tmp_path / "source"))
-    with pytest.raises(StopError):
-        convert(found, tmp_path / "bids", progress=stop)
-    for validate in (True, False):
-        with pytest.raises(CohortError, match="not converted to its end"):
-            read_cohort(tmp_path / "bids", validate=validate)
-    convert(found, tmp_path / "bids")
-    assert len(read_cohort(tmp_path / "bids").patients) == 5
-
-
-@pytest.mark.parametrize("shift", [(2.2, 0, 0), (0.5, 0, 0), (1, 1, 1)])
-def test_other_shifts_than_half_a_voxel_are_refused_however_thick_the_slices(tmp_path, shift):
-    source, moved = mslesseg(tmp_path / "source"), OBLIQUE.copy()
-    moved[:3, 3] += OBLIQUE[:3, :3] @ shift
-    nifti(source / "train/P1/T1/P1_T1_MASK.nii.gz", affine=moved)
-    with pytest.raises(GeometryError, match="P1_T1_MASK"):
-        convert(find(MSLESSEG, source), tmp_path / "bids")
-
-
-def test_a_truncated_image_is_named(tmp_path):
-    source = mslesseg(tmp_path / "source")
-    path = source / "train/P1/T2/P1_T2_T1.nii.gz"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ImageError, match="P1_T2_T1"):
-        convert(find(MSLESSEG, source), tmp_path / "bids")
-
-
-def test_a_patient_for_training_and_for_testing_is_refused(tmp_path):
-    source = mslesseg(tmp_path / "source")
-    shutil.copytree(source / "train/P1/T1", source / "test/P1")
-    for path in (source / "test/P1").iterdir():
-        path.rename(path.with_name(path.name.replace("_T1_", "_")))
-    with pytest.raises(CohortError, match=r"Patient P1 is for training .* and for testing"):
-        find(MSLESSEG, source)
-
-
-def test_bids_keeps_its_visits_their_order_and_their_brain_masks(tmp_path):
-    """A visit whose names have more entities, dates in scans.tsv alone, a brain mask."""
-    source = bids(tmp_path / "source", 2)
-    for number in (1, 2):
-        anat = source / f"sub-{number}/ses-b/anat"
-        for path in anat.iterdir():
-            path.rename(path.with_name(path.name.replace("_FLAIR", "_run-1_FLAIR").replace("_T1w", "_run-1_T1w")))
-        nifti(anat / f"sub-{number}_ses-b_desc-brain_mask.nii.gz", np.ones(SHAPE, np.uint8))
-        (source / f"sub-{number}/sub-{number}_sessions.tsv").unlink()
-        for session, date in (("a", "2020-02-03"), ("b", "2019-02-03")):
-            names = [path.name for path in (source / f"sub-{number}/ses-{session}/anat").glob("*w.nii.gz")]
-            scans = f"filename\tacq_time\nanat/{names[0]}\t{date}T10:00:00\n"
-            text(source / f"sub-{number}/ses-{session}/sub-{number}_ses-{session}_scans.tsv", scans)
-    convert(find(LJUBLJANA, source), tmp_path / "bids")
-    before, after = read_cohort(source, validate=False), read_cohort(tmp_path / "bids")
-    assert [visit.label for visit in after.patients[0].visits] == ["b", "a"]
-    for old, new in zip(before.patients, after.patients, strict=True):
-        assert [v.label for v in new.visits] == [v.label for v in old.visits]
-        assert [v.acquired for v in new.visits] == [v.acquired for v in old.visits]
-        assert [bool(v.brain_mask) for v in new.visits] == [bool(v.brain_mask) for v in old.visits] == [True, False]
-        for a, b in zip(old.visits, new.visits, strict=True):
-            assert all(a.images[name].read_bytes() == b.images[name].read_bytes() for name in a.images)
-
-
-def test_a_mask_where_nobody_looks_is_named(tmp_path):
-    source = bids(tmp_path / "source", 1)
-    nifti(source / "derivatives/reference/sub-1/sub-1_ses-a_space-orig_label-L_mask.nii.gz")
-    with pytest.raises(CohortError, match="is where nobody looks"):
-        find(LJUBLJANA, source)
-
-
-def test_two_conversions_into_one_folder_keep_apart(tmp_path):
-    with alone(tmp_path / "bids", wait=False), pytest.raises(OutputError, match="Another lesiondelta"):
-        convert(find(MSLESSEG, mslesseg(tmp_path / "source")), tmp_path / "bids")
+def moved(*voxels: float) -> np.ndarray:
+    affine = OBLIQUE.copy()
+    affine[:3, 3] += OBLIQUE[:3, :3] @ voxels
+    return affine
 
 
 SHIFTED = OBLIQUE + np.array([[0, 0, 0, 5.0], *[[0] * 4] * 3])
+STRETCHED = moved(-0.5, -0.5, -0.5) @ np.diag([*(1 + 1 / (np.array(SHAPE) - 1)), 1])
 BAD_MASKS = {
     "shape": (np.ones((3, 3, 3), np.uint8), OBLIQUE, GeometryError, "has shape"),
     "place": (None, SHIFTED, GeometryError, "5.00 mm apart"),
+    "two voxels within thick slices": (None, moved(2.2, 0, 0), GeometryError, "1.54 mm apart"),
+    "half a voxel along one axis": (None, moved(0.5, 0, 0), GeometryError, "0.35 mm apart"),
+    "half a voxel, another way at each end": (None, STRETCHED, GeometryError, "mm apart"),
     "labels": (np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16), OBLIQUE, ImageError, "several labels"),
     "probabilities": (
         np.linspace(0, 1, np.prod(SHAPE)).reshape(SHAPE),
@@ -458,6 +447,90 @@ def test_the_same_image_twice_is_refused(tmp_path):
         find(ISBI2015, source)
 
 
+def test_files_of_one_name_that_differ_are_refused(tmp_path):
+    source = longitudinal(tmp_path / "source")
+    shutil.copy(source / "patient01/patient01_gt.nii.gz", source / "patient01/raw")
+    find(LJUBLJANA, source)
+    nifti(source / "patient01/raw/patient01_gt.nii.gz", np.ones(SHAPE, np.uint8))
+    with pytest.raises(
+        CohortError, match=r"would both become sub-01_space-common_label-change_mask\.nii\.gz, and diff"
+    ):
+        find(LJUBLJANA, source)
+
+
+def test_a_patient_for_training_and_testing_is_refused(tmp_path):
+    source = mslesseg(tmp_path / "source")
+    shutil.copytree(source / "train/P1", source / "test/P1")
+    shutil.rmtree(source / "train/P1/T1")
+    shutil.rmtree(source / "test/P1/T2")
+    with pytest.raises(CohortError, match=r"Patient P1 is for training .* and for testing"):
+        find(MSLESSEG, source)
+
+
+def intricate_bids(root: Path) -> Path:
+    """Runs, acquisitions, a contrast agent, brain masks and dates of scans; the second session is the first visit."""
+    bids(root)
+    for number in (1, 2, 3):
+        home = root / f"sub-{number}"
+        (home / f"sub-{number}_sessions.tsv").unlink()
+        for session, date in (("a", "2020-02-03"), ("b", "2019-02-03T10:00:00")):
+            anat, stem = home / f"ses-{session}/anat", f"sub-{number}_ses-{session}"
+            (anat / f"{stem}_FLAIR.nii.gz").rename(anat / f"{stem}_acq-3d_run-2_FLAIR.nii.gz")
+            nifti(anat / f"{stem}_acq-3d_run-1_FLAIR.nii.gz", affine=SHIFTED)
+            nifti(anat / f"{stem}_ce-gadolinium_T1w.nii")
+            nifti(anat / f"{stem}_desc-brain_mask.nii.gz")
+            name = f"anat/{stem}_acq-3d_run-2_FLAIR.nii.gz"
+            text(home / f"ses-{session}/{stem}_scans.tsv", f"filename\tacq_time\n{name}\t{date}\n")
+        text(home / "notes.txt", "private")
+    return root
+
+
+@pytest.mark.parametrize("build", [bids, intricate_bids])
+def test_a_bids_dataset_reads_as_before(tmp_path, build):
+    source, out = build(tmp_path / "source"), tmp_path / "bids"
+    convert(find(LJUBLJANA, source), out)
+    before, after = read_cohort(source, validate=False), read_cohort(out)
+    assert [patient.label for patient in after.patients] == ["1", "2", "3"]
+    for old, new in zip(before.patients, after.patients, strict=True):
+        assert new.order == old.order == "acq_time"
+        assert [visit.label for visit in new.visits] == ["b", "a"]
+        for was, is_ in zip(old.visits, new.visits, strict=True):
+            assert (is_.label, is_.acquired) == (was.label, was.acquired)
+            assert {k: path.read_bytes() for k, path in is_.images.items()} == {
+                k: path.read_bytes() for k, path in was.images.items()
+            }
+            for name in ("reference", "brain_mask"):
+                assert bool(getattr(is_, name)) == bool(getattr(was, name))
+                assert not getattr(was, name) or getattr(is_, name).read_bytes() == getattr(was, name).read_bytes()
+    assert not list(out.rglob("notes.txt"))
+
+
+def test_bids_without_sessions_becomes_one_visit(tmp_path):
+    for name in ("FLAIR", "T1w", "acq-2d_T2w"):
+        nifti(tmp_path / f"source/sub-1/anat/sub-1_{name}.nii.gz")
+    convert(find(LJUBLJANA, tmp_path / "source"), tmp_path / "bids")
+    assert [visit.label for visit in read_cohort(tmp_path / "bids").patients[0].visits] == ["1"]
+    assert (tmp_path / "bids/sub-1/ses-1/anat/sub-1_ses-1_acq-2d_T2w.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("derivatives/reference/sub-1/sub-1_ses-a_space-orig_label-L_mask.nii.gz", "is where nobody looks"),
+        ("sub-1/ses-a/anat/sub-1_ses-a_label-lesion_mask.nii.gz", "is where nobody looks"),
+        ("sub-1/anat/sub-1_{}.nii.gz", "inside and outside of sessions"),
+        ("sub-1/ses-c/anat/sub-1_ses-c_T1w.nii.gz", "has no FLAIR image"),
+        ("sub-1/ses-a/anat/sub-1_ses-a_acq-x_FLAIR.nii.gz", "has 2 FLAIR images"),
+    ],
+)
+def test_a_bids_file_that_would_be_lost_is_refused(tmp_path, added, said):
+    source = bids(tmp_path / "source")
+    for contrast in ("FLAIR", "T1w"):
+        nifti(source / added.format(contrast))
+    with pytest.raises(CohortError, match=said):
+        find(LJUBLJANA, source)
+
+
 def test_somebody_elses_folder_is_refused(tmp_path):
     found = find(ISBI2015, isbi(tmp_path / "source"))
     text(tmp_path / "thesis/chapter.txt", "years of work")
@@ -511,11 +584,14 @@ def test_a_test_list_names_known_participants(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("sub-1\n2\n")
     assert read_test_list(path, LABELS) == {"1", "2"}
+    path.write_text("\ufeffsub-1\n\n# of the clinic\n  2  # twice scanned\n", encoding="utf-8")
+    assert read_test_list(path, LABELS) == {"1", "2"}
+    path.write_text("sub-1 sub-2\n")
+    with pytest.raises(CohortError, match="names 1 sub-2: give participants"):
+        read_test_list(path, LABELS)
     path.write_text("sub-1\nsub-x\n")
     with pytest.raises(CohortError, match="names x: give participants"):
         read_test_list(path, LABELS)
-    path.write_text("\ufeffsub-1  # the first\n\n# and nobody else\n", encoding="utf-8")
-    assert read_test_list(path, LABELS) == {"1"}
     with pytest.raises(CohortError, match="cannot be read"):
         read_test_list(tmp_path / "absent.txt", LABELS)
 

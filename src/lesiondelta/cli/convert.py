@@ -1,7 +1,6 @@
 """`convert`: labelled datasets as their owners distribute them become BIDS, with a protocol for `compare`."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -128,17 +127,16 @@ def isbi2015(
 
     Both raters' masks are in ISBI/derivatives/rater1 and rater2, for `evaluate --second-rater`.
     """
-    from lesiondelta.comparison.protocol import write_protocol
+    from lesiondelta.comparison.protocol import remove_protocol, write_protocol
     from lesiondelta.formats.datasets import ISBI2015
 
     found = _found(ISBI2015, source)
     labels = [patient.label for patient in found.patients]
-    _write(
-        found,
-        out,
-        lambda folder: write_protocol(folder, (), {}, {"reference": reference.value}, labels),
-        reference.value,
-    )
+
+    def protocol(folder: Path) -> None:
+        write_protocol(folder, (), {}, {"reference": reference.value}, labels)
+
+    _write(found, out, protocol if _labelled(found) else remove_protocol, reference.value)
 
 
 def register(app: typer.Typer) -> None:
@@ -163,11 +161,11 @@ def _split_and_write(
     found: "Found", out: Path, seed: int, test_patients: int | None, test_list: Path | None, folds: int
 ) -> None:
     """Settle the split before anything is written, and write it once all is there; without masks there is none."""
-    from lesiondelta.comparison.protocol import draw_test, fold_of, read_test_list, write_protocol
+    from lesiondelta.comparison.protocol import draw_test, fold_of, read_test_list, remove_protocol, write_protocol
     from lesiondelta.errors import InputError
 
     if not _labelled(found):
-        _write(found, out, lambda folder: shutil.rmtree(folder, ignore_errors=True))
+        _write(found, out, remove_protocol)
         return
     labels = [patient.label for patient in found.patients]
     owners = {patient.label for patient in found.patients if patient.test}
@@ -217,6 +215,6 @@ def _say_what_is_there(found: "Found", out: Path) -> None:
     if any(patient.others for patient in found.patients):
         said.append("Masks of lesion change are no lesion masks: they are in derivatives/change, and no reference.")
     if not labelled:
-        said.append("Without lesion masks nothing can be trained or scored on them: nobody is kept for testing.")
+        said.append("Without lesion masks nothing can be trained or scored on them: there is no protocol.")
     for line in said:
         console.out.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -47,6 +47,12 @@ def fold_of(labels: Sequence[str], folds: int, seed: int) -> dict[str, int]:
     return {label: fold for fold, part in enumerate(parts) for label in part.validation}
 
 
+def remove_protocol(folder: Path) -> None:
+    """Take away what `write_protocol` wrote."""
+    for name in ("test.txt", "folds.tsv", "protocol.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_protocol(
     folder: Path,
     test: Collection[str],

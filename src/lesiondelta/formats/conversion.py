@@ -140,7 +140,7 @@ def _steps(found: Found, patient: FoundPatient, rater: Rater) -> Iterator[tuple[
             yield f"{stem}_{name}.nii.gz", functools.partial(_copy_image, path)
             yield f"{stem}_{name}.json", functools.partial(write_json, content=about)
         for kind, paths in _references(list(visit.masks.values()), rater).items():
-            write = functools.partial(_write_mask, paths, visit.flair, COMBINED.get(rater, np.logical_or))
+            write = functools.partial(_write_mask, paths, visit.images[visit.flair], COMBINED.get(rater, np.logical_or))
             yield f"derivatives/{kind}/{stem}_space-orig_label-L_mask.nii.gz", write
     for name, path in patient.others.items():
         yield f"derivatives/{CHANGE}/{folder}/{name}", functools.partial(_copy, path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.errors import CohortError
-from lesiondelta.formats.bids import bids_files, natural, read_cohort
+from lesiondelta.formats.bids import BidsFile, bids_files, natural, read_cohort
 from lesiondelta.formats.datasets import BIDS, COMMON_SPACE, IMAGES, Dataset, Layout
 
 ONLY_VISIT = "1"
@@ -19,12 +19,12 @@ BESIDE_REFERENCES = re.compile(r"study\d+_\w+_to_\w+\.txt|sub-\w+_space-common_l
 
 @dataclass(frozen=True)
 class FoundVisit:
-    """Images by BIDS name; masks on the grid of `flair` by the owners' name, sorted; `acquired` if they say so."""
+    """Images by BIDS name; masks by the owners' name, sorted, on the grid of the image named `flair`."""
 
     label: str
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
-    flair: Path
+    flair: str = "FLAIR"
     acquired: datetime | None = None
 
 
@@ -144,7 +144,7 @@ def _visit(label: str, files: Iterable[_File]) -> FoundVisit:
         if name in kind:
             raise CohortError(f"{kind[name]} and {file.path} are the same {name}: keep one of them.")
         kind[name] = file.path
-    return FoundVisit(label, images, dict(sorted(masks.items())), images.get("FLAIR", Path()))  # `find` refuses none
+    return FoundVisit(label, images, dict(sorted(masks.items())))
 
 
 def _bids_patients(root: Path) -> tuple[FoundPatient, ...]:
@@ -161,7 +161,8 @@ def _bids_patients(root: Path) -> tuple[FoundPatient, ...]:
     if overlooked := sorted(set(masks) - taken):
         raise CohortError(
             f"{overlooked[0]} is where nobody looks: lesion masks on the grid of the FLAIR are "
-            "derivatives/reference/sub-X/ses-Y/anat/sub-X_ses-Y_space-orig_label-L_mask.nii.gz. Rename or remove it."
+            "derivatives/reference/sub-X/ses-Y/anat/sub-X_ses-Y_space-orig_label-L_mask.nii.gz. Rename it or "
+            "take it away."
         )
     return patients
 
@@ -178,10 +179,14 @@ def _bids_patient(root: Path, patient: Patient) -> FoundPatient:
 
 def _bids_visit(visit: Visit) -> FoundVisit:
     """Images keep their entities, so that among several the same one is chosen."""
-    images = {
-        "_".join([*(f"{k}-{v}" for k, v in file.entities.items() if k not in ("sub", "ses")), file.suffix]): file.path
-        for file in bids_files(visit.images["FLAIR"].parent)
-        if file.suffix in IMAGES.values() or file.path == visit.brain_mask
-    }
+    files = [file for file in bids_files(visit.images["FLAIR"].parent) if file.suffix in IMAGES.values()]
+    names = {file.path: _name(file) for file in files}
+    if visit.brain_mask:
+        names[visit.brain_mask] = "desc-brain_mask"
     masks = {"reference": visit.reference} if visit.reference else {}
-    return FoundVisit(visit.label or ONLY_VISIT, images, masks, visit.images["FLAIR"], visit.acquired)
+    images = _by_name((name, path) for path, name in names.items())
+    return FoundVisit(visit.label or ONLY_VISIT, images, masks, names[visit.images["FLAIR"]], visit.acquired)
+
+
+def _name(file: BidsFile) -> str:
+    return "_".join([*(f"{k}-{v}" for k, v in file.entities.items() if k not in ("sub", "ses")), file.suffix])
