@@ -50,7 +50,10 @@ def export_tiny_model(
 ) -> Path:
     """A model folder as `train` exports it."""
     folder.mkdir(parents=True)
-    weights = {name: p.detach().clone() for name, p in named_weights(build_network(class_name, seed)).items()}
+    weights = {
+        name: p.detach().clone(memory_format=torch.contiguous_format)
+        for name, p in named_weights(build_network(class_name, seed)).items()
+    }
     save_file(weights, folder / "weights.safetensors")
     description = {
         "format": "lesiondelta-model",

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from lesiondelta.errors import GeometryError, ImageError
 from lesiondelta.images import (
@@ -26,6 +27,7 @@ from lesiondelta.images import (
     require_same_grid,
     resample,
     to_sitk,
+    write_displacement,
     write_itk_transform,
     write_volume,
 )
@@ -84,6 +86,22 @@ def test_resampling_through_a_transform_equals_simpleitk(name, tmp_path):
     inner = (slice(3, -3),) * 3
     np.testing.assert_allclose(ours[inner], from_sitk(theirs).data[inner], atol=2e-3)
     np.testing.assert_allclose(read_itk_transform(tmp_path / "xfm.txt"), transform, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["LPS", "LAS", "oblique", "thick"])
+def test_a_displacement_in_voxels_is_one_in_mm_for_simpleitk(name, tmp_path):
+    """It pulls the image from where adding the voxels to the index does."""
+    source = blob(*GRIDS[name])
+    index = np.indices(source.data.shape).astype(np.float64)
+    voxels = np.array([3, -2, 1])[:, None, None, None] * np.cos(index / 20)
+    write_displacement(tmp_path / "field.nii.gz", voxels, source.grid)
+    assert nib.load(tmp_path / "field.nii.gz").header.get_intent()[0] == "vector"
+    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64))
+    theirs = from_sitk(sitk.Resample(to_sitk(source), to_sitk(source), transform, sitk.sitkLinear, 0.0)).data
+    ours = map_coordinates(source.data, index + voxels, order=1)
+    inner = (slice(4, -4),) * 3
+    assert ours[inner].max() > 0.5
+    np.testing.assert_allclose(theirs[inner], ours[inner], atol=2e-3)
 
 
 def test_itk_transforms_with_a_centre_are_read(tmp_path):

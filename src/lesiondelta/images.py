@@ -135,10 +135,19 @@ def write_volume(path: Path, volume: Volume) -> None:
         data = data.astype(np.uint8)
     elif data.dtype == np.float64:
         data = data.astype(np.float32)
-    image = nib.Nifti1Image(data, volume.affine)
-    image.set_qform(volume.affine, code="scanner")
-    image.set_sform(volume.affine, code="scanner")
-    image.header.set_xyzt_units("mm")
+    with atomic(path) as temporary:
+        nib.save(_nifti(data, volume.affine), temporary)
+
+
+def write_displacement(path: Path, voxels: Array, grid: Grid) -> None:
+    """Write a displacement field (3, X, Y, Z), in voxels along the grid's axes, as ITK and ANTs read it.
+
+    That is NIfTI of (X, Y, Z, 1, 3) with the vector intent, in mm along LPS axes.
+    """
+    to_lps = RAS_TO_LPS[:3, :3] @ grid.affine[:3, :3]
+    field = np.einsum("ij,jxyz->xyzi", to_lps, voxels)[:, :, :, None].astype(np.float32)
+    image = _nifti(field, grid.affine)
+    image.header.set_intent("vector")
     with atomic(path) as temporary:
         nib.save(image, temporary)
 
@@ -309,6 +318,14 @@ def _affine(image: Any, path: Path) -> Affine:  # noqa: ANN401
     if not np.isfinite(affine).all() or lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise GeometryError(f"{path} has a singular affine: export it again.")
     return affine
+
+
+def _nifti(data: Array, affine: Affine) -> Any:  # noqa: ANN401  (nibabel has no types)
+    image = nib.Nifti1Image(data, affine)
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    return image
 
 
 def corners_mm(grid: Grid) -> Array:

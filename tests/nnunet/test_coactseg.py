@@ -159,11 +159,12 @@ def test_the_papers_optimiser(trainer):
 
 
 @pytest.mark.parametrize(
-    ("preset", "epochs", "optimiser"), [("paper", 80, "adam"), ("small", 60, "adamw"), ("smoke", 2, "adam")]
+    ("preset", "epochs", "expected"),
+    [("paper", 1000, 80), ("paper", 50, 50), ("small", 60, 60), ("small", 100, 100), ("smoke", 2, 2)],
 )
-def test_a_preset_bounds_the_budget_and_its_recipe_rules(patients, tmp_path, preset, epochs, optimiser):
-    job = plan_job(patients, tmp_path, METHOD, presets.load(preset), device="cpu")
-    assert (job.preset.epochs, job.method.recipe.optimiser) == (epochs, optimiser)
+def test_a_preset_bounds_the_budget_and_the_recipe_stays(patients, tmp_path, preset, epochs, expected):
+    job = plan_job(patients, tmp_path, METHOD, replace(presets.load(preset), epochs=epochs), device="cpu")
+    assert (job.preset.epochs, job.method.recipe) == (expected, METHOD.recipe)
     other = plan_job(patients, tmp_path, methods.load("nnunet"), presets.load(preset), device="cpu")
     assert other.preset == presets.load(preset)
 

@@ -95,6 +95,24 @@ def test_nothing_is_chosen_by_the_clock(trainer):
     assert not any(blur.benchmark for blur in blurs)
 
 
+@pytest.mark.parametrize("trainer", ["nnunet"], indirect=True)
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_gradients_in_bfloat16_are_right_for_flat_features(trainer, depth):
+    """Of 16 features or more, oneDNN's are not where the first axis is 2."""
+    layer, features = torch.nn.Conv3d(16, 16, 3, padding=1), torch.randn(2, 16, depth, 6, 6)
+
+    def gradient():
+        layer.zero_grad()
+        output = trainer.network(features).float()
+        (output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum().backward()
+        return layer.weight.grad.clone()
+
+    trainer.network, trainer.precision = torch.nn.Sequential(layer), "mixed bfloat16"
+    exact = gradient()
+    trainer.apply_precision()
+    assert (gradient() - exact).norm() < 0.02 * exact.norm()
+
+
 def test_bfloat16_is_for_the_pass_alone(trainer):
     """Logits and gradients are float32, and near those of a float32 pass."""
     from lesiondelta.nnunet.trainer import in_bfloat16

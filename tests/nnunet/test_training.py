@@ -217,7 +217,7 @@ def test_adamw(run, tmp_path):
     assert load_model(model).description.training["method"]["recipe"]["optimiser"] == "adamw"
 
 
-def test_a_presets_recipe_takes_the_place_of_the_methods(run, tmp_path):
+def test_a_presets_recipe_takes_the_place_of_nnunets(run, tmp_path):
     model = run(tmp_path / "out", preset=replace(TINY, epochs=1, recipe=presets.load("small").recipe))
     training = load_model(model).description.training
     assert training["method"]["recipe"]["learning_rate"] == presets.load("small").recipe.learning_rate

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.formats.derivatives import Place
@@ -49,6 +50,19 @@ def test_new_lesions_are_written_in_the_patients_space_with_a_sidecar(bids, mode
         assert (sidecar["Type"], sidecar["Models"][0]["Name"]) == ("Lesion", "tiny")
         assert "new lesion" in sidecar["Description"]
         assert sidecar["SpatialReference"].endswith("space-patient_FLAIR.nii.gz")
+
+
+def test_the_displacement_is_a_vector_image_in_the_patients_space(bids, tmp_path):
+    for place in run(bids, [export_tiny_model(tmp_path / "denner", "MultitaskNetwork")]):
+        path = place.anat("space-patient_desc-displacement_xfm.nii.gz")
+        field, flair = (sitk.ReadImage(str(name)) for name in (path, place.anat("space-patient_FLAIR.nii.gz")))
+        assert field.GetNumberOfComponentsPerPixel() == 3
+        vectors, inside = sitk.GetArrayFromImage(field), sitk.GetArrayFromImage(flair) != 0
+        assert np.isfinite(vectors).all()
+        assert vectors[inside].any(axis=-1).mean() > 0.9
+        assert not vectors[~inside].any()
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert (sidecar["Type"], sidecar["Models"][0]["Name"]) == ("displacement field", "tiny")
 
 
 def test_several_models_are_averaged(bids, models):

@@ -1,7 +1,7 @@
 """A BIDS derivative: where the results of a visit lie, and how they are written."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lesiondelta import __version__
 from lesiondelta.cohort import Visit
 from lesiondelta.errors import OutputError
 from lesiondelta.files import write_json, write_text
-from lesiondelta.images import Affine, Volume, write_itk_transform, write_volume
+from lesiondelta.images import Affine, Array, Grid, Volume, write_displacement, write_itk_transform, write_volume
 
 DESCRIPTION = "dataset_description.json"
 LOOSE_FILES = "loose files"
@@ -20,17 +20,35 @@ IGNORED = ("logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "lesiondelta.tsv", "
 
 @dataclass(frozen=True)
 class Extra:
-    """An output that only some models offer: what its file is called, and what its sidecar says of it."""
+    """An output that only some models offer: what its file is called, how it is written, what its sidecar says of it.
+
+    `write` takes a path, values (K, X, Y, Z) and their grid.
+    """
 
     name: str
+    type: str
     description: str
+    write: Callable[[Path, Array, Grid], None]
+
+
+def _write_single(path: Path, values: Array, grid: Grid) -> None:
+    write_volume(path, Volume(values[0], grid.affine))
 
 
 EXTRAS = {
     "new": Extra(
         "space-patient_label-L_desc-new_probseg",
+        "Lesion",
         "Probability that a voxel belongs to a new lesion: one that the visit has and its prior has not.",
-    )
+        _write_single,
+    ),
+    "displacement": Extra(
+        "space-patient_desc-displacement_xfm",
+        "displacement field",
+        "ITK convention (LPS, mm): takes points of this visit to the same places in its prior, both in the patient's "
+        "space, so that antsApplyTransforms with it resamples the prior's image onto this visit. 0 outside the brain.",
+        write_displacement,
+    ),
 }
 """By the name that a network gives them in its `extras`."""
 
@@ -69,7 +87,7 @@ class VisitOutput:
     """What is written for one visit; `orig` is the grid of its own FLAIR, `patient` the patient's space.
 
     `from_patient` takes points of the patient's space to points of each image (RAS+ mm). `extras` are those of EXTRAS
-    that the models offer, in the patient's space.
+    that the models offer, (K, X, Y, Z) in the patient's space.
     """
 
     orig_mask: Volume
@@ -78,7 +96,7 @@ class VisitOutput:
     patient_images: Mapping[str, Volume]
     from_patient: Mapping[str, Affine]
     facts: Mapping[str, Any]
-    extras: Mapping[str, Volume] = field(default_factory=dict)
+    extras: Mapping[str, Array] = field(default_factory=dict)
 
 
 def visit_files(place: Place, contrasts: Sequence[str], extras: Iterable[str] = ()) -> list[Path]:
@@ -101,9 +119,11 @@ def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | Non
     _write(place, "space-orig_label-L_probseg", output.orig_probability, {**lesions, "SpatialReference": flair})
     space = f"bids::{place.anat('space-patient_FLAIR.nii.gz').relative_to(place.out).as_posix()}"
     _write(place, "space-patient_label-L_mask", output.patient_mask, {**lesions, "SpatialReference": space})
-    for name, volume in output.extras.items():
-        own = {**lesions, "SpatialReference": space, "Description": EXTRAS[name].description}
-        _write(place, EXTRAS[name].name, volume, own)
+    for name, values in output.extras.items():
+        extra = EXTRAS[name]
+        extra.write(place.anat(f"{extra.name}.nii.gz"), values, output.patient_mask.grid)
+        own = {**lesions, "Type": extra.type, "SpatialReference": space, "Description": extra.description}
+        write_json(place.anat(f"{extra.name}.json"), own)
     for contrast, volume in output.patient_images.items():
         own = {"Sources": [bids_uri(visit.images[contrast], raw)], "SkullStripped": True, "SpatialReference": space}
         _write(place, f"space-patient_{contrast}", volume, own)

@@ -27,7 +27,7 @@ class Recipe:
     foreground_share : float
         Share of a batch's patches that are centred on a lesion voxel of the current visit (rounded up).
     epochs : int or None
-        The most there are, however many the preset has.
+        The most there are, however many the preset has, unless that has a recipe of its own.
     """
 
     optimiser: Literal["sgd", "adam", "adamw", "amsgrad"] = "sgd"

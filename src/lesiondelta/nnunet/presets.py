@@ -27,7 +27,7 @@ class Preset:
     count_encoder_twice : bool
         Count the encoder's activations twice in that plan, as two visits pass it.
     recipe : Recipe or None
-        Takes the place of every method's own, so that methods stay comparable.
+        Takes the place of nnU-Net's. With one, the preset's epochs and iterations are those of every method.
     """
 
     name: str

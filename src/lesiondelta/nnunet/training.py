@@ -19,7 +19,7 @@ from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
 from lesiondelta.files import sha256, write_json
 from lesiondelta.inference import choose_device, load_model
-from lesiondelta.methods import Method
+from lesiondelta.methods import Method, Recipe
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.cohort import FoldName, TrainingPatient, choose_fold
 from lesiondelta.nnunet.environment import environment
@@ -58,8 +58,8 @@ def plan_job(
     output : path
         Holds training.json, checkpoint.pth (every epoch), tensorboard/, model/ and, unless `data` is given, data/.
     method, preset : Method, Preset
-        Change single options with `dataclasses.replace`. A preset's recipe takes the place of the method's, which may
-        have fewer epochs than the preset.
+        Change single options with `dataclasses.replace`. A preset's recipe takes the place of nnU-Net's; a method with
+        another keeps it, but not its own number of epochs, so that methods see equal numbers of samples.
     fold : int or "all"
         The fold held out; "all" trains on every patient.
     seed : int
@@ -86,8 +86,10 @@ def plan_job(
     OutputError
         `output` holds a training with other settings.
     """
-    method = replace(method, recipe=preset.recipe or method.recipe)
-    preset = replace(preset, epochs=min(preset.epochs, method.recipe.epochs or preset.epochs))
+    if preset.recipe is None:
+        preset = replace(preset, epochs=min(preset.epochs, method.recipe.epochs or preset.epochs))
+    elif method.recipe == Recipe():
+        method = replace(method, recipe=preset.recipe)
     if method.longitudinal and self_prior_share == 0:
         _require_priors(patients)
     members = choose_fold([patient.label for patient in patients], fold, folds, seed)

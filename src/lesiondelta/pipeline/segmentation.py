@@ -30,13 +30,13 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class SegmentedVisit:
-    """A visit with its lesion probabilities, mask and what else the models offer, in the patient's space."""
+    """A visit with its probabilities, mask and what else the models offer (K, X, Y, Z), in the patient's space."""
 
     prepared: PreparedVisit
     probability: Volume
     mask: Volume
     lesions: int
-    extras: Mapping[str, Volume] = field(default_factory=dict)
+    extras: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def lesion_volume_mm3(self) -> float:
@@ -59,18 +59,17 @@ def segment(prepared: PreparedPatient, models: Sequence[Model], settings: Segmen
     ]
 
 
-def _mean_extras(by_model: Sequence[Mapping[str, Array]], prepared: PreparedPatient) -> dict[str, Volume]:
-    """The mean over models of every output (1, X, Y, Z) that all of them offer and that is written, in the brain."""
+def _mean_extras(by_model: Sequence[Mapping[str, Array]], prepared: PreparedPatient) -> dict[str, Array]:
+    """The mean over models of every output (K, X, Y, Z) that all of them offer and that is written, in the brain."""
     names = [name for name in EXTRAS if all(name in extras for extras in by_model)]
-    means = {name: np.mean([extras[name][0] for extras in by_model], axis=0) for name in names}
-    brain, affine = prepared.brain.data, prepared.grid.affine
-    return {name: Volume(np.where(brain, mean, 0).astype(np.float32), affine) for name, mean in means.items()}
+    means = {name: np.mean([extras[name] for extras in by_model], axis=0) for name in names}
+    return {name: np.where(prepared.brain.data, mean, 0).astype(np.float32) for name, mean in means.items()}
 
 
 def _segmented(
     visit: PreparedVisit,
     probability: Array,
-    extras: Mapping[str, Volume],
+    extras: Mapping[str, Array],
     prepared: PreparedPatient,
     limits: Thresholds,
 ) -> SegmentedVisit:
@@ -80,7 +79,7 @@ def _segmented(
 
 
 def counted(
-    visit: PreparedVisit, probability: Array, mask: Array, grid: Grid, extras: Mapping[str, Volume] | None = None
+    visit: PreparedVisit, probability: Array, mask: Array, grid: Grid, extras: Mapping[str, Array] | None = None
 ) -> SegmentedVisit:
     """The visit with its lesions counted."""
     lesions = int(cc3d.connected_components(mask, connectivity=26, return_N=True)[1])
