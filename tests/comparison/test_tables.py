@@ -136,13 +136,16 @@ def test_a_program_is_scored_beside_the_trained_methods_without_a_size(study, re
     table = score_table("Table 2", study, results, ("cv",))
     assert next(row for row in table.rows if row[0] == "SAMSEG")[1].mean == pytest.approx(0.65)
     assert len(significance_table(study, results).query("measure == 'dsc'")) == 6
-    made = {"seconds": 50, "device": "cpu", "threads": 1}
+    made = {"seconds": 50, "device": "cpu", "threads": 1, "iterations_done": 800, "batch": 2}
     for method in study.scored:
         for patient in study.cohort:
             write_json(study.predictions("cv", method) / f"sub-{patient.label}" / "prediction.json", made)
-    sizes = size_table(study, dict.fromkeys(NAMES, 60), {name: [{**made, "seconds": 60}] for name in NAMES}).rows
-    assert sizes[0] == ("SAMSEG", "-", "-", "20.0")  # 8 patients, 50 s each, 20 visits
-    assert sizes[1] == ("nnUNet", "60", "1.0", "20.0")
+    windows = {**dict.fromkeys(NAMES, (48, 48, 64)), NAMES[-1]: None}
+    trainings = {name: [{**made, "seconds": 60}] for name in NAMES}
+    sizes = size_table(study, dict.fromkeys(NAMES, 60), windows, trainings).rows
+    assert sizes[0] == ("SAMSEG", "-", "-", "-", "-", "20.0")  # 8 patients, 50 s each, 20 visits
+    assert sizes[1] == ("nnUNet", "60", "48x48x64", "1,600 patches", "1.0", "20.0")
+    assert sizes[-1][2:4] == ("whole", "1,600 slices")
 
 
 def test_empty_masks_are_counted(study, results):

@@ -232,7 +232,8 @@ def test_the_own_schedule(module, tmp_path, monkeypatch):
     kept = weights(model)
     (model / "model.json").unlink()  # as if killed before the export
     again = run(stop_at(1, 1))
-    assert load_model(again).description.training["epochs_done"] == 1
+    training = load_model(again).description.training
+    assert (training["epochs_done"], training["iterations_done"]) == (1, len(steps))
     assert all(torch.equal(tensor, kept[name]) for name, tensor in weights(again).items())
 
 

@@ -116,6 +116,7 @@ def test_what_the_exported_model_records(run, tmp_path):
     assert content["spacing_mm"] == 1.0
     assert content["patch"] == [16, 16, 16]
     assert (training["fold"], training["seed"], training["epochs_done"], training["batch"]) == (1, 7, 3, 2)
+    assert training["iterations_done"] == 3 * TINY.iterations_per_epoch
     assert sorted(training["train"] + training["validation"]) == ["001", "002", "003"]
     assert len(training["validation"]) == 1
     assert training["method"]["recipe"]["momentum"] == 0.99

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from lesiondelta.methods import ExternalMethod, Method
 
 
+PAPERS = "nnunet,swinunetr,samseg,simunet,denner,coactseg,longitudinal_concat,difference_weighting"
+
+
 def compare(
     cohort: Annotated[Path, typer.Argument(help="BIDS dataset with derivatives/reference.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
-    methods: Annotated[
-        str, typer.Option(help="Names with commas between them.")
-    ] = "nnunet,samseg,longitudinal_concat,difference_weighting",
+    methods: Annotated[str, typer.Option(help="Names with commas between them; by default the paper's.")] = PAPERS,
     preset: Annotated[str, typer.Option(help="paper, small or smoke.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
     patch: Annotated[int | None, typer.Option(min=16, help="Edge of cubic patches, instead of the preset's.")] = None,

@@ -30,7 +30,7 @@ from lesiondelta.nnunet.cohort import content_hash
 from lesiondelta.nnunet.training import source_commit
 
 FORMS: tuple[Form, ...] = ("md", "tex", "tsv")
-TRAINING = ("seconds", "device", "threads", "precision", "batch", "epochs_done", "commit")
+TRAINING = ("seconds", "device", "threads", "precision", "batch", "epochs_done", "iterations_done", "commit")
 """What the record keeps of a fold's training."""
 
 
@@ -83,9 +83,8 @@ def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
     return (
         "Means over patients (95 % BCa bootstrap intervals from six patients on). Every trained method: "
         f"{study.folds} folds by patient, preset {preset.name}, "
-        f"{preset.epochs * preset.iterations_per_epoch:,} iterations, patch "
-        f"{made['patch']}, batch {made['batch']}, overlap of windows {overlap}, seed {study.seed}, "
-        f"{study.device}. Commits: {commits}. lesiondelta {made['versions']['lesiondelta']}, torch "
+        f"{preset.epochs} epochs of {preset.iterations_per_epoch} iterations, overlap of windows {overlap}, seed "
+        f"{study.seed}, {study.device}. Commits: {commits}. lesiondelta {made['versions']['lesiondelta']}, torch "
         f"{made['versions']['torch']}. {programs}Scores in the patient's space; "
         "best bold, best prior work underlined.\n"
     )
@@ -102,7 +101,6 @@ def record(study: Study) -> dict[str, Any]:
         prediction_record(study.predictions(split, method), patient.label)
         for split, patients in study.splits.items() for method in study.scored for patient in patients
     ]  # fmt: skip
-    first: Model = next(iter(models.values()))[0]
     return {
         "commits": {
             "trainings": _commits(every),
@@ -113,8 +111,7 @@ def record(study: Study) -> dict[str, Any]:
         "seed": study.seed,
         "folds": study.folds,
         "preset": asdict(study.preset),
-        "patch": "x".join(map(str, first.description.patch or ["whole"])),
-        "batch": every[0]["batch"],
+        "windows": {name: folds[0].description.patch for name, folds in models.items()},
         "device": study.device,
         "threads": study.threads,
         "overlap": study.overlap,
@@ -152,7 +149,7 @@ def _tables(study: Study, results: Results, paper: bool, made: dict[str, Any]) -
         "table_1": cohort_table(study),
         "table_2": score_table("Table 2. Cross-validation and test", study, results, own, paper=paper),
         "table_4": score_table("Table 4. Without size filter", study, results, own, filtered=False),
-        "table_5": size_table(study, made["parameters"], made["trainings"]),
+        "table_5": size_table(study, made["parameters"], made["windows"], made["trainings"]),
     }
     if study.external:
         tables["table_3"] = score_table("Table 3. External cohort", study, results, ("external",))

@@ -81,13 +81,16 @@ def _empty_masks(study: Study, results: Results, splits: Sequence[Split], filter
 
 
 def size_table(
-    study: Study, parameters: Mapping[str, int], trainings: Mapping[str, Sequence[Mapping[str, Any]]]
+    study: Study,
+    parameters: Mapping[str, int],
+    windows: Mapping[str, Sequence[int] | None],
+    trainings: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Table:
-    """Table 5: parameters, minutes of a training, seconds a visit of a patient predicted by one model; means.
+    """Table 5: sizes, samples and minutes of a training, seconds a visit of a patient predicted by one model; means.
 
     Parameters
     ----------
-    parameters, trainings : by method's name; of every fold, what its model says of the training.
+    parameters, windows, trainings : by method's name; of every fold, what its model says of the training.
     """
     visits = sum(len(patient.visits) for patient in study.cohort)
     rows, predictions = [], []
@@ -96,15 +99,24 @@ def size_table(
         predicted = [prediction_record(folder, patient.label) for patient in study.cohort]
         predictions += predicted
         prediction = sum(record["seconds"] for record in predicted) / visits
-        folds = [fold["seconds"] / 60 for fold in trainings.get(method.name, ())]
-        size = (f"{parameters[method.name]:,}", f"{np.mean(folds):.1f}") if folds else ("-", "-")
+        folds = trainings.get(method.name, ())
+        size = _size(parameters[method.name], windows[method.name], folds) if folds else ("-",) * 4
         rows.append((method.title, *size, f"{prediction:.1f}"))
     notes = (
         f"Trained on {_where([fold for folds in trainings.values() for fold in folds])}, "
         f"predicted on {_where(predictions)}.",
     )
-    heading = ("method", "parameters", "training, min per fold", "prediction, s per visit")
-    return Table("Table 5. Size and time", heading, tuple(rows), notes)
+    heading = (
+        "method", "parameters", "window", "samples seen per fold", "training, min per fold", "prediction, s per visit",
+    )  # fmt: skip
+    return Table("Table 5. Size, budget and time", heading, tuple(rows), notes)
+
+
+def _size(parameters: int, window: Sequence[int] | None, folds: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    samples = np.mean([fold["iterations_done"] * fold["batch"] for fold in folds])
+    minutes = np.mean([fold["seconds"] / 60 for fold in folds])
+    edges, what = ("x".join(map(str, window)), "patches") if window else ("whole", "slices")
+    return f"{parameters:,}", edges, f"{samples:,.0f} {what}", f"{minutes:.1f}"
 
 
 def _where(records: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Wu et al. 2023, CoactSeg: both visits and their difference in one V-Net, with heads for old, current and new lesions.
 
-Recipe, patches and prediction are the authors' code's (see `networks.coactseg` and `nnunet.coactseg`, which say what
+The loss is soft Dice of the three heads, from half of the training on with a regulariser on new lesions. Recipe,
+patches and prediction are the authors' code's (see `networks.coactseg` and `nnunet.coactseg`, which say what
 differs). Windows of the current visit's lesions are averaged as logits, as for every method here; theirs, and those of
 the new lesions here too, as probabilities.
 """

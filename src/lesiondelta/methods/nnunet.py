@@ -1,4 +1,7 @@
-"""nnU-Net on the current visit alone: the baseline that every longitudinal method has to beat."""
+"""nnU-Net on the current visit alone: the baseline that every longitudinal method has to beat.
+
+The loss is Dice + cross-entropy, which is also that of every method that states no other.
+"""
 
 from lesiondelta.methods.method import Method
 

@@ -5,7 +5,7 @@ the authors' code (ycwu1997/CoactSeg, commit 1e4fcea). Deviations:
 
 - a visit has C contrasts where theirs has a FLAIR alone: the input has 3C channels;
 - all masks are known for every pair. Theirs are the new lesions of pairs and, for single visits shown twice, all
-  lesions; the loss that ties y1 to y2 on those has no counterpart.
+  lesions; the loss that ties y1 to y2 on those has no counterpart;
 """
 
 from collections.abc import Sequence

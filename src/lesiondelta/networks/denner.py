@@ -8,7 +8,7 @@ Checked against the authors' code (StefanDenn3r/Spatio-temporal-MS-Lesion-Segmen
 - min-max to [0, 1] is over the nonzero voxels of a volume, and what is outside stays 0: our images are z-scored inside
   the brain, theirs are raw, where the minimum is the 0 of the background;
 - the edge of the cube is rounded up to a multiple of 32, of the box in which either visit is nonzero;
-- volumes are transposed between views, where theirs are rotated by spline.
+- volumes are transposed between views, where theirs are rotated by spline;
 
 References
 ----------

@@ -1,4 +1,12 @@
-"""A 3D recurrent residual U-Net (R2U-Net) on registered pairs, in nnU-Net's plan."""
+"""A 3D recurrent residual U-Net (R2U-Net) on registered pairs, in nnU-Net's plan.
+
+Deviations:
+
+- written from memory of the papers, with two recurrences as in public code of R2U-Net: no public code of SimU-Net was
+  found;
+- SimU-Net labels liver lesions in both CT scans of a pair; here, as in the comparison of Rokuss et al. (2024), it is
+  put into nnU-Net's framework and gives the current visit's lesions;
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -66,10 +74,6 @@ class RecurrentResidualUNet(ConcatenationUNet):
 
     A stage begins with max pooling over the plan's stride; upsampling, skips, logits of every resolution and first
     weights are nnU-Net's. The plan's numbers of convolutions per stage have no meaning here.
-
-    Written from memory of the papers, with two recurrences as in public code of R2U-Net: no public code of SimU-Net was
-    found. SimU-Net labels liver lesions in both CT scans of a pair; here, as in the comparison of Rokuss et al. (2024),
-    it is put into nnU-Net's framework and gives the current visit's lesions.
 
     References
     ----------

@@ -1,4 +1,10 @@
-"""MONAI's SwinUNETR on the current visit, with the keyword arguments of nnU-Net's plan."""
+"""MONAI's SwinUNETR on the current visit, with the keyword arguments of nnU-Net's plan.
+
+Deviations:
+
+- the width follows the preset's: 48 features in `paper`, as in the comparison of Rokuss et al. (2024), 24 in `small`;
+- the authors' code starts from self-supervised weights where it can; here all weights are MONAI's first ones;
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,11 @@
 """nnU-Net's trainer, reading pairs, with a checkpoint every epoch from which it ends as if never interrupted.
 
+Deviations:
+
+- patches are drawn by patient, then by visit, where nnU-Net draws among all cases;
+- the images of a patient are cropped to one box, which holds all of its visits;
+- on a CPU that computes in bfloat16, convolutions are in bfloat16.
+
 Imports nnunetv2: import this module inside `environment` only.
 """
 
@@ -80,7 +86,7 @@ class PairTrainer(nnUNetTrainer):
         self.weight_decay = job.method.recipe.weight_decay
         self.oversample_foreground_percent = job.method.recipe.foreground_share
         self.enable_deep_supervision = job.method.deep_supervision
-        self.iteration = 0
+        self.iteration, self.iterations_done = 0, 0
         self.board: Any = None
 
     def initialize(self) -> None:
@@ -96,7 +102,7 @@ class PairTrainer(nnUNetTrainer):
             self.network.forward = in_bfloat16(self.network.forward)
             for layer in self.network.modules():
                 if isinstance(layer, torch.nn.Conv3d):
-                    layer.forward = in_float32_where_flat(layer.forward)  # type: ignore[method-assign]
+                    layer.forward = in_float32_where_flat(layer.forward)  # type: ignore[assignment,method-assign]
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Networks are built with or without it, and stay so: nnU-Net reaches into `decoder`, which not all have."""
@@ -189,6 +195,7 @@ class PairTrainer(nnUNetTrainer):
         """Log, save and report; nnU-Net's plots and its choice of a best checkpoint are left out."""
         self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self.current_epoch += 1  # from here on it counts the finished epochs
+        self.iterations_done += self.iteration
         last = {key: values[-1] for key, values in self.logger.get_checkpoint().items() if values}
         self.save_checkpoint(str(self.job.checkpoint))
         if self.board is not None:
@@ -230,6 +237,7 @@ class PairTrainer(nnUNetTrainer):
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "history": plain_numbers(self.logger.get_checkpoint()),
             "epochs_done": self.current_epoch,
+            "iterations_done": self.iterations_done,
             "precision": self.precision,
         }
         with atomic(Path(filename)) as temporary:
@@ -253,6 +261,7 @@ class PairTrainer(nnUNetTrainer):
             self.grad_scaler.load_state_dict(checkpoint["grad_scaler"])
         self.logger.load_checkpoint(checkpoint["history"])
         self.current_epoch = checkpoint["epochs_done"]
+        self.iterations_done = checkpoint.get("iterations_done", self.current_epoch * self.num_iterations_per_epoch)
 
     def plain_network(self) -> torch.nn.Module:
         """The network without the wrappers of several GPUs and of torch.compile."""

@@ -242,7 +242,7 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
     finally:
         torch.set_num_threads(before)
     if trainer.local_rank == 0:
-        description = _description(job, plan, trainer.logger.get_checkpoint(), trainer.precision)
+        description = _description(job, plan, trainer)
         export_model(job.model, trainer.plain_network(), description)
 
 
@@ -267,10 +267,11 @@ def _load_weights(network: Any, folder: Path) -> None:  # noqa: ANN401
         ) from error
 
 
-def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], precision: str) -> dict[str, Any]:
+def _description(job: Job, plan: Mapping[str, Any], trainer: Any) -> dict[str, Any]:  # noqa: ANN401
     from lesiondelta.nnunet.export import network_description
     from lesiondelta.nnunet.planning import CONFIGURATION
 
+    history = trainer.logger.get_checkpoint()
     chosen = plan["configurations"][CONFIGURATION]
     contrasts = dataset.description(job.data)["contrasts"]
     # with fold "all" the validation patients are those that were trained on
@@ -292,6 +293,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
         "training": {
             **job.identity(),
             "epochs_done": len(history["mean_fg_dice"]),
+            "iterations_done": trainer.iterations_done,
             "seconds": round(float(seconds), 3),
             "batch": chosen["batch_size"],
             "batch_dice": chosen["batch_dice"],
@@ -299,7 +301,7 @@ def _description(job: Job, plan: Mapping[str, Any], history: Mapping[str, Any], 
             "initial_weights": job.initial_weights.name if job.initial_weights else None,
             "device": job.device,
             "threads": job.threads,
-            "precision": precision,
+            "precision": trainer.precision,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
             "commit": json.loads(job.settings.read_text(encoding="utf-8")).get("commit"),
         },
