@@ -3,11 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain, pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +21,7 @@ from lesiondelta.evaluation.metrics import SIZES, Convention, Scores, Undefined,
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, mean_interval
 from lesiondelta.files import require_writable, write_json, write_text
 from lesiondelta.images import GRID_TOLERANCE_MM, Array
+from lesiondelta.processes import worker_pool
 
 KEYS = ["participant_id", "session_id"]
 STEP_KEYS = ["participant_id", "from_session_id", "to_session_id"]
@@ -243,7 +242,7 @@ def _each(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterato
     if min(processes, len(items)) <= 1:
         yield from map(work, items)
         return
-    with ProcessPoolExecutor(min(processes, len(items)), mp_context=get_context("spawn")) as pool:
+    with worker_pool(min(processes, len(items))) as pool:
         yield from pool.map(work, items)
 
 

@@ -1,9 +1,8 @@
 """The way of a cohort: every patient, several at a time, then the table."""
 
 import logging
-import multiprocessing
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from lesiondelta.pipeline.checks import load_models, load_segmenters, require_pr
 from lesiondelta.pipeline.patient import failed_results, run_patient
 from lesiondelta.pipeline.samseg import require_not_stripped
 from lesiondelta.pipeline.segmentation import Segmenter
+from lesiondelta.processes import worker_pool
 from lesiondelta.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _run_in_pool(
 ) -> Iterator[tuple[Patient, Results]]:
     """A process that dies (out of memory, a library's fault) breaks its pool: those it took along run again, alone."""
     broken, failed = [], False
-    pool = _pool(processes)
+    pool = worker_pool(processes)
     try:
         futures = {pool.submit(_work, patient, job): patient for patient in patients}
         for future in _completed(futures, stop):
@@ -121,7 +121,7 @@ def _run_in_pool(
         if stop and failed:
             return
         log.warning("sub-%s: its process pool broke; it runs again, alone", patient.label)
-        with _pool(1) as pool:
+        with worker_pool(1) as pool:
             outcome = _outcome(pool.submit(_work, patient, job), patient, job.out)
         failed |= any_failed(outcome)
         yield patient, outcome
@@ -135,10 +135,6 @@ def _completed(futures: Collection[Future[Results]], stop: bool) -> Iterator[Fut
         yield from done
         if stop and any(future.exception() is None and any_failed(future.result()) for future in done):
             waiting = {future for future in waiting if not future.cancel()}
-
-
-def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _outcome(future: Future[Results], patient: Patient, out: Path) -> Results:

@@ -1,9 +1,8 @@
 """A labelled cohort becomes training input: every patient prepared once, images and references in its own space."""
 
 import logging
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
 from lesiondelta.pipeline.checks import log_choices, usable_visits, visit_name
 from lesiondelta.pipeline.store import image_path, prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
+from lesiondelta.processes import worker_pool
 from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _run(cohort: Cohort, prepare: Callable[[Patient], Warned], processes: int) -
     if processes == 1:
         yield from map(prepare, cohort.patients)
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(processes) as pool:
         futures = [pool.submit(prepare, patient) for patient in cohort.patients]
         try:
             for future in as_completed(futures):

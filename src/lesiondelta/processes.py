@@ -1,0 +1,25 @@
+"""Worker processes that end with the process that started them."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from threading import Thread
+
+
+def worker_pool(processes: int) -> ProcessPoolExecutor:
+    """A pool of spawned processes; killed with SIGKILL or by a scheduler, the parent takes them along.
+
+    Else they would go on writing into a folder that the next run holds for its own.
+    """
+    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
