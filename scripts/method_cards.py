@@ -34,8 +34,9 @@ INTRODUCTION = """\
 The methods of Table 2 of Rokuss et al. (2024), and variants of ours. All see the same patients, pairs, folds,
 registered images and evaluator. Parameters and multiply-adds are those of the preset `paper` on images of 1 mm with T1w
 and FLAIR; multiply-adds are of one window: one visit segmented with its prior, without mirroring. `small` and `smoke`
-have narrower networks, and `small` a shorter recipe in place of nnU-Net's (decision 037). In prediction the prior is
-the visit before, for the first visit the next, for a single visit itself.
+have narrower networks (but for `denner`), and `small` has a shorter recipe in place of nnU-Net's; methods with another
+keep theirs (decision 037). In prediction the prior is the visit before, for the first visit the next, for a single
+visit itself.
 """
 
 
@@ -115,9 +116,9 @@ def training(method: Method) -> str:
 
 def prediction(method: Method) -> str:
     """Windows and what is averaged."""
-    if method.window == "whole":
-        return "three orientations, slice by slice, averaged"
     mirrored = ", mirrored where the device is fast" if method.mirroring else ""
+    if method.window == "whole":
+        return f"three orientations, slice by slice, averaged{mirrored}"
     return f"windows with an overlap of {method.overlap:g}, {method.weighting} weights{mirrored}"
 
 

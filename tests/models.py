@@ -46,7 +46,10 @@ def module_of(class_name: str) -> str:
 
 
 def export_tiny_model(
-    folder: Path, class_name: str = "DifferenceWeightingUNet", seed: int = 0, patch: tuple[int, int, int] = (16, 16, 16)
+    folder: Path,
+    class_name: str = "DifferenceWeightingUNet",
+    seed: int = 0,
+    patch: tuple[int, int, int] | None = (16, 16, 16),
 ) -> Path:
     """A model folder as `train` exports it."""
     folder.mkdir(parents=True)
@@ -62,7 +65,7 @@ def export_tiny_model(
         "method": "difference_weighting",
         "contrasts": ["T1w", "FLAIR"],
         "spacing_mm": 1.0,
-        "patch": list(patch),
+        "patch": patch and list(patch),
         "network": {"class": f"{module_of(class_name)}.{class_name}", "kwargs": KWARGS},
         "threshold": 0.5,
         "min_lesion_mm3": 3.0,

@@ -33,7 +33,9 @@ class SegmentationSettings(BaseModel):
     models: tuple[Path, ...] = Field((), description="exported models, averaged as logits; empty: the bundled one")
     threshold: float | None = Field(None, gt=0, lt=1, description="lesion probability; None: the model's own")
     min_lesion_mm3: float | None = Field(None, ge=0, description="smaller lesions are dropped; None: the model's own")
-    overlap: float = Field(0.25, ge=0, lt=1, description="share of a window that its neighbour covers")
+    overlap: float | None = Field(
+        None, ge=0, lt=1, description="share of a window that its neighbour covers; None: each model's own"
+    )
     mirroring: bool | None = Field(None, description="None: off on CPU, on with CUDA")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = Field(1, ge=1, description="threads of one patient's segmentation")

@@ -139,7 +139,7 @@ def test_sidecars_say_how_windows_were_averaged(capsys, tmp_path):
     write_patient(tmp_path / "bids", "1")
     run = ("run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS)
     sidecar = tmp_path / "out/sub-1/ses-1/anat/sub-1_ses-1_space-orig_label-L_mask.json"
-    for options, overlap, mirroring in (((), 0.25, False), (("--overlap", "0.5", "--mirroring"), 0.5, True)):
+    for options, overlap, mirroring in (((), [0.25], False), (("--overlap", "0.5", "--mirroring"), [0.5], True)):
         assert call(capsys, *run, *options).code == 0
         facts = json.loads(sidecar.read_text())
         assert (facts["WindowOverlap"], facts["Mirroring"]) == (overlap, mirroring)

@@ -1,6 +1,8 @@
 """Where SAMSEG is looked for, what is told of its version, and what a run of it may end in."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -134,6 +136,36 @@ def alive(process):
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+KILLED = """
+from pathlib import Path
+from lesiondelta.inference.samseg import find_samseg
+from tests.inference.test_samseg import visits
+
+if __name__ == "__main__":
+    find_samseg().segment(visits(2), Path("log.txt"), threads=1, hours=1)
+"""
+
+
+def test_it_dies_with_a_killed_lesiondelta(monkeypatch, tmp_path):
+    pid = tmp_path / "pid"
+    body = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(300)"
+    folder, _ = install(tmp_path / "program", body)
+    monkeypatch.setenv("LESIONDELTA_SAMSEG", str(folder))
+    (tmp_path / "parent.py").write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, tmp_path / "parent.py"], cwd=tmp_path, env=environment) as parent:
+        assert eventually(lambda: pid.is_file() and pid.read_text())
+        parent.kill()
+    assert eventually(lambda: not alive(int(pid.read_text())))
+
+
+def eventually(condition):
+    until = time.monotonic() + 60
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.1)
+    return condition()
 
 
 def test_probabilities_may_be_zero_everywhere(tmp_path):

@@ -130,7 +130,8 @@ def test_a_model_may_declare_that_mirroring_is_not_for_it(model):
 def test_extra_outputs_are_the_mean_of_windows_each_visit_with_its_prior(tmp_path):
     """Two windows along X that share their middle third, uniformly weighted."""
     loaded = load_model(export_tiny_model(tmp_path / "model", "DifferenceVNet"))
-    uniform = replace(loaded, description=loaded.description.model_copy(update={"weighting": "uniform"}))
+    options = {"weighting": "uniform", "references": "all"}  # the latter is for lesions alone
+    uniform = replace(loaded, description=loaded.description.model_copy(update=options))
     visits = [brain((24, 16, 16)) for _ in range(3)]
     result = extra_outputs(visits, uniform, overlap=0.5, device="cpu")
     z = [torch.from_numpy(normalise(visit))[None] for visit in visits]
@@ -147,6 +148,15 @@ def test_extra_outputs_are_the_mean_of_windows_each_visit_with_its_prior(tmp_pat
         np.testing.assert_allclose(result[index]["new"], expected.sum(0).numpy() * inside, atol=1e-5)
 
 
+def test_a_models_own_overlap(model):
+    visits = [brain((32, 16, 16)) for _ in range(2)]
+    own = replace(model, description=model.description.model_copy(update={"overlap": 0.75}))
+    counts = []
+    for chosen, overlap in ((model, None), (own, None), (own, 0.5)):
+        lesion_probabilities(visits, [chosen], overlap=overlap, device="cpu", progress=lambda _, n: counts.append(n))
+    assert counts == [*[3] * 3, *[5] * 5, *[3] * 3]  # windows of 16, at most 12, 4 and 8 voxels apart
+
+
 def test_most_networks_offer_nothing_extra(model):
     assert extra_outputs([brain(), brain()], model, device="cpu") == [{}, {}]
 
@@ -158,7 +168,7 @@ def test_images_smaller_than_the_window_and_empty_regions(model):
     for visit in large:
         visit[:, :10] = RNG.normal(5, 1, (2, 10, 20, 20))
     counted = []
-    lesion_probabilities(large, [model], progress=lambda done, total: counted.append(total))
+    lesion_probabilities(large, [model], overlap=0.5, progress=lambda done, total: counted.append(total))
     assert counted[0] == 2 * 2 * 2  # two of the seven windows along X meet the brain: starts 0 and 7
 
 

@@ -1,11 +1,15 @@
 import pytest
 
 from lesiondelta import methods
+from lesiondelta.cli.compare import PAPERS
 from lesiondelta.errors import InputError
 
 
-def test_the_methods_of_this_version():
-    assert {"nnunet", "longitudinal_concat", "difference_weighting"} <= set(methods.names())
+def test_the_papers_methods_are_compared_by_default():
+    assert PAPERS.split(",") == [
+        "nnunet", "swinunetr", "samseg", "simunet", "denner", "coactseg", "longitudinal_concat", "difference_weighting",
+    ]  # fmt: skip
+    assert set(PAPERS.split(",")) <= {*methods.names(), *methods.EXTERNAL}
 
 
 def test_an_unknown_name_lists_what_exists():

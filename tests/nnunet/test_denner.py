@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lesiondelta import methods
 from lesiondelta.errors import CohortError
-from lesiondelta.images import read_image, read_mask
+from lesiondelta.images import read_image, read_mask, write_volume
 from lesiondelta.inference import load_model
 from lesiondelta.networks.denner import scale
 from lesiondelta.nnunet import dataset, presets
@@ -119,16 +119,28 @@ def test_what_a_slice_holds(slices, cropped):
             assert whole.sum() == pytest.approx(whole[inside].sum().item())
 
 
-def test_patients_without_lesions_are_refused(module, stored, tmp_path):
-    import blosc2
+def without_lesions(patients):
+    for visit in [visit for patient in patients for visit in patient.visits]:
+        mask = read_mask(visit.reference)
+        write_volume(visit.reference, mask.with_data(np.zeros_like(mask.data)))
 
-    folder, visits = stored
-    pairs = module.PairDataset(dataset.visits_folder(folder), {"002": visits["002"]}, longitudinal=True)
-    empty = blosc2.asarray(np.zeros((1, *pairs._open(visits["002"][0]).shape[1:]), np.int8))
-    opened = pairs._open
-    pairs._open = lambda name: empty if name.endswith("_seg") else opened(name)
-    with pytest.raises(CohortError, match="No visit of 002 has a lesion"):
-        module.Slices(pairs)
+
+def train_without_lesions_in(part, folder):
+    patients = write_patients(folder / "images", (2, 2, 2))
+    job = plan_job(patients, folder / "out", METHOD, replace(TINY, epochs=1), fold=0, folds=3, device="cpu")
+    without_lesions([patient for patient in patients if patient.label in getattr(job.members, part)])
+    return train(patients, job)
+
+
+def test_patients_without_lesions_may_be_held_out(module, tmp_path, caplog):
+    model = load_model(train_without_lesions_in("validation", tmp_path))
+    assert model.description.training["epochs_done"] == 1
+    assert "no visit held out has a lesion" in caplog.text
+
+
+def test_nothing_can_be_learned_from_patients_without_lesions(module, tmp_path):
+    with pytest.raises(CohortError, match=r"No visit of 00\d, 00\d has a lesion"):
+        train_without_lesions_in("train", tmp_path)
 
 
 def test_no_slice_is_drawn_twice_before_all_were(module, slices):
@@ -228,7 +240,9 @@ def test_the_own_schedule(module, tmp_path, monkeypatch):
     count = sum(len(np.unique(axis)) for axis in np.nonzero(read_mask(patients[0].visits[0].reference).data))
     *steps, end = states
     assert [s.iteration for s in steps] == list(range(1, -(-count // 16) + 1))
-    assert (end.epochs, load_model(model).description.training["epochs_done"]) == (100, 1)
+    description = load_model(model).description
+    assert (end.epochs, description.training["epochs_done"]) == (100, 1)
+    assert (description.mirroring, description.patch) == (False, None)
     kept = weights(model)
     (model / "model.json").unlink()  # as if killed before the export
     again = run(stop_at(1, 1))

@@ -65,7 +65,7 @@ def spread(args: Sequence[str], lists: set[str], exactly: Mapping[str, int]) -> 
 class Advance(Protocol):
     """Move a progress bar on by `step`, with other words beside it."""
 
-    def __call__(self, description: str | None = None, step: int = 1) -> None: ...  # noqa: D102
+    def __call__(self, description: str | None = None, step: float = 1) -> None: ...  # noqa: D102
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def progress(what: str, total: int | None) -> Iterator[Advance]:
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=total)
 
-        def advance(description: str | None = None, step: int = 1) -> None:
+        def advance(description: str | None = None, step: float = 1) -> None:
             bar.update(task, advance=step, description=description)
 
         yield advance

@@ -112,7 +112,7 @@ def _samseg() -> tuple[str, bool]:
     try:
         program = find_samseg()
     except DependencyError as error:
-        return f"not installed (for --model samseg). {error}", False
+        return f"not usable (for --model samseg). {error}", False
     return f"{program.version}, {program.folder}", True
 
 

@@ -102,7 +102,10 @@ SmallestOption = Annotated[
     typer.Option("--min-lesion-volume", help="In mm3; the model's own by default.", rich_help_panel=METHOD),
 ]
 OverlapOption = Annotated[
-    float, typer.Option(help="Share of a window that its neighbour covers.", rich_help_panel=METHOD)
+    float | None,
+    typer.Option(
+        help="Share of a window that its neighbour covers; the model's own by default.", rich_help_panel=METHOD
+    ),
 ]
 MirrorOption = Annotated[
     bool | None,
@@ -165,7 +168,7 @@ def run(
     bias_correction: BiasOption = True,
     threshold: ThresholdOption = None,
     min_lesion_volume: SmallestOption = None,
-    overlap: OverlapOption = 0.25,
+    overlap: OverlapOption = None,
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     nprocs: Processes = 1,
@@ -216,7 +219,7 @@ def segment(
     bias_correction: BiasOption = True,
     threshold: ThresholdOption = None,
     min_lesion_volume: SmallestOption = None,
-    overlap: OverlapOption = 0.25,
+    overlap: OverlapOption = None,
     mirroring: MirrorOption = None,
     device: DeviceOption = Device.auto,
     omp_nthreads: Threads = None,
@@ -261,7 +264,7 @@ def _settings(
     bias_correction: bool,
     threshold: float | None,
     min_lesion_mm3: float | None,
-    overlap: float,
+    overlap: float | None,
     mirroring: bool | None,
     device: Device,
     threads: int,

@@ -46,15 +46,20 @@ class Prior(StrEnum):
 def train(
     cohort: Annotated[Path, typer.Argument(help="BIDS dataset with derivatives/reference.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
-    method: Annotated[str, typer.Option(help="nnunet, longitudinal_concat or difference_weighting.")] = (
+    method: Annotated[str, typer.Option(help="One of docs/methods.md; a name that does not exist lists them.")] = (
         "difference_weighting"
     ),
     preset: Annotated[str | None, typer.Option(help="paper (the default), small or smoke.")] = None,
-    prior: Annotated[Prior | None, typer.Option(help="Partner of a visit; the method's own by default.")] = None,
+    prior: Annotated[
+        Prior | None,
+        typer.Option(help="Partner of a visit; the method's own by default (denner trains on every pair anyway)."),
+    ] = None,
     fold: Annotated[str, typer.Option(help="The fold held out (0 to folds - 1), or `all` to train on everyone.")] = "0",
     folds: Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, first weights, sampling and augmentation.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the preset's; at most the method's own, where it has any.")
+    ] = None,
     initial_model: Annotated[Path | None, typer.Option(help="Exported model to start from.")] = None,
     self_prior_share: Annotated[float, typer.Option(min=0, max=1, help="Visits seen as their own prior.")] = 0.0,
     work_dir: Annotated[
@@ -112,15 +117,15 @@ def train(
         require_writable(work)
         if preset is None and job.device == "cpu":
             logger.warning(
-                "On this CPU the default preset, paper, is %s iterations of %s patches of %s voxels, which is work for "
-                "a GPU: stop it and give --preset small for what a CPU can do.",
-                f"{job.preset.epochs * size.iterations_per_epoch:,}", size.batch, "x".join(map(str, size.patch or ())),
-            )  # fmt: skip
+                "The default preset, paper, is %d epochs of work for a GPU, and here is none: stop it and give "
+                "--preset small for what a CPU can do.",
+                job.preset.epochs,
+            )
         with console.progress("preparing patients", len(labelled.patients)) as advance:
             patients = prepare_training(
                 labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
             )
-        with console.progress("training", job.preset.epochs * size.iterations_per_epoch) as advance:
+        with console.progress("training", job.preset.epochs) as advance:
             model = training.train(patients, job, _shown(advance))
     console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
 
@@ -143,11 +148,11 @@ def _fold(text: str) -> "FoldName":
 
 
 def _shown(advance: console.Advance) -> "ProgressCallback":
-    reached = 0
+    reached = 0.0  # epochs
 
     def show(progress: "Progress") -> None:
         nonlocal reached
-        now = progress.epoch * progress.iterations + progress.iteration
+        now = progress.epoch + progress.iteration / progress.iterations
         dice = "" if progress.dice is None else f", validation Dice {progress.dice:.3f}"
         epoch = f"epoch {progress.epoch + 1} of {progress.epochs}"
         advance(f"{epoch}, loss {progress.train_loss:.3f}{dice}", step=max(0, now - reached))

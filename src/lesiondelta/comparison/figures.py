@@ -118,7 +118,7 @@ def _draw_values(axes: "Axes", place: int, values: Array, colour: str) -> None:
 
 
 def _colour(method: Method | ExternalMethod) -> str:
-    if method.name == OURS:
+    if method.name.startswith(OURS):  # variants too
         return OUR_COLOUR
     return LONGITUDINAL_COLOUR if method.longitudinal else SINGLE_COLOUR
 

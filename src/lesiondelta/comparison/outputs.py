@@ -83,7 +83,8 @@ def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
     return (
         "Means over patients (95 % BCa bootstrap intervals from six patients on). Every trained method: "
         f"{study.folds} folds by patient, preset {preset.name}, "
-        f"{preset.epochs} epochs of {preset.iterations_per_epoch} iterations, overlap of windows {overlap}, seed "
+        f"{preset.epochs} epochs of {preset.iterations_per_epoch} iterations unless it has a schedule of its own "
+        f"(samples seen are in Table 5), overlap of windows {overlap}, seed "
         f"{study.seed}, {study.device}. Commits: {commits}. lesiondelta {made['versions']['lesiondelta']}, torch "
         f"{made['versions']['torch']}. {programs}Scores in the patient's space; "
         "best bold, best prior work underlined.\n"
@@ -117,13 +118,20 @@ def record(study: Study) -> dict[str, Any]:
         "overlap": study.overlap,
         "parameters": {name: _parameters(folds[0]) for name, folds in models.items()},
         "trainings": {
-            name: [{key: fold.get(key) for key in TRAINING} for fold in folds] for name, folds in training.items()
+            name: [{key: fold.get(key) for key in TRAINING} | _iterations(fold) for fold in folds]
+            for name, folds in training.items()
         },
         "absent": {method.name: reason for method, reason in study.absent.items()},
         "programs": {method.name: found for method, found in study.programs.items()},
         "data_sha256": {split: content_hash(patients) for split, patients in study.splits.items()},
         "patients": {split: [patient.label for patient in patients] for split, patients in study.splits.items()},
     }
+
+
+def _iterations(training: Mapping[str, Any]) -> dict[str, int]:
+    """How many there were; models of earlier versions do not say, and had the preset's."""
+    planned = training["epochs_done"] * training["preset"]["iterations_per_epoch"]
+    return {"iterations_done": training.get("iterations_done", planned)}
 
 
 def _parameters(model: Model) -> int:

@@ -22,13 +22,14 @@ IGNORED = ("logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "lesiondelta.tsv", "
 class Extra:
     """An output that only some models offer: what its file is called, how it is written, what its sidecar says of it.
 
-    `write` takes a path, values (K, X, Y, Z) and their grid.
+    `write` takes a path, values (K, X, Y, Z) and their grid. `forward`: only for a visit that comes after its prior.
     """
 
     name: str
     type: str
     description: str
     write: Callable[[Path, Array, Grid], None]
+    forward: bool = False
 
 
 def _write_single(path: Path, values: Array, grid: Grid) -> None:
@@ -41,6 +42,7 @@ EXTRAS = {
         "Lesion",
         "Probability that a voxel belongs to a new lesion: one that the visit has and its prior has not.",
         _write_single,
+        forward=True,
     ),
     "displacement": Extra(
         "space-patient_desc-displacement_xfm",

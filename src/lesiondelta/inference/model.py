@@ -44,6 +44,7 @@ class Description(BaseModel):
     spacing_mm: float = Field(gt=0)
     patch: Triple | None = Field(description="of the sliding window; None: the whole volume at once")
     weighting: Literal["gaussian", "uniform"] = Field("gaussian", description="of the voxels of a window")
+    overlap: float = Field(0.25, ge=0, lt=1, description="share of a window that its neighbour covers")
     mirroring: bool = Field(True, description="whether to average over flips where the device is fast")
     network: dict[str, Any]
     threshold: float = Field(gt=0, lt=1)
@@ -102,6 +103,11 @@ class Model:
         """The visits that visit `index` is segmented with, one after another."""
         others = [other for other in range(visits) if other != index]
         return others if self.description.references == "all" and others else [self.prior_index(index, visits)]
+
+    @property
+    def overlap(self) -> float:
+        """Share of a window that its neighbour covers."""
+        return self.description.overlap
 
     @property
     def caution(self) -> str:

@@ -9,8 +9,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,9 +152,12 @@ def _call(command: Sequence[str], folder: Path, log_file: Path, threads: int, ho
     with log_file.open("wb") as said:
         said.write(f"{' '.join(command)}\n".encode())
         said.flush()
-        with subprocess.Popen(
-            command, cwd=folder, env=surroundings, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        ) as process:
+        with (
+            subprocess.Popen(
+                command, cwd=folder, env=surroundings, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            ) as process,
+            _ends_with_this_process(process.pid),
+        ):
             try:
                 code = process.wait(hours * 3600)
             except subprocess.TimeoutExpired as error:
@@ -166,6 +171,20 @@ def _call(command: Sequence[str], folder: Path, log_file: Path, threads: int, ho
         last = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         how = f"exit {code}" if code > 0 else f"killed by signal {-code}, often for want of memory"
         raise ProgramError(f"`{name}` failed ({how}; its last line: {last}): see {log_file}.")
+
+
+WATCH = "import os, signal, sys; sys.stdin.read() or os.killpg(int(sys.argv[1]), signal.SIGKILL)"
+
+
+@contextmanager
+def _ends_with_this_process(group: int) -> Iterator[None]:
+    """Kill a process group if this process is killed: then the watcher's standard input ends without a word."""
+    command = [sys.executable, "-c", WATCH, str(group)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
+        try:
+            yield
+        finally:
+            watcher.communicate(b"ended")
 
 
 def _read(out: Path, place: str, log_file: Path) -> Lesions:

@@ -25,7 +25,7 @@ def lesion_probabilities(
     visits: Sequence[Array],
     models: Sequence[Model],
     *,
-    overlap: float = 0.5,
+    overlap: float | None = None,
     mirroring: bool | None = None,
     device: str = "auto",
     progress: ProgressCallback | None = None,
@@ -39,8 +39,8 @@ def lesion_probabilities(
         normalised.
     models : sequence of Model
         Averaged as logits.
-    overlap : float
-        Share of a window that its neighbour covers (nnU-Net's default is 0.5).
+    overlap : float or None
+        Share of a window that its neighbour covers; None: each model's own.
     mirroring : bool or None
         Average the logits over all flips; None: on with CUDA only, for models that want it.
     device : "auto", "cpu", "cuda" or "mps"
@@ -57,7 +57,11 @@ def lesion_probabilities(
     chosen = choose_device(device)
     mirror = mirrors(mirroring, chosen, models)
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
-    windows = sum(len(list(_occupied(tensors, _patch(model, tensors), overlap))) for model in models)
+    shares = [model.overlap if overlap is None else overlap for model in models]
+    windows = sum(
+        len(list(_occupied(tensors, _patch(model, tensors), share)))
+        for model, share in zip(models, shares, strict=True)
+    )
     done = count(1)
 
     def evaluate(network: torch.nn.Module, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:
@@ -67,15 +71,17 @@ def lesion_probabilities(
         return [{"lesion": logit} for logit in logits]
 
     total = [torch.zeros(tensors[0].shape[1:]) for _ in visits]
-    for model in models:
-        for mean, sum_over_models in zip(_windowed(tensors, model, evaluate, overlap, chosen), total, strict=True):
+    for model, share in zip(models, shares, strict=True):
+        references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
+        means = _windowed(tensors, model, references, evaluate, share, chosen)
+        for mean, sum_over_models in zip(means, total, strict=True):
             sum_over_models += mean.get("lesion", 0)  # absent where every image is empty
-    _require_finite(total, models[0])
+        _require_finite(total, model)
     return [_probability(t / len(models), visit) for t, visit in zip(total, visits, strict=True)]
 
 
 def extra_outputs(
-    visits: Sequence[Array], model: Model, *, overlap: float = 0.5, device: str = "auto"
+    visits: Sequence[Array], model: Model, *, overlap: float | None = None, device: str = "auto"
 ) -> list[dict[str, Array]]:
     """What the model's network offers beside lesions (`extras`), for all visits of a patient, each with its prior.
 
@@ -92,7 +98,9 @@ def extra_outputs(
     if not hasattr(model.network, "extras"):
         return [{} for _ in visits]
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
-    means = _windowed(tensors, model, window_extras, overlap, choose_device(device))
+    priors = [[model.prior_index(index, len(visits))] for index in range(len(visits))]
+    share = model.overlap if overlap is None else overlap
+    means = _windowed(tensors, model, priors, window_extras, share, choose_device(device))
     _require_finite([values for mean in means for values in mean.values()], model)
     return [
         {name: values.numpy() * nonzero_mask(visit) for name, values in mean.items()}
@@ -101,13 +109,17 @@ def extra_outputs(
 
 
 def _windowed(
-    visits: Sequence[Tensor], model: Model, evaluate: Evaluation, overlap: float, device: torch.device
+    visits: Sequence[Tensor],
+    model: Model,
+    references: References,
+    evaluate: Evaluation,
+    overlap: float,
+    device: torch.device,
 ) -> list[dict[str, Tensor]]:
     """The weighted mean (..., X, Y, Z), over all windows, of what `evaluate` gives for each visit (C, X, Y, Z)."""
     network, patch = model.network.to(device), _patch(model, visits)
     weights = torch.zeros(_padded(visits[0].shape[1:], patch))
     window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
-    references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
     sums: list[dict[str, Tensor]] = [{} for _ in visits]
     for box in _occupied(visits, patch, overlap):
         windows = [_cut(visit, box, patch).to(device) for visit in visits]
@@ -126,9 +138,9 @@ def _windowed(
 def window_extras(
     network: torch.nn.Module, windows: Sequence[Tensor], references: References
 ) -> list[dict[str, Tensor]]:
-    """The network's `extras` (K, x, y, z) for one window of n visits, each with its first reference."""
+    """The network's `extras` (K, x, y, z) for one window of n visits, each with its one reference."""
     states = [network.encode(window[None]) for window in windows]  # type: ignore[operator]
-    found = [network.extras(state, states[prior]) for state, (prior, *_) in zip(states, references, strict=True)]  # type: ignore[operator]
+    found = [network.extras(state, states[prior]) for state, (prior,) in zip(states, references, strict=True)]  # type: ignore[operator]
     return [{name: values[0].float() for name, values in extras.items()} for extras in found]
 
 

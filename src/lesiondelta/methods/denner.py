@@ -14,9 +14,10 @@ METHOD = Method(
     citation="Denner et al. (2020), arXiv:2004.03675",
     network="lesiondelta.networks.denner.MultitaskNetwork",
     longitudinal=True,
-    recipe=Recipe(optimiser="amsgrad", learning_rate=1e-4, schedule="step", momentum=0.9, weight_decay=0.0),
+    recipe=Recipe(optimiser="amsgrad", learning_rate=1e-4, schedule="step", momentum=0.9, weight_decay=0.0, epochs=100),
     deep_supervision=False,
     window="whole",
     weighting="uniform",
+    mirroring=False,
     trainer="lesiondelta.nnunet.slices.SliceTrainer",
 )

@@ -25,7 +25,8 @@ class Recipe:
         Of the others' denominators.
     weight_decay : float
     foreground_share : float
-        Share of a batch's patches that are centred on a lesion voxel of the current visit (rounded up).
+        Share of a batch's patches that are centred on a lesion voxel of the current visit, rounded as nnU-Net does:
+        one of two at 0.33.
     epochs : int or None
         The most there are, however many the preset has, unless that has a recipe of its own.
     """

@@ -12,6 +12,7 @@ of samples is the same, not the number of voxels. Deviations:
 Imports nnunetv2: import this module inside `environment` only.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,8 @@ from lesiondelta.networks.denner import STRIDE, centre_pad, multitask_loss
 from lesiondelta.nnunet.job import Job, ProgressCallback
 from lesiondelta.nnunet.pairs import PairDataset
 from lesiondelta.nnunet.trainer import PairTrainer
+
+logger = logging.getLogger(__name__)
 
 EPOCHS = 100  # each a pass over all slices
 PATIENCE = 10  # more epochs than this without a better Dice end the training
@@ -72,8 +75,6 @@ class Slices(Dataset[dict[str, Tensor]]):
                 places = lesion_planes(data, labels)
                 self.slices += [Slice(current, prior, *plane) for prior, plane in product(priors, places)]
         self.edge = STRIDE * math.ceil(longest / STRIDE)
-        if not self.slices:
-            raise CohortError(f"No visit of {', '.join(sorted(stored.patients))} has a lesion: there are no slices.")
 
     def __getitem__(self, where: Slice) -> dict[str, Tensor]:
         """`data` (2C, edge, edge), cat(current, prior) in [0, 1], and `target` (edge, edge), the current's lesions."""
@@ -146,6 +147,12 @@ class SliceTrainer(PairTrainer):
     def get_dataloaders(self) -> tuple[Iterator[dict[str, Tensor]], Iterator[dict[str, Tensor]]]:
         """Endless batches; those of an epoch are drawn at its start, the validation's are always the same."""
         train, validation = (Slices(dataset) for dataset in self.get_tr_and_val_datasets())
+        if not train.slices:
+            names = ", ".join(sorted(train.stored.patients))
+            raise CohortError(f"No visit of {names} has a lesion: there are no slices to train on.")
+        if not validation.slices:
+            logger.warning("no visit held out has a lesion: the validation is on slices that are trained on")
+            validation = train
         if self.own_schedule:
             whole = self.configuration_manager.batch_size  # of all GPUs
             self.num_iterations_per_epoch = math.ceil(len(train.slices) / whole)

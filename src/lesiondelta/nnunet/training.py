@@ -284,6 +284,7 @@ def _description(job: Job, plan: Mapping[str, Any], trainer: Any) -> dict[str, A
         "spacing_mm": float(chosen["spacing"][0]),
         "patch": [int(n) for n in chosen["patch_size"]] if job.method.window == "patch" else None,
         "weighting": job.method.weighting,
+        "overlap": job.method.overlap,
         "mirroring": job.method.mirroring,
         "network": network_description(chosen["architecture"], len(contrasts)),
         "threshold": THRESHOLD,

@@ -112,7 +112,7 @@ def _run(
     visits = {visit.label: visit for visit in usable.visits}
     for index, seen in enumerate(segmented):
         place = places[seen.prepared.label]
-        output = _output(seen, limits, models, settings.segmentation)
+        output = _output(segmented, index, limits, models, settings.segmentation)
         result = _judge(patient.label, segmented, index, prepared, problems, output, models)
         write_visit(place, visits[place.visit], output, raw)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
@@ -162,8 +162,13 @@ def _labels(patient: Patient) -> list[str]:
 
 
 def _output(
-    seen: SegmentedVisit, limits: Thresholds, models: Sequence[Segmenter], settings: SegmentationSettings
+    segmented: Sequence[SegmentedVisit],
+    index: int,
+    limits: Thresholds,
+    models: Sequence[Segmenter],
+    settings: SegmentationSettings,
 ) -> VisitOutput:
+    seen, prior = segmented[index], segmented[models[0].prior_index(index, len(segmented))].prepared
     probability, mask = on_own_grid(seen, limits.probability)
     facts = {
         "Threshold": limits.probability,
@@ -172,10 +177,10 @@ def _output(
         "Models": [model.identity for model in models],
     }
     if not isinstance(models[0], Samseg):
-        facts["WindowOverlap"] = settings.overlap
-        facts["Mirroring"] = mirrors(
-            settings.mirroring, choose_device(settings.device), [m for m in models if not isinstance(m, Samseg)]
-        )
+        trained = [model for model in models if isinstance(model, Model)]
+        facts["PriorSession"] = f"ses-{prior.label}" if prior.label and prior is not seen.prepared else None
+        facts["WindowOverlap"] = [m.overlap if settings.overlap is None else settings.overlap for m in trained]
+        facts["Mirroring"] = mirrors(settings.mirroring, choose_device(settings.device), trained)
     visit = seen.prepared
     return VisitOutput(mask, probability, seen.mask, visit.images, visit.from_patient, facts, seen.extras)
 

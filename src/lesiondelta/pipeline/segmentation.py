@@ -53,15 +53,20 @@ def segment(prepared: PreparedPatient, models: Sequence[Model], settings: Segmen
     )
     limits = thresholds(models, settings)
     found = [extra_outputs(visits, model, overlap=settings.overlap, device=settings.device) for model in models]
-    extras = [_mean_extras(of_visit, prepared) for of_visit in zip(*found, strict=True)]
+    forward = [models[0].prior_index(index, len(visits)) < index for index in range(len(visits))]
+    extras = [_mean_extras(*of_visit, prepared) for of_visit in zip(forward, zip(*found, strict=True), strict=True)]
     return [
         _segmented(v, p, e, prepared, limits) for v, p, e in zip(prepared.visits, probabilities, extras, strict=True)
     ]
 
 
-def _mean_extras(by_model: Sequence[Mapping[str, Array]], prepared: PreparedPatient) -> dict[str, Array]:
-    """The mean over models of every output (K, X, Y, Z) that all of them offer and that is written, in the brain."""
-    names = [name for name in EXTRAS if all(name in extras for extras in by_model)]
+def _mean_extras(forward: bool, by_model: Sequence[Mapping[str, Array]], prepared: PreparedPatient) -> dict[str, Array]:
+    """The mean over models of every output (K, X, Y, Z) that all of them offer and that is written, in the brain.
+
+    `forward`: the visit comes after its prior.
+    """
+    offered = [name for name in EXTRAS if all(name in extras for extras in by_model)]
+    names = [name for name in offered if forward or not EXTRAS[name].forward]
     means = {name: np.mean([extras[name] for extras in by_model], axis=0) for name in names}
     return {name: np.where(prepared.brain.data, mean, 0).astype(np.float32) for name, mean in means.items()}
 
