@@ -38,12 +38,12 @@ from bundled_model import (
     lesion_masks,
     open_anatomy,
 )
-from scipy import ndimage
+from experts_changes import experts_changes
 
 from lesiondelta.evaluation.metrics import Scores, score
 from lesiondelta.files import write_json, write_text
 from lesiondelta.formats.bids import read_cohort
-from lesiondelta.images import Array, Grid, Volume, read_image, read_itk_transform, read_mask, resample
+from lesiondelta.images import Array, Grid, Volume
 from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load_model
 from lesiondelta.nnunet.export import export_model
 from lesiondelta.pipeline.cohort import check_start, run_cohort
@@ -132,28 +132,7 @@ def change_scores(work: Path, data: Path, threads: int) -> dict[str, Any]:
     )
     cohort = read_cohort(raw, participants=["12"])
     run_cohort(cohort, out, check_start(settings, out, raw), raw=raw, work=work / "prepared")
-    experts = raw / "derivatives" / "reference" / "sub-12"
-    change = read_mask(experts / "sub-12_space-common_label-change_mask.nii.gz")
-    brain = read_mask(experts / "sub-12_space-common_label-brain_mask.nii.gz").data
-    flairs, masks = [], []
-    for number in (1, 2):
-        to_visit = read_itk_transform(experts / f"study{number}_FLAIR_to_common_space.txt")
-        stem = f"sub-12/ses-{number}/anat/sub-12_ses-{number}"
-        flair = resample(read_image(raw / f"{stem}_FLAIR.nii.gz"), change.grid, to_visit, order="linear").data
-        flairs.append((flair - flair[brain].mean()) / flair[brain].std())
-        mask = read_mask(out / f"{stem}_space-orig_label-L_mask.nii.gz")
-        masks.append(resample(mask, change.grid, to_visit, order="nearest").data)
-    places, count = ndimage.label(change.data, np.ones((3, 3, 3)))
-    brighter = ndimage.mean(flairs[1] - flairs[0], places, range(1, count + 1)) > 0
-    touched = [ndimage.maximum(mask, places, range(1, count + 1)) > 0 for mask in masks]
-    return {
-        "brighter": int(brighter.sum()),
-        "brighter_on_lesion_of_second_visit": int(touched[1][brighter].sum()),
-        "darker": int((~brighter).sum()),
-        "darker_on_lesion_of_first_visit": int(touched[0][~brighter].sum()),
-        "lesion_ml": [float(mask.sum() * change.grid.voxel_volume_mm3 / 1000) for mask in masks],
-        "brain_ml": float(brain.sum() * change.grid.voxel_volume_mm3 / 1000),
-    }
+    return experts_changes(data, out)
 
 
 def row(name: str, model: Model, probability: Array, reference: Array, grid: Grid) -> dict[str, Any]:

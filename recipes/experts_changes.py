@@ -1,0 +1,52 @@
+"""What experts marked as changed in sub-12, against masks of `run`: `python recipes/experts_changes.py OUT...`.
+
+The experts' mask holds change and no sign: its components are split by whether the normalised FLAIR became brighter or
+darker. Brighter ones should touch a lesion of the second visit, darker ones one of the first. Prints JSON per folder.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.images import read_image, read_itk_transform, read_mask, resample
+
+DATA = Path(os.environ.get("LESIONDELTA_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def experts_changes(data: Path, out: Path) -> dict[str, Any]:
+    """Counts of components, of those that touch a lesion, and volumes, in the experts' common space."""
+    raw = data / "ljubljana-longitudinal"
+    experts = raw / "derivatives" / "reference" / "sub-12"
+    change = read_mask(experts / "sub-12_space-common_label-change_mask.nii.gz")
+    brain = read_mask(experts / "sub-12_space-common_label-brain_mask.nii.gz").data
+    flairs, masks = [], []
+    for number in (1, 2):
+        to_visit = read_itk_transform(experts / f"study{number}_FLAIR_to_common_space.txt")
+        stem = f"sub-12/ses-{number}/anat/sub-12_ses-{number}"
+        flair = resample(read_image(raw / f"{stem}_FLAIR.nii.gz"), change.grid, to_visit, order="linear").data
+        flairs.append((flair - flair[brain].mean()) / flair[brain].std())
+        mask = read_mask(out / f"{stem}_space-orig_label-L_mask.nii.gz")
+        masks.append(resample(mask, change.grid, to_visit, order="nearest").data)
+    places, count = ndimage.label(change.data, np.ones((3, 3, 3)))
+    brighter = ndimage.mean(flairs[1] - flairs[0], places, range(1, count + 1)) > 0
+    touched = [ndimage.maximum(mask, places, range(1, count + 1)) > 0 for mask in masks]
+    return {
+        "brighter": int(brighter.sum()),
+        "brighter_on_lesion_of_second_visit": int(touched[1][brighter].sum()),
+        "darker": int((~brighter).sum()),
+        "darker_on_lesion_of_first_visit": int(touched[0][~brighter].sum()),
+        "lesion_ml": [float(mask.sum() * change.grid.voxel_volume_mm3 / 1000) for mask in masks],
+        "brain_ml": float(brain.sum() * change.grid.voxel_volume_mm3 / 1000),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="+", help="output folders of `lesiondelta run`")
+    for folder in parser.parse_args().out:
+        print(folder, json.dumps(experts_changes(DATA, folder)))
