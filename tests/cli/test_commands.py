@@ -223,7 +223,7 @@ def test_the_prior_can_be_chosen(capsys, labelled):
 def test_the_papers_preset_on_a_cpu_is_warned_about_unless_chosen(capsys, labelled, preset, warned):
     image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")  # so that it ends at once
     said = train(capsys, labelled, *preset).err
-    assert ("250,000 iterations of 2 patches of 128x160x128" in said) == ("--preset small" in said) == warned
+    assert ("1000 epochs of work for a GPU" in said) == ("--preset small" in said) == warned
 
 
 def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):

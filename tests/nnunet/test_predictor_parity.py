@@ -45,7 +45,9 @@ def case(request, visits, tmp_path_factory):
     last = model.network.decoder.seg_layers[-1]
     with torch.no_grad():
         last.weight[0], last.bias[:] = -last.weight[1], 0
-        probability = lesion_probabilities(visits, [model], mirroring=mirroring, device="cpu")[0][visits[0][0] != 0]
+        probability = lesion_probabilities(visits, [model], overlap=0.5, mirroring=mirroring, device="cpu")[0][
+            visits[0][0] != 0
+        ]
         shift = float(np.quantile(np.log(probability / (1 - probability)), 0.98))
         last.bias[0], last.bias[1] = shift / 2, -shift / 2
     return export_model(folder, model.network, description), mirroring
@@ -80,7 +82,7 @@ def float32_buffers(monkeypatch, tmp_path):
 
 def compare(model_folder, mirroring, visits, workplace):
     """Largest difference of probability and share of equal lesion voxels, inside the brain, over all visits."""
-    ours = lesion_probabilities(visits, [load_model(model_folder)], mirroring=mirroring, device="cpu")
+    ours = lesion_probabilities(visits, [load_model(model_folder)], overlap=0.5, mirroring=mirroring, device="cpu")
     brain = visits[0][0] != 0
     differences, equal = [], []
     for index, probability in enumerate(ours):
