@@ -17,10 +17,10 @@ class Rates:
     a later pair was absent before, so that earlier pairs see slightly fewer changes.
     """
 
-    new: float = 0.10
-    enlarging: float = 0.10
-    shrinking: float = 0.06
-    resolved: float = 0.05
+    new: float = 0.04
+    enlarging: float = 0.05
+    shrinking: float = 0.04
+    resolved: float = 0.02
     quiet: float = 0.2
 
 

@@ -13,7 +13,38 @@ from lesiondelta.simulation.fields import smooth_field
 from lesiondelta.simulation.shapes import Shape
 
 NOWHERE = np.float32(-1e3)
+TRIES = 6  # places for a lesion before it is given up
 Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the brain: its share of a patient's lesions, and their sizes (log-normal, in mm3)."""
+
+    name: str
+    share: float
+    log_mean: float
+    log_sd: float
+    largest_mm3: float
+
+
+REGIONS = (
+    Region("periventricular", 0.17, 4.48, 2.08, 45_000),
+    Region("juxtacortical", 0.12, 3.29, 1.24, 2_500),
+    Region("deep white matter", 0.64, 2.91, 1.17, 2_500),
+    Region("infratentorial", 0.07, 3.40, 1.35, 2_500),
+)
+"""Fitted to the 25 open consensus masks on the MNI152 grid (decision 070)."""
+COUNT = (4.25, 0.88, 3, 350)
+"""Lesions of a patient: mean and standard deviation of the logarithm, smallest and largest; from the same masks."""
+MNI152_VOLUME = 1.25
+"""Of the MNI152 brain, where a person's is 1: what was measured there is so much smaller in a person."""
+
+
+def draw_count(rng: np.random.Generator) -> int:
+    """How many lesions a patient has."""
+    mean, deviation, smallest, largest = COUNT
+    return int(np.clip(np.exp(rng.normal(mean, deviation)), smallest, largest))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +101,9 @@ class Lesion:
 
 @dataclass(frozen=True, eq=False)
 class _Proposal:
-    """Where a lesion might go, how large it is, and what real one it looks like, if any."""
+    """Where a lesion might go (N, 3), how large it is, and what real one it looks like, if any."""
 
-    center: Array
+    centers: Array
     volume_mm3: float
     shape: Shape | None = None
 
@@ -88,20 +119,20 @@ def draw_lesions(
 ) -> tuple[Lesion, ...]:
     """Place up to `count` lesions that do not touch each other, nor the real ones of the anatomy, at any visit.
 
-    The `shapes` of real lesions come first, near the places they were found at.
+    As many as there are have the `shapes` of real lesions, near the places they were found at. The largest come first.
     """
     free = _allowed(anatomy)
     noise = _roughness(rng, anatomy)
     rates = Rates(0, 0, 0, 0) if rng.random() < rates.quiet else rates
     lesions: list[Lesion] = []
     for proposal in _proposals(rng, anatomy, free, count, shapes):
-        if len(lesions) < count:
-            voxels = max(round(proposal.volume_mm3 / anatomy.spacing_mm**3), 2)
-            sizes = draw_sizes(rng, voxels, visits, rates, anatomy.spacing_mm)
-            drawn = _draw(rng, anatomy, proposal, sizes, free, noise)
-            if drawn is not None:
-                lesions.append(_finish(rng, first_identity + len(lesions), *drawn, anatomy.spacing_mm))
-                _occupy(free, lesions[-1])
+        voxels = max(round(proposal.volume_mm3 / anatomy.spacing_mm**3), 2)
+        sizes = draw_sizes(rng, voxels, visits, rates, anatomy.spacing_mm)
+        attempts = (_draw(rng, anatomy, proposal.shape, center, sizes, free, noise) for center in proposal.centers)
+        drawn = next((found for found in attempts if found is not None), None)
+        if drawn is not None:
+            lesions.append(_finish(rng, first_identity + len(lesions), *drawn, anatomy.spacing_mm))
+            _occupy(free, lesions[-1])
     return tuple(lesions)
 
 
@@ -123,67 +154,76 @@ def _roughness(rng: np.random.Generator, anatomy: Anatomy) -> Array:
 def _proposals(
     rng: np.random.Generator, anatomy: Anatomy, free: Array, count: int, shapes: Sequence[Shape]
 ) -> list[_Proposal]:
-    """Real shapes at their own places (small ones at the nearest white matter), then procedural ones."""
+    """Real shapes at their own places (small ones at the nearest white matter), procedural ones; large ones first."""
     candidates = np.argwhere(free & (anatomy.tissues[2] > 0.6))
     candidates = candidates[rng.choice(len(candidates), min(len(candidates), 40_000), replace=False)]
-    real = []
-    for shape in shapes:
+    proposals = []
+    for shape in shapes[:count]:
         voxel = (shape.center_mm - anatomy.affine[:3, 3]) / anatomy.spacing_mm
         if shape.volume_mm3 < 300:
             voxel = candidates[((candidates - voxel) ** 2).sum(axis=1).argmin()]
         center = np.clip(np.rint(voxel).astype(int), 0, np.array(free.shape) - 1)
-        real.append(_Proposal(center, shape.volume_mm3, shape))
-    return real + [
-        _Proposal(center, _volume_mm3(rng, anatomy, center)) for center in _places(rng, anatomy, candidates, 4 * count)
-    ]
+        proposals.append(_Proposal(center[None], shape.volume_mm3, shape))
+    chances = _chances(anatomy, candidates)
+    for number in rng.choice(len(REGIONS), max(count - len(shapes), 0), p=[region.share for region in REGIONS]):
+        volume = _volume_mm3(rng, REGIONS[number])
+        proposals.append(_Proposal(candidates[rng.choice(len(candidates), TRIES, p=chances[number])], volume))
+    return sorted(proposals, key=lambda proposal: -proposal.volume_mm3)
 
 
-def _places(rng: np.random.Generator, anatomy: Anatomy, candidates: Array, count: int) -> Array:
-    """Centres (count, 3): half near the ventricles, a quarter under the cortex, the rest anywhere in white matter."""
+def _chances(anatomy: Anatomy, candidates: Array) -> list[Array]:
+    """For each region, how likely a lesion's middle lies at each of the candidates (N, 3)."""
     at = tuple(candidates.T)
-    near_ventricle = np.exp(-((anatomy.to_ventricles_mm[at] / 5) ** 2))
-    near_cortex = np.exp(-((anatomy.to_cortex_mm[at] / 2.5) ** 2)) * (anatomy.to_ventricles_mm[at] > 10)
-    anywhere = np.exp(-anatomy.to_ventricles_mm[at] / 30)
-    parts = [(p / max(p.sum(), 1e-9)) for p in (near_ventricle, near_cortex, anywhere)]
-    chance = np.maximum(0.5 * parts[0] + 0.25 * parts[1] + 0.25 * parts[2], 1e-12)
-    chosen: Array = candidates[rng.choice(len(candidates), count, p=chance / chance.sum())]
-    return chosen
+    to_ventricles, to_cortex = anatomy.to_ventricles_mm[at], anatomy.to_cortex_mm[at]
+    below = _infratentorial(candidates @ anatomy.affine[:3, :3].T + anatomy.affine[:3, 3])
+    near_ventricle = np.exp(-((to_ventricles / 5) ** 2)) * ~below
+    near_cortex = np.exp(-((to_cortex / 2.5) ** 2)) * (to_ventricles > 10) * ~below
+    between = np.exp(-to_ventricles / 30) * (to_ventricles > 5) * (to_cortex > 2.5) * ~below
+    return [(part + 1e-12) / (part + 1e-12).sum() for part in (near_ventricle, near_cortex, between, below)]
 
 
-def _volume_mm3(rng: np.random.Generator, anatomy: Anatomy, center: Array) -> float:
-    """Log-normal with a median of 40 mm3; only near the ventricles do lesions grow beyond 400 mm3."""
-    largest = 8000 if anatomy.to_ventricles_mm[tuple(center)] < 8 else 400
-    return float(np.clip(np.exp(rng.normal(np.log(40), 1.35)), 4, largest))
+def _infratentorial(places_mm: Array) -> Array:
+    """Whether places (N, 3) in MNI152 mm lie in cerebellum or brain stem, roughly."""
+    x, y, z = places_mm.T
+    below: Array = (z < -18) & ((y < -42) | ((np.abs(x) < 16) & (y < -10)))
+    return below
+
+
+def _volume_mm3(rng: np.random.Generator, region: Region) -> float:
+    """In a person's brain."""
+    in_atlas = np.clip(np.exp(rng.normal(region.log_mean, region.log_sd)), 3, region.largest_mm3)
+    return float(in_atlas / MNI152_VOLUME)
 
 
 def _draw(
     rng: np.random.Generator,
     anatomy: Anatomy,
-    proposal: _Proposal,
+    shape: Shape | None,
+    center: Array,
     sizes: tuple[int, ...],
     free: Array,
     noise: Array,
 ) -> tuple[Box, Array, tuple[int, ...]] | None:
     """Box, score and sizes of one lesion; None where there is no room."""
     radius_mm = float(np.cbrt(max(sizes) * 3 / (4 * np.pi))) * anatomy.spacing_mm
-    if proposal.shape is None:
-        if not free[tuple(proposal.center)]:
+    if shape is None:
+        if not free[tuple(center)]:
             return None
         half = np.full(3, np.ceil((2.2 * radius_mm + 4) / anatomy.spacing_mm), int)
-        box = _box(proposal.center, half, free.shape)
-        score = _procedural(rng, anatomy, proposal.center, box, radius_mm) + 0.35 * radius_mm * noise[box]
+        box = _box(center, half, free.shape)
+        score = _procedural(rng, anatomy, center, box, radius_mm) + 0.35 * radius_mm * noise[box]
         score -= 2.0 * radius_mm * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
     else:
-        depth = _at_spacing(proposal.shape.depth_mm, anatomy.spacing_mm)
-        box = _box(proposal.center, np.array(depth.shape) // 2, free.shape)
-        score = _cut(depth, proposal.center, box)
+        depth = _at_spacing(shape.depth_mm, anatomy.spacing_mm)
+        box = _box(center, np.array(depth.shape) // 2, free.shape)
+        score = _cut(depth, center, box)
         room = np.count_nonzero((score > 0) & free[box]) / (np.count_nonzero(depth > 0) or 1)
         if room < 0.4:
             return None
         sizes = _rescaled(sizes, room)
         score = score + 0.4 * noise[box] - 1.5 * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
     score = np.where(free[box], score, NOWHERE).astype(np.float32)
-    seed = tuple(int(c) - axis.start for c, axis in zip(proposal.center, box, strict=True))
+    seed = tuple(int(c) - axis.start for c, axis in zip(center, box, strict=True))
     return _grown(box, score, seed, sizes)
 
 

@@ -24,7 +24,7 @@ from lesiondelta.simulation.contrast import (
 )
 from lesiondelta.simulation.evolution import Rates, changes_between
 from lesiondelta.simulation.head import draw_head, head_values, no_head, with_head
-from lesiondelta.simulation.lesions import Lesion, draw_lesions
+from lesiondelta.simulation.lesions import Lesion, draw_count, draw_lesions
 from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
 from lesiondelta.simulation.shapes import draw_shapes
 
@@ -88,7 +88,7 @@ def simulate_patient(
     acquisition : None is `Acquisition()`: aligned images as preprocessing leaves them.
     lesion_masks : real masks on the MNI152 grid to take shapes from.
     rates : of change between visits.
-    lesion_count : None draws between 1 and 60, for a real patient 1 to 7 besides its own.
+    lesion_count : None takes as many as real patients have (3 to 350), for a real patient 1 to 7 besides its own.
     small : voxels of 2 mm instead of 1 mm, where the anatomy is drawn from the atlas.
     """
     rng = np.random.default_rng(seed)
@@ -111,13 +111,16 @@ def _draw_disease(
 ) -> _Disease:
     """Lesions and their fates; a real patient keeps the real ones and gets a few more.
 
-    Where there are masks to take shapes from, four fifths of the lesions look like real ones.
+    Where there are masks to take shapes from, the others get all the lesions of one of them and a tenth more; of a
+    number that is given, four fifths look like real ones.
     """
     real = 0 if anatomy.lesions is None else int(anatomy.lesions.max())
+    if count is None and real:
+        count = int(rng.integers(1, 8))
+    shapes = draw_shapes(rng, lesion_masks, None if count is None else round(0.8 * count))
     if count is None:
-        count = int(rng.integers(1, 8)) if real else int(np.clip(np.exp(rng.normal(np.log(18), 0.9)), 1, 60))
+        count = round(1.1 * len(shapes)) if shapes else draw_count(rng)
     present = {i: _presence(rng, visits, rates) for i in range(1, real + 1)}
-    shapes = draw_shapes(rng, lesion_masks, round(0.8 * count))
     return _Disease(draw_lesions(rng, anatomy, visits, rates, count, real + 1, shapes), present)
 
 

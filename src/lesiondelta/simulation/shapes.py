@@ -33,8 +33,8 @@ class Shape:
     volume_mm3: float
 
 
-def draw_shapes(rng: np.random.Generator, masks: Sequence[Path], count: int) -> list[Shape]:
-    """Up to `count` lesions of one patient drawn at random, all mirrored left to right or none, jittered by 3 mm."""
+def draw_shapes(rng: np.random.Generator, masks: Sequence[Path], count: int | None) -> list[Shape]:
+    """Up to `count` lesions (None: all) of one patient drawn at random, all mirrored or none, jittered by 3 mm."""
     if not masks:
         return []
     shapes = read_shapes(masks[int(rng.integers(len(masks)))])
