@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from lesiondelta.images import Volume, read_image, read_mask, require_same_grid, resample
 from lesiondelta.simulation import Anatomy, deformed, image_anatomy, simulate_patient
+from lesiondelta.simulation.anatomy import draw_atrophy, shrunken, ventricles
 from lesiondelta.simulation.contrast import Contrast, recoloured, tissue_means
 from lesiondelta.simulation.evolution import CHANGES, changes_between
 from lesiondelta.simulation.fields import rigid
@@ -27,7 +28,9 @@ def test_a_real_image_moves_three_quarters_of_the_way_to_a_contrast():
     tissues = np.zeros((3, 3, 1, 1), np.float32)
     tissues[[0, 1, 2], [0, 1, 2]] = 1
     flair = np.array([60, 260, 200], np.float32).reshape(3, 1, 1)
-    anatomy = Anatomy(np.eye(4), np.ones((3, 1, 1), bool), tissues, {"FLAIR": flair}, {"FLAIR": flair})
+    shape = (3, 1, 1)
+    regions = np.zeros(shape, np.uint8)
+    anatomy = Anatomy(np.eye(4), np.ones(shape, bool), tissues, regions, {"FLAIR": flair}, {"FLAIR": flair})
     contrast = Contrast((0.1, 1.1, 1.0), 0.0)
     moved = recoloured(anatomy, "FLAIR", contrast, flair).ravel()
     np.testing.assert_allclose(moved, [0.15, 1.15, 1.0], atol=1e-6)
@@ -156,3 +159,25 @@ def test_an_open_patient_becomes_longitudinal(data_folder):
     kept = patient.visits[0].lesions.data & patient.visits[1].lesions.data & (real.lesions > 0)
     assert kept.sum() > 0.5 * (real.lesions > 0).sum()
     assert "new" in patient.changes[0].values() or "resolved" in patient.changes[0].values()
+
+
+def test_a_visit_later_the_ventricles_are_wider_and_nothing_moved_by_half_a_voxel(anatomy):
+    atrophy = draw_atrophy(np.random.default_rng(3), anatomy)
+    csf = anatomy.tissues[0]
+    deep = ventricles(csf, anatomy.regions, anatomy.spacing_mm)
+    near = ndimage.binary_dilation(deep, iterations=2)
+    first, later, much_later = (shrunken(csf, atrophy, years)[near].sum() for years in (0, 1, 50))
+    assert first < later < much_later
+    place = np.indices(csf.shape, dtype=np.float32)
+    moved = np.stack([shrunken(axis, atrophy, 50) for axis in place]) - place
+    inner = (slice(None), *[slice(2, -2)] * 3)
+    assert 0.3 < np.linalg.norm(moved[inner], axis=0).max() < 0.5
+
+
+def test_ventricles_are_those_of_the_atlas_and_no_fissure(anatomy):
+    inner = ventricles(anatomy.tissues[0], anatomy.regions, anatomy.spacing_mm)
+    places = np.argwhere(inner) @ anatomy.affine[:3, :3].T + anatomy.affine[:3, 3]
+    assert 5 < np.count_nonzero(inner) * anatomy.spacing_mm**3 / 1000 < 80
+    assert np.abs(places[:, 0]).max() < 55
+    assert places[:, 2].max() < 45
+    assert places[:, 2].min() > -40

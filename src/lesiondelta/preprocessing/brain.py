@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from lesiondelta.atlas import mni152
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Array, Volume, read_mask, resample, write_volume
 from lesiondelta.preprocessing.elastix import centre_mm, elastix
@@ -93,7 +94,7 @@ def atlas_mask(image: Volume, threads: int = 1) -> Volume:
     from the head first. What that rough mask holds within 3 mm of the moved brain belongs to the brain too, and scraps
     of scalp and dura do not.
     """
-    template, brain = mni152()
+    template, brain = mni152("t1w"), mni152("brain")
     head = coarse(image, COARSE_MM)
     darkest, brightest = (share * level(head) for share in TISSUE)
     rough = rough_mask(head, darkest, brightest)
@@ -150,17 +151,6 @@ def require_extraction(method: str) -> str:
     """Path of the method's program, or DependencyError that says how to get it."""
     name, advice, *_ = PROGRAMS[method]
     return require_program(name, f"{advice}, or use brain extraction by atlas")
-
-
-def mni152() -> tuple[Volume, Volume]:
-    """The skull-stripped T1w template and its brain mask, 1 mm, as nilearn ships them."""
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
-
-    template, brain = load_mni152_template(resolution=1), load_mni152_brain_mask(resolution=1)
-    return (
-        Volume(np.asarray(template.dataobj, np.float32), template.affine, "the MNI152 template"),
-        Volume(np.asarray(brain.dataobj) > 0, brain.affine, "the MNI152 brain mask"),
-    )
 
 
 def _largest(mask: Array, fill: bool = True) -> Array:

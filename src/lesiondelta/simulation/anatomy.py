@@ -7,11 +7,14 @@ from functools import cached_property, lru_cache
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.images import Affine, Array, Volume, require_same_grid
+from lesiondelta.atlas import Region, mni152, mni152_regions
+from lesiondelta.images import Affine, Array, Volume, require_same_grid, resample
 from lesiondelta.simulation.fields import distance_mm, enlarge, sample_at, smooth_field
 
 TISSUES = ("CSF", "GM", "WM")
-VENTRICLE_DEPTH_MM = 14.0  # fluid this far below the surface of the brain is ventricle rather than sulcus
+CORTEX_DEPTH_MM = 14.0  # below the hull of the brain; grey matter farther in belongs to the deep nuclei
+VENTRICLE_REACH_MM = 15.0  # how far wide ventricles extend beyond the atlas's
+LARGEST_SHIFT = 0.45  # of a voxel, by atrophy
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,8 @@ class Anatomy:
     brain : (X, Y, Z) bool
     tissues : (3, X, Y, Z) float32
         Shares of CSF, grey and white matter; their sum is 1 inside the brain.
+    regions : (X, Y, Z) uint8
+        The atlas's map of `Region`s, about where they lie in this brain.
     healthy : mapping of contrast to (X, Y, Z) float32
         Images without lesions. For the atlas only a T1w, used for its texture; for a real patient both contrasts.
     lesioned : mapping of contrast to (X, Y, Z) float32
@@ -35,6 +40,7 @@ class Anatomy:
     affine: Affine
     brain: Array
     tissues: Array
+    regions: Array
     healthy: Mapping[str, Array]
     lesioned: Mapping[str, Array] = field(default_factory=dict)
     lesions: Array | None = None
@@ -52,58 +58,52 @@ class Anatomy:
     @cached_property
     def to_ventricles_mm(self) -> Array:
         """Distance to the ventricles."""
-        return distance_mm(ventricles(self.brain, self.tissues[0], self.spacing_mm), self.spacing_mm)
+        return distance_mm(ventricles(self.tissues[0], self.regions, self.spacing_mm), self.spacing_mm)
 
     @cached_property
     def to_cortex_mm(self) -> Array:
         """Distance to the grey matter near the surface."""
-        cortex = (self.tissues[1] > 0.5) & (distance_mm(~self.brain, self.spacing_mm) < VENTRICLE_DEPTH_MM)
+        cortex = (self.tissues[1] > 0.5) & (distance_mm(~self.brain, self.spacing_mm) < CORTEX_DEPTH_MM)
         return distance_mm(cortex, self.spacing_mm)
 
 
-def ventricles(brain: Array, csf: Array, spacing_mm: float) -> Array:
-    """Fluid deep inside the brain."""
-    deep: Array = (csf > 0.5) & (distance_mm(~brain, spacing_mm) > VENTRICLE_DEPTH_MM)
-    opened: Array = ndimage.binary_opening(deep)
-    return opened
+def ventricles(csf: Array, regions: Array, spacing_mm: float) -> Array:
+    """Fluid nearer to the atlas's ventricles than to its fissures, cisterns and cerebellum, or to what is outside."""
+    to_ventricles = distance_mm(regions == Region.VENTRICLES, spacing_mm)
+    to_others = distance_mm(np.isin(regions, (0, Region.FLUID, Region.INFRATENTORIAL)), spacing_mm)
+    inside: Array = (csf > 0.5) & (to_ventricles < np.minimum(to_others, VENTRICLE_REACH_MM))
+    return inside
 
 
 def mni152_anatomy(seed: int, spacing_mm: float = 1.0) -> Anatomy:
     """A person made from the MNI152 atlas: other size and shape, other folds, wider or narrower ventricles."""
     rng = np.random.default_rng([seed, 152])
-    affine, t1w, gm, wm, brain = _atlas(round(spacing_mm))
+    affine, t1w, gm, wm, brain, regions = _atlas(round(spacing_mm))
     # the atlas is larger than most people
-    at = _deformation(rng, brain, np.clip(brain - gm - wm, 0, 1), spacing_mm, 1 + rng.uniform(0.03, 0.13))
+    at = _deformation(rng, regions == Region.VENTRICLES, spacing_mm, 1 + rng.uniform(0.03, 0.13))
     warped = sample_at(np.stack([t1w, gm, wm, brain]), at)
-    inside = warped[3] > 0.5
-    tissues = _refolded(rng, warped[1], warped[2], inside, spacing_mm)
-    return Anatomy(affine, inside, tissues, {"T1w": warped[0] * inside})
+    inside, warped_regions = warped[3] > 0.5, _nearest(regions, at)
+    tissues = _refolded(rng, warped[1], warped[2], inside, warped_regions, spacing_mm)
+    return Anatomy(affine, inside, tissues, warped_regions, {"T1w": warped[0] * inside})
 
 
 @lru_cache(maxsize=2)
-def _atlas(resolution_mm: int) -> tuple[Affine, Array, Array, Array, Array]:
-    """Affine, T1w, grey and white matter and brain of the MNI152 atlas that nilearn bundles, with a margin."""
-    from nilearn import datasets
-
-    loaders = (
-        datasets.load_mni152_template,
-        datasets.load_mni152_gm_template,
-        datasets.load_mni152_wm_template,
-        datasets.load_mni152_brain_mask,
-    )
-    images = [load(resolution=resolution_mm) for load in loaders]
-    t1w, gm, wm, brain = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
-    box = ndimage.find_objects((brain > 0).astype(np.uint8))[0]
+def _atlas(resolution_mm: int) -> tuple[Affine, Array, Array, Array, Array, Array]:
+    """Affine, T1w, grey and white matter, brain and regions of the MNI152 atlas, with a margin."""
+    t1w, grey, white, brain = (mni152(what, resolution_mm) for what in ("t1w", "grey", "white", "brain"))
+    regions = resample(mni152_regions(), brain.grid, np.eye(4), order="nearest")
+    box = ndimage.find_objects(brain.data.astype(np.uint8))[0]
     margin = 8 // resolution_mm
-    affine = np.array(images[0].affine, dtype=np.float64)
+    affine = np.array(t1w.affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ [axis.start - margin for axis in box]
-    maps = [np.pad(np.clip(m[box], 0, None), margin) for m in (t1w, gm, wm, brain)]
-    return affine, *(m.astype(np.float32) for m in maps)  # type: ignore[return-value]
+    shares = [np.pad(np.clip(volume.data[box], 0, None), margin) for volume in (t1w, grey, white, brain)]
+    labels = np.pad(regions.data[box], margin).astype(np.uint8)
+    return affine, *(share.astype(np.float32) for share in shares), labels  # type: ignore[return-value]
 
 
-def _deformation(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float, scale: float) -> Array:
-    """Where in a brain every voxel of one that is about `scale` times smaller lies: (3, X, Y, Z) voxel indices."""
-    shape = brain.shape
+def _deformation(rng: np.random.Generator, inner: Array, spacing_mm: float, scale: float) -> Array:
+    """Where in a brain with ventricles `inner` every voxel of one about `scale` times smaller lies: (3, X, Y, Z)."""
+    shape = inner.shape
     step = 4
     coarse = tuple(-(-n // step) for n in shape)
     center = (np.array(shape) - 1) / 2
@@ -117,34 +117,34 @@ def _deformation(rng: np.random.Generator, brain: Array, csf: Array, spacing_mm:
         )
         / spacing_mm
     )
-    shift += _ventricle_growth(rng, brain > 0, csf, spacing_mm, coarse)
+    shift += _ventricle_growth(rng, inner, spacing_mm, coarse)
     grid = np.indices(shape, dtype=np.float32, sparse=True)
     at = [(grid[a] - center[a]) * scales[a] + center[a] + enlarge(shift[a], shape) for a in range(3)]
     return np.stack(at).astype(np.float32)
 
 
-def _ventricle_growth(
-    rng: np.random.Generator, brain: Array, csf: Array, spacing_mm: float, coarse: tuple[int, ...]
-) -> Array:
+def _ventricle_growth(rng: np.random.Generator, inner: Array, spacing_mm: float, coarse: tuple[int, ...]) -> Array:
     """Displacements (3, x, y, z) in voxels, that widen the ventricles by -1 to 4 mm."""
-    away = distance_mm(ventricles(brain, csf, spacing_mm), spacing_mm)
+    away = distance_mm(inner, spacing_mm)
     growth_mm = -1 + 5 * rng.beta(1.2, 2.0)
     field = [
         -growth_mm / spacing_mm * np.exp(-away / 12) * g / spacing_mm
         for g in np.gradient(ndimage.gaussian_filter(away, 2))
     ]
-    step = [n // c for n, c in zip(brain.shape, coarse, strict=True)]
+    step = [n // c for n, c in zip(inner.shape, coarse, strict=True)]
     return np.stack([enlarge(f[:: step[0], :: step[1], :: step[2]], coarse) for f in field])
 
 
-def _refolded(rng: np.random.Generator, gm: Array, wm: Array, inside: Array, spacing_mm: float) -> Array:
+def _refolded(
+    rng: np.random.Generator, gm: Array, wm: Array, inside: Array, regions: Array, spacing_mm: float
+) -> Array:
     """Sharp tissue shares (3, X, Y, Z) from the atlas's blurred ones.
 
     The atlas is the mean of 152 people: its cortex is a haze. Random fields added to the logarithms of the shares,
     and a power that sharpens them, turn the haze into folds that differ from person to person.
     """
     csf = np.clip(1 - gm - wm, 0, 1)
-    away = distance_mm(ventricles(inside, csf, spacing_mm), spacing_mm)
+    away = distance_mm(ventricles(csf, regions, spacing_mm), spacing_mm)
     moved = gm * np.clip(1.5 - away / 3, 0, 1) * rng.uniform(0.4, 1.0)  # the rim is a mixture, not grey matter
     shares = [csf * np.exp(rng.uniform(0.0, 1.2)), gm - moved, (wm + moved) * np.exp(rng.uniform(0.2, 0.7))]
     logits = [np.log(share + 0.02) for share in shares]
@@ -156,8 +156,32 @@ def _refolded(rng: np.random.Generator, gm: Array, wm: Array, inside: Array, spa
     return np.stack([s / total * inside for s in sharp]).astype(np.float32)
 
 
+def draw_atrophy(rng: np.random.Generator, anatomy: Anatomy) -> Array:
+    """A year of atrophy: (3, X, Y, Z) voxels from where tissue is to where it was.
+
+    It retreats from the ventricles by up to 0.3 mm, from the sulci by up to 0.1 mm.
+    """
+    inner = ventricles(anatomy.tissues[0], anatomy.regions, anatomy.spacing_mm)
+    outer = (anatomy.tissues[0] > 0.5) & ~inner
+    field = np.zeros((3, *anatomy.brain.shape), np.float32)
+    for fluid, rate_mm, reach_mm in ((inner, rng.uniform(0, 0.3), 12), (outer, rng.uniform(0, 0.1), 4)):
+        away = distance_mm(fluid, anatomy.spacing_mm)
+        slope = np.stack(np.gradient(ndimage.gaussian_filter(away, 1.5))) / anatomy.spacing_mm
+        field -= rate_mm / anatomy.spacing_mm * np.exp(-away / reach_mm) * slope.astype(np.float32)
+    return field
+
+
+def shrunken(image: Array, atrophy: Array, years: float) -> Array:
+    """An image (X, Y, Z) after some years of atrophy; nothing moves by half a voxel, so that masks stay as they are."""
+    shift = atrophy * years
+    length = np.linalg.norm(shift, axis=0)
+    shift *= np.minimum(1, LARGEST_SHIFT / np.maximum(length, 1e-6))
+    moved: Array = sample_at(image[None], np.indices(image.shape, dtype=np.float32) + shift)[0]
+    return moved
+
+
 def image_anatomy(t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0) -> Anatomy:
-    """A real, stripped patient on an isotropic grid, with the lesions and without them.
+    """A real, stripped patient on an isotropic grid in MNI152 space, with the lesions and without them.
 
     The images' background is one constant; the brain is what differs from it. Lesions are filled with the white
     matter around them and noise like the image's own.
@@ -172,22 +196,26 @@ def image_anatomy(t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0) ->
     labels, _ = ndimage.label(volumes[2] > 0, np.ones((3, 3, 3)))
     tissues = _tissues_of(lesioned["T1w"], brain, labels > 0)
     healthy = {c: _filled(rng, image, tissues[2], labels > 0, brain) for c, image in lesioned.items()}
-    return Anatomy(affine, brain, tissues, healthy, lesioned, labels.astype(np.int32))
+    grid = Volume(brain, affine).grid
+    regions = resample(mni152_regions(), grid, np.eye(4), order="nearest").data
+    return Anatomy(affine, brain, tissues, regions, healthy, lesioned, labels.astype(np.int32))
 
 
 def deformed(anatomy: Anatomy, seed: int) -> Anatomy:
     """Another person made from a real one: other size and shape, wider or narrower ventricles, lesions with them."""
     rng = np.random.default_rng([seed, 70])
-    inside = anatomy.brain.astype(np.float32)
-    at = _deformation(rng, inside, anatomy.tissues[0], anatomy.spacing_mm, 1 + rng.uniform(-0.04, 0.08))
-    brain = sample_at(inside[None], at)[0] > 0.5
+    inner = ventricles(anatomy.tissues[0], anatomy.regions, anatomy.spacing_mm)
+    at = _deformation(rng, inner, anatomy.spacing_mm, 1 + rng.uniform(-0.04, 0.08))
+    brain = sample_at(anatomy.brain[None].astype(np.float32), at)[0] > 0.5
     tissues = sample_at(anatomy.tissues, at) * brain
     healthy, lesioned = (
         {name: sample_at(image[None], at)[0] * brain for name, image in images.items()}
         for images in (anatomy.healthy, anatomy.lesioned)
     )
     lesions = None if anatomy.lesions is None else _consecutive(_nearest(anatomy.lesions, at) * brain)
-    return Anatomy(anatomy.affine, brain, tissues / np.maximum(tissues.sum(axis=0), 1e-6), healthy, lesioned, lesions)
+    tissues /= np.maximum(tissues.sum(axis=0), 1e-6)
+    regions = _nearest(anatomy.regions, at)
+    return Anatomy(anatomy.affine, brain, tissues, regions, healthy, lesioned, lesions)
 
 
 def _nearest(labels: Array, at: Array) -> Array:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from lesiondelta.atlas import Region
 from lesiondelta.images import Array
 from lesiondelta.simulation.anatomy import Anatomy
 from lesiondelta.simulation.evolution import Rates, draw_sizes
@@ -18,7 +19,7 @@ Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
-class Region:
+class Site:
     """A part of the brain: its share of a patient's lesions, and their sizes (log-normal, in mm3)."""
 
     name: str
@@ -28,11 +29,11 @@ class Region:
     largest_mm3: float
 
 
-REGIONS = (
-    Region("periventricular", 0.17, 4.48, 2.08, 45_000),
-    Region("juxtacortical", 0.12, 3.29, 1.24, 2_500),
-    Region("deep white matter", 0.64, 2.91, 1.17, 2_500),
-    Region("infratentorial", 0.07, 3.40, 1.35, 2_500),
+SITES = (
+    Site("periventricular", 0.17, 4.48, 2.08, 45_000),
+    Site("juxtacortical", 0.12, 3.29, 1.24, 2_500),
+    Site("deep white matter", 0.64, 2.91, 1.17, 2_500),
+    Site("infratentorial", 0.07, 3.40, 1.35, 2_500),
 )
 """Fitted to the 25 open consensus masks on the MNI152 grid (decision 070)."""
 COUNT = (4.25, 0.88, 3, 350)
@@ -165,33 +166,26 @@ def _proposals(
         center = np.clip(np.rint(voxel).astype(int), 0, np.array(free.shape) - 1)
         proposals.append(_Proposal(center[None], shape.volume_mm3, shape))
     chances = _chances(anatomy, candidates)
-    for number in rng.choice(len(REGIONS), max(count - len(shapes), 0), p=[region.share for region in REGIONS]):
-        volume = _volume_mm3(rng, REGIONS[number])
+    for number in rng.choice(len(SITES), max(count - len(shapes), 0), p=[site.share for site in SITES]):
+        volume = _volume_mm3(rng, SITES[number])
         proposals.append(_Proposal(candidates[rng.choice(len(candidates), TRIES, p=chances[number])], volume))
     return sorted(proposals, key=lambda proposal: -proposal.volume_mm3)
 
 
 def _chances(anatomy: Anatomy, candidates: Array) -> list[Array]:
-    """For each region, how likely a lesion's middle lies at each of the candidates (N, 3)."""
+    """For each site, how likely a lesion's middle lies at each of the candidates (N, 3)."""
     at = tuple(candidates.T)
     to_ventricles, to_cortex = anatomy.to_ventricles_mm[at], anatomy.to_cortex_mm[at]
-    below = _infratentorial(candidates @ anatomy.affine[:3, :3].T + anatomy.affine[:3, 3])
+    below = anatomy.regions[at] == Region.INFRATENTORIAL
     near_ventricle = np.exp(-((to_ventricles / 5) ** 2)) * ~below
     near_cortex = np.exp(-((to_cortex / 2.5) ** 2)) * (to_ventricles > 10) * ~below
     between = np.exp(-to_ventricles / 30) * (to_ventricles > 5) * (to_cortex > 2.5) * ~below
     return [(part + 1e-12) / (part + 1e-12).sum() for part in (near_ventricle, near_cortex, between, below)]
 
 
-def _infratentorial(places_mm: Array) -> Array:
-    """Whether places (N, 3) in MNI152 mm lie in cerebellum or brain stem, roughly."""
-    x, y, z = places_mm.T
-    below: Array = (z < -18) & ((y < -42) | ((np.abs(x) < 16) & (y < -10)))
-    return below
-
-
-def _volume_mm3(rng: np.random.Generator, region: Region) -> float:
+def _volume_mm3(rng: np.random.Generator, site: Site) -> float:
     """In a person's brain."""
-    in_atlas = np.clip(np.exp(rng.normal(region.log_mean, region.log_sd)), 3, region.largest_mm3)
+    in_atlas = np.clip(np.exp(rng.normal(site.log_mean, site.log_sd)), 3, site.largest_mm3)
     return float(in_atlas / MNI152_VOLUME)
 
 

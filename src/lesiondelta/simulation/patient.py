@@ -10,7 +10,7 @@ from scipy import ndimage
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Affine, Array, Volume, resample
 from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_leftovers, draw_protocols, imperfect_mask
-from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
+from lesiondelta.simulation.anatomy import Anatomy, draw_atrophy, mni152_anatomy, shrunken
 from lesiondelta.simulation.contrast import (
     Contrast,
     add_lesions,
@@ -55,10 +55,15 @@ class SimulatedPatient:
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """What makes this person's images differ from another's, at every visit alike."""
+    """What makes this person's images differ from another's; `atrophy` is that of a year."""
 
     textures: Mapping[str, Array]
     variants: Array
+    atrophy: Array
+
+
+def _draw_look(rng: np.random.Generator, anatomy: Anatomy) -> _Look:
+    return _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy), draw_atrophy(rng, anatomy))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,14 +162,14 @@ def _aligned_visits(
     rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
 ) -> Iterator[SimulatedVisit]:
     """Every visit on the anatomy's own grid, zero outside an imperfect brain mask that is not the brain's alone."""
-    look = _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy))
+    look = _draw_look(rng, anatomy)
     left = draw_leftovers(rng, anatomy.brain, anatomy.spacing_mm, CONTRASTS)
     for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition.scanner)):
         protocols = draw_protocols(rng, acquisition)
         mask = left.where | imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
         for name in CONTRASTS:
-            image = _ideal(anatomy, disease, visit, name, contrasts[name], look)
+            image = _ideal(anatomy, disease, visit, days[visit], name, contrasts[name], look)
             image[left.where] = left.brightness[name][left.where]
             ideal = Volume(image, anatomy.affine, name)
             data = aligned(rng, ideal, protocols[name], 0.35 if name == "FLAIR" else 0.7)
@@ -177,7 +182,7 @@ def _native_visits(
     rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
 ) -> Iterator[SimulatedVisit]:
     """Every image on its own grid; the reference lies on the FLAIR's."""
-    look = _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy))
+    look = _draw_look(rng, anatomy)
     head = draw_head(rng, anatomy) if acquisition.whole_head and not anatomy.is_real else no_head(anatomy)
     values = head_values(rng)
     brain = Volume(anatomy.brain, anatomy.affine).grid
@@ -185,7 +190,7 @@ def _native_visits(
         protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
         images = {}
         for name in CONTRASTS:
-            ideal = _ideal(anatomy, disease, visit, name, contrasts[name], look)
+            ideal = _ideal(anatomy, disease, visit, days[visit], name, contrasts[name], look)
             whole = Volume(with_head(ideal, head, anatomy.brain, values, name), head.affine, name)
             grid = scan_grid(
                 rng,
@@ -224,7 +229,9 @@ def _scanners(rng: np.random.Generator, visits: int, number: int | None) -> Iter
         yield jitter(rng, scanner)
 
 
-def _ideal(anatomy: Anatomy, disease: _Disease, visit: int, name: str, contrast: Contrast, look: _Look) -> Array:
+def _ideal(
+    anatomy: Anatomy, disease: _Disease, visit: int, days: int, name: str, contrast: Contrast, look: _Look
+) -> Array:
     """The image without any imperfection of the scanner."""
     image = healthy_image(anatomy, name, contrast, look.textures[name], look.variants)
     if anatomy.lesions is not None:
@@ -233,4 +240,5 @@ def _ideal(anatomy: Anatomy, disease: _Disease, visit: int, name: str, contrast:
         gone = ndimage.grey_dilation(((anatomy.lesions > 0) & (there[anatomy.lesions] == 0)).astype(np.float32), size=5)
         share = np.maximum(1 - ndimage.gaussian_filter(gone, 0.7), kept)
         image = image + share * (recoloured(anatomy, name, contrast, anatomy.lesioned[name]) - image)
-    return add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), look.textures[name])
+    image = add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), look.textures[name])
+    return shrunken(image, look.atrophy, days / 365) if days else image
