@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 STRIDE = 32  # five poolings
-SLICES = 8  # in one pass
+SLICES = 8  # in one pass of a GPU; a CPU is 1.5 times as fast with one, which stays in its caches
 CERTAIN = 1e-6  # probabilities stay this far from 0 and 1, so that their logits are finite
 
 
@@ -169,7 +169,8 @@ class MultitaskNetwork(nn.Module):
         """Slices (B, 2C, X, Y, Z) across `axis`, each amid a square of this edge -> (B, 2, X, Y, Z)."""
         slices = slices_across(moving_first(pair), axis)
         height, width = slices.shape[2:]
-        done = [decoder(self.encoder(centre_pad(part, edge))) for part in torch.split(slices, SLICES)]
+        parts = torch.split(slices, 1 if pair.device.type == "cpu" else SLICES)
+        done = [decoder(self.encoder(centre_pad(part, edge))) for part in parts]
         return volume_of(torch.cat([centre_crop(part, height, width) for part in done]), axis, len(pair))
 
 
