@@ -54,6 +54,7 @@ NAME = "bundled-4"
 CAUTION = "the bundled model knows two real patients and was validated on none: check every lesion"
 TEST_PATIENTS, TEST_SEED = 3, 9000
 PARTNER_SEED = 7000
+LICENCE = "Apache-2.0; learned from images of the University of Ljubljana (CC-BY), see the model card"
 OVERLAP = SegmentationSettings().overlap
 
 
@@ -157,7 +158,8 @@ def package(work: Path) -> None:
     description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     for key in ("format", "format_version", "weights_sha256"):
         description.pop(key)
-    description |= {"name": NAME, "caution": CAUTION, "training": training_facts(work, description["training"])}
+    facts = training_facts(work, description["training"])
+    description |= {"name": NAME, "caution": CAUTION, "licence": LICENCE, "training": facts}
     export_model(BUNDLED, load_model(folder).network, description, half=True)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lesiondelta import __version__
-from lesiondelta.cli import compare, convert, data, demo, doctor, evaluate, run, train
+from lesiondelta.cli import compare, convert, data, demo, doctor, evaluate, models, run, train
 from lesiondelta.cli.console import errors, print_error
 from lesiondelta.errors import LesionDeltaError
 
@@ -53,6 +53,7 @@ convert.register(app)
 train.register(app)
 evaluate.register(app)
 compare.register(app)
+models.register(app)
 doctor.register(app)
 
 

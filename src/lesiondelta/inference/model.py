@@ -55,6 +55,7 @@ class Description(BaseModel):
         "prior", description="all: the mean over every other visit as the prior"
     )
     caution: str = Field("", description="what every user of its masks must be told")
+    licence: str = Field("", description="of the weights; empty where it is not stated")
     training: dict[str, Any] = {}
 
 
@@ -154,7 +155,7 @@ def load_model(folder: Path) -> Model:
     if sha256(weights) != description.weights_sha256:
         raise ModelError(f"{weights} is not the file that {DESCRIPTION} describes (SHA-256 differs): copy it again.")
     _require_consistent(description, folder)
-    network = _build(description.network, folder)
+    network = build_network(description.network, folder)
     _load_weights(network, weights)
     return Model(network.eval(), description)
 
@@ -198,7 +199,7 @@ def _require_consistent(description: Description, folder: Path) -> None:
             raise ModelError(f"{folder} describes windows of {description.patch}, which its strides do not divide.")
 
 
-def _build(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
+def build_network(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
     """Build a network from class name and arguments; only our classes, and only the parts of torch named here."""
     from torch import nn
 

@@ -1,0 +1,90 @@
+"""Numbers, sizes and places of real and of simulated lesions, side by side (decision 070).
+
+    python recipes/lesion_statistics.py [--data DIR] [--patients N]
+
+Real: the open consensus masks, on the MNI152 grid. Simulated: patients drawn from the atlas, without images. Sizes are
+in mm3 of the MNI152 space, which is larger than a person's by `MNI152_VOLUME`.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.atlas import mni152_regions
+from lesiondelta.atlas.location import Location, locate
+from lesiondelta.images import Array, read_mask, resample
+from lesiondelta.simulation.anatomy import mni152_anatomy
+from lesiondelta.simulation.evolution import Rates
+from lesiondelta.simulation.lesions import MNI152_VOLUME, draw_count, draw_lesions
+
+SMALLEST_MM3 = 3
+FIRST_SEED = 500
+Measured = list[tuple[Location, float]]
+
+
+def main() -> None:
+    """Print both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("LESIONDELTA_DATA", Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=Path(default))
+    parser.add_argument("--patients", type=int, default=12, help="to simulate")
+    given = parser.parse_args()
+    describe("real", list(real(given.data)))
+    describe("simulated", list(simulated(given.patients)))
+
+
+def real(data: Path) -> Iterator[Measured]:
+    """The lesions of every open mask."""
+    atlas = mni152_regions()
+    for path in sorted((data / "ljubljana-lesion-masks").glob("*_mask.nii.gz")):
+        mask = resample(read_mask(path), atlas.grid, np.eye(4), order="nearest").data > 0
+        yield measure(mask, atlas.data, 1.0)
+
+
+def simulated(patients: int) -> Iterator[Measured]:
+    """The lesions of patients drawn from the atlas."""
+    for seed in range(FIRST_SEED, FIRST_SEED + patients):
+        anatomy, rng = mni152_anatomy(seed), np.random.default_rng(seed - FIRST_SEED)
+        mask = np.zeros(anatomy.brain.shape, bool)
+        for lesion in draw_lesions(rng, anatomy, 1, Rates(), draw_count(rng)):
+            mask[lesion.box] |= lesion.mask(0)
+        yield measure(mask, anatomy.regions, MNI152_VOLUME)
+
+
+def measure(mask: Array, regions: Array, mm3: float) -> Measured:
+    """Location and volume of every lesion, where a voxel counts `mm3`."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel()) * mm3
+    labels[sizes[labels] < SMALLEST_MM3] = 0
+    return [(location, float(sizes[number])) for number, location in locate(labels, regions, 1.0).items()]
+
+
+def describe(name: str, patients: list[Measured]) -> None:
+    """Quartiles over patients, and by location."""
+    counts = [len(lesions) for lesions in patients]
+    loads = [sum(size for _, size in lesions) / 1000 for lesions in patients]
+    print(f"{name}: {len(patients)} patients, {sum(counts)} lesions")
+    print(
+        f"  lesions of a patient {quartiles(counts)}, log mean {np.log(counts).mean():.2f} sd {np.log(counts).std():.2f}"
+    )
+    print(f"  load, ml {quartiles(loads)}")
+    for location in Location:
+        sizes = [size for lesions in patients for where, size in lesions if where is location]
+        logs = np.log(sizes)
+        print(
+            f"  {location}: share {len(sizes) / sum(counts):.3f}, mm3 {quartiles(sizes)}, "
+            f"log mean {logs.mean():.2f} sd {logs.std():.2f}"
+        )
+
+
+def quartiles(values: list[float] | list[int]) -> str:
+    """Smallest, quartiles, largest."""
+    return ", ".join(f"{value:.1f}" for value in np.percentile(values, [0, 25, 50, 75, 100]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Where in the brain a lesion lies, in the categories of the McDonald criteria."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.atlas import Region
+from lesiondelta.images import Array
+
+PERIVENTRICULAR_MM = 3.0
+"""A lesion this near to a ventricle counts as touching it: an affine registration to the atlas is no better."""
+JUXTACORTICAL_MM = 1.0
+
+
+class Location(StrEnum):
+    """Thompson et al. (2018), Lancet Neurology 17, 162-173, without the spinal cord, which brain MRI does not show."""
+
+    PERIVENTRICULAR = "periventricular"
+    JUXTACORTICAL = "juxtacortical"
+    DEEP = "deep white matter"
+    INFRATENTORIAL = "infratentorial"
+
+
+def locate(instances: Array, regions: Array, spacing_mm: float) -> Mapping[int, Location]:
+    """The location of every lesion.
+
+    One with half of its voxels in cerebellum and brain stem is infratentorial; else one that comes near a ventricle
+    is periventricular, and one that touches the cortex (or lies in it) juxtacortical, whatever else it reaches.
+
+    Parameters
+    ----------
+    instances : (X, Y, Z) int
+        0, and a number for each lesion.
+    regions : (X, Y, Z) uint8
+        `Region`s on the same grid.
+    spacing_mm : float
+        Edge of the cubic voxels. Distances are those between centres of voxels.
+    """
+    numbers = np.unique(instances[instances > 0])
+    if not len(numbers):
+        return {}
+    below = ndimage.mean(regions == Region.INFRATENTORIAL, instances, numbers) >= 0.5
+    near_ventricle, near_cortex = (
+        ndimage.minimum(ndimage.distance_transform_edt(regions != region, spacing_mm), instances, numbers) <= limit_mm
+        for region, limit_mm in ((Region.VENTRICLES, PERIVENTRICULAR_MM), (Region.CORTEX, JUXTACORTICAL_MM))
+    )
+    ways = np.select([below, near_ventricle, near_cortex], [3, 0, 1], 2)
+    return {int(number): tuple(Location)[way] for number, way in zip(numbers, ways, strict=True)}

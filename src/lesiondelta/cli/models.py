@@ -1,0 +1,201 @@
+"""`models`: which models there are, what they are, and how they travel."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lesiondelta.cli import console
+
+if TYPE_CHECKING:
+    from lesiondelta.inference import Model
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+ModelArgument = Annotated[
+    Path | None, typer.Argument(help="A model's folder; the bundled model by default.", show_default=False)
+]
+
+
+@app.command("list")
+def list_models(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Where to look for models, subfolders included.", show_default=False)
+    ] = None,
+) -> None:
+    """List the bundled model, and those in folders.
+
+    [dim]Example[/]
+
+      lesiondelta models list MODELS
+    """
+    from rich.table import Table
+
+    from lesiondelta.errors import ModelError
+    from lesiondelta.inference import load_model
+
+    table = Table("name", "method", "images", "MB", "sha256", box=None)
+    table.add_column("folder", overflow="fold")
+    damaged = []
+    for folder in _found(folders or []):
+        try:
+            model = load_model(folder)
+        except ModelError as error:
+            damaged.append(error)
+            continue
+        table.add_row(
+            console.plain(model.name), model.method, "+".join(model.contrasts), f"{_megabytes(folder):.1f}",
+            model.sha256[:12], console.plain(str(folder)),
+        )  # fmt: skip
+    console.out.print(table, highlight=False)
+    for reason in damaged:
+        console.print_error(reason)
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    model: ModelArgument = None,
+    card: Annotated[bool, typer.Option("--card", help="Print its model card.")] = False,
+) -> None:
+    """Show what a model is: method, images, size, settings, licence, hash, training.
+
+    [dim]Example[/]
+
+      lesiondelta models show MODELS/model
+    """
+    from rich.table import Table
+
+    from lesiondelta.errors import ModelError
+    from lesiondelta.inference import bundled_model, load_model
+    from lesiondelta.inference.archive import CARD
+
+    folder = model or bundled_model()
+    loaded = load_model(folder)
+    if card:
+        if not (folder / CARD).is_file():
+            raise ModelError(f"{folder} has no {CARD}.")
+        console.out.print((folder / CARD).read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+        return
+    table = Table("", box=None, show_header=False)
+    table.add_column(overflow="fold")
+    for name, value in _facts(loaded, folder):
+        table.add_row(f"[bold]{name}[/]", console.plain(value))
+    console.out.print(table, highlight=False)
+
+
+@app.command("export")
+def export(
+    out: Annotated[Path, typer.Argument(help="A zip file to write; with --nnunet a folder.", show_default=False)],
+    model: Annotated[
+        Path | None, typer.Option(help="A model's folder; the bundled model by default.", show_default=False)
+    ] = None,
+    nnunet: Annotated[
+        bool, typer.Option("--nnunet", help="As a model folder of nnU-Net, longitudinal ones as LongiSeg's.")
+    ] = False,
+) -> None:
+    """Write a model into one file, or as a model folder of nnU-Net or LongiSeg.
+
+    [dim]Examples[/]
+
+      lesiondelta models export model.zip --model MODELS/model
+
+      lesiondelta models export LongiSegTrainerDiffWeighting__plans__3d_fullres --nnunet
+    """
+    from lesiondelta.inference import bundled_model, load_model
+    from lesiondelta.inference.archive import pack
+    from lesiondelta.nnunet.folders import export_folder
+
+    folder = model or bundled_model()
+    written = export_folder(load_model(folder), out) if nnunet else pack(folder, out)
+    console.out.print(f"Written: {written}", soft_wrap=True, markup=False)
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[
+        Path, typer.Argument(help="A zip that `export` wrote, or a model folder of nnU-Net or LongiSeg.")
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model.", show_default=False)],
+    fold: Annotated[str | None, typer.Option(help="nnU-Net, LongiSeg: this fold alone; all by default.")] = None,
+    contrasts: Annotated[
+        str | None, typer.Option(help="nnU-Net, LongiSeg: the channels, such as FLAIR,T1w, if their names don't say.")
+    ] = None,
+) -> None:
+    """Take over a model. Files that could run code are refused.
+
+    Of a model folder with several folds each becomes a model, OUT/fold_K; `run --model` takes them all and averages.
+
+    [dim]Examples[/]
+
+      lesiondelta models import model.zip -o MODELS/theirs
+
+      lesiondelta models import LongiSegTrainerDiffWeighting__nnUNetPlans__3d_fullres -o MODELS/theirs
+    """
+    from lesiondelta.errors import InputError, ModelError
+    from lesiondelta.inference.archive import unpack
+    from lesiondelta.nnunet.folders import import_fold, trained_folds
+
+    if not source.exists():
+        raise InputError(f"{source} does not exist.")
+    if source.is_file():
+        written = [unpack(source, out)]
+    else:
+        folds = trained_folds(source)
+        if fold is not None and fold not in folds:
+            raise ModelError(f"{source} has no finished fold {fold}, but {', '.join(folds)}.")
+        chosen = folds if fold is None else [fold]
+        _require_new(out)
+        places = [out if len(chosen) == 1 else out / f"fold_{name}" for name in chosen]
+        given = contrasts.split(",") if contrasts else None
+        written = [import_fold(source, name, place, given) for name, place in zip(chosen, places, strict=True)]
+    console.out.print(f"Use it: --model {' '.join(map(str, written))}", soft_wrap=True, markup=False)
+
+
+def _require_new(out: Path) -> None:
+    from lesiondelta.errors import OutputError
+
+    if out.exists():
+        raise OutputError(f"{out} exists: give a new folder.")
+
+
+def _found(folders: Sequence[Path]) -> Iterator[Path]:
+    from lesiondelta.errors import InputError
+    from lesiondelta.inference import bundled_model
+    from lesiondelta.inference.model import DESCRIPTION
+
+    yield bundled_model()
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder.")
+        yield from sorted(path.parent for path in folder.rglob(DESCRIPTION))
+
+
+def _megabytes(folder: Path) -> float:
+    from lesiondelta.inference.model import WEIGHTS
+
+    return (folder / WEIGHTS).stat().st_size / 1e6
+
+
+def _facts(model: "Model", folder: Path) -> list[tuple[str, str]]:
+    described = model.description
+    parameters = sum(weight.numel() for weight in model.network.parameters())
+    size = " x ".join(map(str, described.patch)) if described.patch else "the whole volume"
+    smaller = f"lesions under {described.min_lesion_mm3:g} mm3 are dropped"
+    facts = [
+        ("name", model.name), ("method", model.method), ("images", " + ".join(model.contrasts)),
+        ("voxels", f"{model.spacing_mm:g} mm"), ("window", f"{size}, overlap {described.overlap:g}"),
+        ("network", f"{described.network['class'].rpartition('.')[2]}, {parameters:,} parameters"),
+        ("weights", f"{_megabytes(folder):.1f} MB, sha256 {model.sha256}"),
+        ("lesion", f"probability over {described.threshold:g}; {smaller}"),
+        ("licence", described.licence or "not stated"), ("caution", described.caution or "none"),
+        ("folder", str(folder)),
+    ]  # fmt: skip
+    return facts + [(f"training: {name}", str(value)) for name, value in described.training.items()]
+
+
+def register(application: typer.Typer) -> None:
+    """Add the commands to the application."""
+    application.add_typer(app, name="models", help="List, show, export and import models.")

@@ -1,0 +1,84 @@
+"""`models`: list, show, export, import."""
+
+import json
+import zipfile
+
+import pytest
+
+from lesiondelta.inference import bundled_model, load_model
+from tests.models import export_tiny_model
+from tests.tiny import call
+
+
+@pytest.fixture
+def model(tmp_path):
+    return export_tiny_model(tmp_path / "models" / "tiny")
+
+
+def test_list_names_the_bundled_model_and_those_found(model, capsys):
+    found = call(capsys, "models", "list", model.parent)
+    assert found.code == 0
+    assert load_model(bundled_model()).name in found.out
+    assert load_model(model).sha256[:12] in found.out
+    (model / "weights.safetensors").write_bytes(b"")
+    damaged = call(capsys, "models", "list", model.parent)
+    assert damaged.code == 1
+    assert "SHA-256 differs" in " ".join(damaged.err.split())
+    assert "is not a folder" in call(capsys, "models", "list", model / "absent").err
+
+
+def test_show(model, capsys):
+    shown = " ".join(call(capsys, "models", "show", model).out.split())
+    for part in ("difference_weighting", "T1w + FLAIR", "16 x 16 x 16", "DifferenceWeightingUNet", "not stated"):
+        assert part in shown
+    assert load_model(model).sha256 in "".join(call(capsys, "models", "show", model).out.split())
+    bundled = call(capsys, "models", "show").out
+    assert "Apache-2.0" in bundled
+    assert "Not for clinical decisions" in call(capsys, "models", "show", "--card").out
+    assert "has no MODEL_CARD.md" in call(capsys, "models", "show", "--card", model).err
+
+
+def test_a_model_travels_as_a_zip(model, tmp_path, capsys):
+    (model / "MODEL_CARD.md").write_text("# Tiny")
+    archive = tmp_path / "tiny.zip"
+    assert call(capsys, "models", "export", archive, "--model", model).code == 0
+    assert call(capsys, "models", "import", archive, "-o", tmp_path / "there").code == 0
+    names = ("model.json", "weights.safetensors", "MODEL_CARD.md")
+    assert all((tmp_path / "there" / name).read_bytes() == (model / name).read_bytes() for name in names)
+    again = call(capsys, "models", "import", archive, "-o", tmp_path / "there")
+    assert (again.code, "exists: give a new folder" in " ".join(again.err.split())) == (1, True)
+
+
+def test_a_changed_or_foreign_zip_is_refused_and_leaves_nothing(model, tmp_path, capsys):
+    archive = tmp_path / "changed.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        written.writestr("model.json", (model / "model.json").read_text())
+        written.writestr("weights.safetensors", b"other weights")
+    refused = call(capsys, "models", "import", archive, "-o", tmp_path / "there")
+    assert (refused.code, "SHA-256 differs" in " ".join(refused.err.split())) == (1, True)
+    with zipfile.ZipFile(archive, "w") as written:
+        written.writestr("../outside.py", "print()")
+    refused = call(capsys, "models", "import", archive, "-o", tmp_path / "there")
+    assert (refused.code, "is no part of a model" in " ".join(refused.err.split())) == (1, True)
+    archive.write_text("no zip")
+    assert "cannot be read as a zip" in " ".join(
+        call(capsys, "models", "import", archive, "-o", tmp_path / "x").err.split()
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["changed.zip", "models"]
+
+
+def test_folders_of_nnunet(model, tmp_path, capsys):
+    theirs = tmp_path / "LongiSegTrainerDiffWeighting__plans__3d_fullres"
+    assert call(capsys, "models", "export", theirs, "--model", model, "--nnunet").code == 0
+    assert json.loads((theirs / "dataset.json").read_text())["channel_names"] == {"0": "T1w", "1": "FLAIR"}
+    assert call(capsys, "models", "import", theirs, "-o", tmp_path / "one").code == 0
+    assert load_model(tmp_path / "one").method == "difference_weighting"
+    (theirs / "fold_all").rename(theirs / "fold_0")
+    (theirs / "fold_1").mkdir()
+    (theirs / "fold_1" / "checkpoint_final.pth").write_bytes((theirs / "fold_0" / "checkpoint_final.pth").read_bytes())
+    assert call(capsys, "models", "import", theirs, "-o", tmp_path / "folds").code == 0
+    assert [load_model(tmp_path / "folds" / f"fold_{k}").name[-6:] for k in (0, 1)] == ["fold_0", "fold_1"]
+    assert "no finished fold 7, but 0, 1" in " ".join(
+        call(capsys, "models", "import", theirs, "-o", tmp_path / "x", "--fold", 7).err.split()
+    )
+    assert "does not exist" in call(capsys, "models", "import", tmp_path / "absent", "-o", tmp_path / "x").err
