@@ -69,7 +69,8 @@ def describe(name: str, patients: list[Measured]) -> None:
     loads = [sum(size for _, size in lesions) / 1000 for lesions in patients]
     print(f"{name}: {len(patients)} patients, {sum(counts)} lesions")
     print(
-        f"  lesions of a patient {quartiles(counts)}, log mean {np.log(counts).mean():.2f} sd {np.log(counts).std():.2f}"
+        f"  lesions of a patient {quartiles(counts)}, "
+        f"log mean {np.log(counts).mean():.2f} sd {np.log(counts).std():.2f}"
     )
     print(f"  load, ml {quartiles(loads)}")
     for location in Location:
