@@ -2,8 +2,7 @@
 
     python recipes/lesion_statistics.py [--data DIR] [--patients N]
 
-Real: the open consensus masks, on the MNI152 grid. Simulated: patients drawn from the atlas, without images. Sizes are
-in mm3 of the MNI152 space, which is larger than a person's by `MNI152_VOLUME`.
+Real: the open consensus masks. Simulated: patients drawn from the atlas, without images. All sizes are a person's.
 """
 
 import argparse
@@ -19,9 +18,12 @@ from lesiondelta.atlas.location import Location, locate
 from lesiondelta.images import Array, read_mask, resample
 from lesiondelta.simulation.anatomy import mni152_anatomy
 from lesiondelta.simulation.evolution import Rates
-from lesiondelta.simulation.lesions import MNI152_VOLUME, draw_count, draw_lesions
+from lesiondelta.simulation.lesions import draw_count, draw_lesions
 
 SMALLEST_MM3 = 3
+TO_PERSON = np.diag([0.9, 0.9, 0.9, 1])
+"""From the atlas to the frame of the open masks: its grid is the MNI152's, but brains have their own size. With this
+factor most lesion voxels lie in the atlas's white matter: 85 %, and 76 % without it (decision 070)."""
 FIRST_SEED = 500
 Measured = list[tuple[Location, float]]
 
@@ -41,8 +43,9 @@ def real(data: Path) -> Iterator[Measured]:
     """The lesions of every open mask."""
     atlas = mni152_regions()
     for path in sorted((data / "ljubljana-lesion-masks").glob("*_mask.nii.gz")):
-        mask = resample(read_mask(path), atlas.grid, np.eye(4), order="nearest").data > 0
-        yield measure(mask, atlas.data, 1.0)
+        mask = read_mask(path)
+        regions = resample(atlas, mask.grid, np.linalg.inv(TO_PERSON), order="nearest")
+        yield measure(mask.data, regions.data)
 
 
 def simulated(patients: int) -> Iterator[Measured]:
@@ -52,13 +55,13 @@ def simulated(patients: int) -> Iterator[Measured]:
         mask = np.zeros(anatomy.brain.shape, bool)
         for lesion in draw_lesions(rng, anatomy, 1, Rates(), draw_count(rng)):
             mask[lesion.box] |= lesion.mask(0)
-        yield measure(mask, anatomy.regions, MNI152_VOLUME)
+        yield measure(mask, anatomy.regions)
 
 
-def measure(mask: Array, regions: Array, mm3: float) -> Measured:
-    """Location and volume of every lesion, where a voxel counts `mm3`."""
+def measure(mask: Array, regions: Array) -> Measured:
+    """Location and volume of every lesion, on voxels of 1 mm3."""
     labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    sizes = np.bincount(labels.ravel()) * mm3
+    sizes = np.bincount(labels.ravel())
     labels[sizes[labels] < SMALLEST_MM3] = 0
     return [(location, float(sizes[number])) for number, location in locate(labels, regions, 1.0).items()]
 

@@ -17,6 +17,17 @@ def simulate(
     scanner: Annotated[
         int | None, typer.Option(min=0, help="One scanner and protocol for all, of this number. Default: many.")
     ] = None,
+    anatomy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of real people to simulate from: NAME_T1w, NAME_FLAIR, NAME_..._mask, stripped, on one grid. "
+            "Default: the MNI152 atlas.",
+        ),
+    ] = None,
+    lesion_masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of real ..._mask files in MNI152 space, for shapes and places. Default: drawn."),
+    ] = None,
 ) -> None:
     """Simulate patients with lesions that appear, grow, shrink and vanish, with reference masks.
 
@@ -26,14 +37,18 @@ def simulate(
 
       lesiondelta simulate SITE2 --patients 6 --seed 1 --scanner 2
 
+      lesiondelta simulate COHORT --anatomy PEOPLE --lesion-masks MASKS
+
     The dataset can be given to `run`, `train` and `evaluate`; the references are in COHORT/derivatives/reference.
     """
-    from lesiondelta.simulation import Acquisition, write_cohort
+    from lesiondelta.simulation import Acquisition, find_lesion_masks, find_people, write_cohort
 
+    people = find_people(anatomy) if anatomy else ()
+    masks = find_lesion_masks(lesion_masks) if lesion_masks else ()
     acquisition = Acquisition(mode="native", whole_head=not stripped, scanner=scanner)
     with console.progress("simulating", patients) as advance:
         write_cohort(
-            out, patients, visits, seed, acquisition=acquisition,
+            out, patients, visits, seed, acquisition=acquisition, people=people, lesion_masks=masks,
             progress=lambda done, of: advance(f"{done} of {of} patients"),
         )  # fmt: skip
     console.out.print(f"{patients} patients with {visits} visits are in {out}", soft_wrap=True, markup=False)

@@ -5,14 +5,18 @@ from lesiondelta.simulation.anatomy import Anatomy, deformed, image_anatomy, mni
 from lesiondelta.simulation.cohort import write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.patient import SimulatedPatient, SimulatedVisit, simulate_patient
+from lesiondelta.simulation.sources import Person, find_lesion_masks, find_people
 
 __all__ = [
     "Acquisition",
     "Anatomy",
+    "Person",
     "Rates",
     "SimulatedPatient",
     "SimulatedVisit",
     "deformed",
+    "find_lesion_masks",
+    "find_people",
     "image_anatomy",
     "mni152_anatomy",
     "simulate_patient",

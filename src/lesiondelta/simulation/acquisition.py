@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
+from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Array, Volume
 from lesiondelta.simulation.fields import distance_mm, smooth_field
 
@@ -27,12 +28,16 @@ class Acquisition:
     scanner : int or None
         The number of the one scanner, with one protocol, that takes all images. None: one is drawn for every patient
         and often another between visits, the protocol at every visit.
+    slice_mm, noise : float or None
+        Of every image, instead of what is drawn.
     """
 
     mode: Literal["aligned", "native"] = "aligned"
     sharp_share: float = 0.25
     whole_head: bool = True
     scanner: int | None = None
+    slice_mm: float | None = None
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,18 @@ class Protocol:
 
     Attributes
     ----------
-    slice_mm, in_plane_mm : float
+    slice_mm, gap_mm, in_plane_mm : float
+        Thickness of the slices, the space between two of them, edge of the voxels within them.
     axes : which axis of the head runs along the scan's X, Y and Z; the last one is the slice axis
     tilt_deg : three angles
     noise : float
         Standard deviation in units of white matter.
     bias : float
         Standard deviation of the logarithm of the bias field.
+    ghost : float
+        Share of the signal that motion throws elsewhere along the phase axis, which is the first of the slice's two.
+    ghosts : int
+        Into how many parts the ghosts divide the field of view.
     """
 
     slice_mm: float
@@ -56,6 +66,19 @@ class Protocol:
     tilt_deg: tuple[float, float, float]
     noise: float
     bias: float
+    gap_mm: float = 0.0
+    ghost: float = 0.0
+    ghosts: int = 2
+
+    @property
+    def step_mm(self) -> float:
+        """From one slice's middle to the next one's."""
+        return self.slice_mm + self.gap_mm
+
+
+FIELDS = {1.5: (1.3, 0.8), 3.0: (0.8, 1.3)}
+"""Factors of noise and of the bias field, by field strength in tesla: more signal, and less even."""
+MOVED_SHARE, GAP_SHARE = 0.15, 0.3  # of images with ghosts, of thick slices with gaps
 
 
 def draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[str, Protocol]:
@@ -68,7 +91,15 @@ def draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[s
 
 def _draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[str, Protocol]:
     sharp = rng.random() < acquisition.sharp_share
-    return {name: _draw_protocol(rng, name, sharp, acquisition.mode == "aligned") for name in ("T1w", "FLAIR")}
+    noisy, uneven = FIELDS[float(rng.choice(list(FIELDS)))]
+    protocols = {}
+    for name in CONTRASTS:
+        drawn = _draw_protocol(rng, name, sharp, acquisition.mode == "aligned")
+        drawn = replace(drawn, noise=drawn.noise * noisy, bias=drawn.bias * uneven)
+        if acquisition.slice_mm is not None:
+            drawn = replace(drawn, slice_mm=acquisition.slice_mm, gap_mm=0.0)
+        protocols[name] = drawn if acquisition.noise is None else replace(drawn, noise=acquisition.noise)
+    return protocols
 
 
 def _draw_tilt(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -80,20 +111,33 @@ def _draw_protocol(rng: np.random.Generator, name: str, sharp: bool, corrected: 
     noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.06))))
     bias = rng.uniform(0.0, 0.08) if corrected else rng.uniform(0.05, 0.2)
     tilt = _draw_tilt(rng)
+    ghost = float(rng.uniform(0.01, 0.08)) if rng.random() < MOVED_SHARE else 0.0
+    ghosts = int(rng.integers(2, 5))
     if sharp:
-        return Protocol(1.0, 1.0, (0, 1, 2), tilt, noise, bias)
+        return Protocol(1.0, 1.0, (0, 1, 2), tilt, noise, bias, ghost=ghost, ghosts=ghosts)
     thick = rng.choice([1.5, 2, 3, 4, 5], p=[0.1, 0.15, 0.5, 0.15, 0.1] if name == "FLAIR" else [0.3, 0.2, 0.4, 0.1, 0])
     axes = ((0, 1, 2), (1, 2, 0), (0, 2, 1))[rng.choice(3, p=[0.75, 0.15, 0.1])]
-    return Protocol(float(thick), float(rng.uniform(0.7, 1.05)), axes, tilt, noise, bias)
+    gap = float(thick * rng.uniform(0.1, 0.3)) if thick > 2 and rng.random() < GAP_SHARE else 0.0
+    return Protocol(float(thick), float(rng.uniform(0.7, 1.05)), axes, tilt, noise, bias, gap, ghost, ghosts)
 
 
-def degrade(rng: np.random.Generator, image: Array, protocol: Protocol, field_mm: float) -> Array:
-    """Bias field and Rician noise; `field_mm` is the voxel size, white matter is 1."""
+def degrade(rng: np.random.Generator, image: Array, protocol: Protocol, field_mm: float, phase_axis: int = 0) -> Array:
+    """Ghosts, bias field and Rician noise; `field_mm` is the voxel size, white matter is 1."""
+    if protocol.ghost:
+        image = ghosted(image, protocol, phase_axis)
     bias = np.exp(protocol.bias * smooth_field(rng, image.shape, 70 / field_mm))
     real = image * bias + protocol.noise * rng.standard_normal(image.shape, dtype=np.float32)
     imaginary = protocol.noise * rng.standard_normal(image.shape, dtype=np.float32)
     magnitude: Array = np.sqrt(real**2 + imaginary**2)
     return magnitude.astype(np.float32)
+
+
+def ghosted(image: Array, protocol: Protocol, phase_axis: int) -> Array:
+    """An image with a part of its signal thrown to both sides along an axis, round the field of view."""
+    step = image.shape[phase_axis] // protocol.ghosts
+    thrown = (np.roll(image, step, phase_axis) + np.roll(image, -step, phase_axis)) / 2
+    mixed: Array = (1 - protocol.ghost) * image + protocol.ghost * thrown
+    return mixed
 
 
 def aligned(rng: np.random.Generator, image: Volume, protocol: Protocol, residual_mm: float) -> Array:
@@ -106,12 +150,14 @@ def aligned(rng: np.random.Generator, image: Volume, protocol: Protocol, residua
     shift = rng.uniform(-residual_mm, residual_mm, 3) / np.sqrt(3) / spacing
     scan, back = image.data, []
     for axis, n in enumerate(image.data.shape):
-        thick = max(protocol.slice_mm if axis == protocol.axes[2] else 1.0, spacing) / spacing
-        centers = np.arange(rng.uniform(0, thick) - thick if thick > 1 else 0.0, n - 1 + thick, thick)
+        across = axis == protocol.axes[2]
+        thick = max(protocol.slice_mm if across else 1.0, spacing) / spacing
+        step = max(protocol.step_mm if across else 1.0, spacing) / spacing
+        centers = np.arange(rng.uniform(0, step) - step if step > 1 else 0.0, n - 1 + step, step)
         back.append(_cubic(centers, np.arange(n) + shift[axis]))
-        if thick > 1:
+        if step > 1:
             scan = _along(_box_average(centers, thick, n), scan, axis)
-    scan = degrade(rng, scan, protocol, spacing)
+    scan = degrade(rng, scan, protocol, spacing, phase_axis=protocol.axes[0])
     for axis, matrix in enumerate(back):
         scan = _along(matrix, scan, axis)
     return scan

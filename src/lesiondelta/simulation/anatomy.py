@@ -1,6 +1,6 @@
 """Healthy brains for lesions to be drawn into: the MNI152 atlas made into many people, or a real patient."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -9,6 +9,8 @@ from scipy import ndimage
 
 from lesiondelta.atlas import Region, mni152, mni152_regions
 from lesiondelta.images import Affine, Array, Volume, require_same_grid, resample
+from lesiondelta.preprocessing.brain import require_plausible
+from lesiondelta.preprocessing.elastix import elastix
 from lesiondelta.simulation.fields import distance_mm, enlarge, sample_at, smooth_field
 
 TISSUES = ("CSF", "GM", "WM")
@@ -180,11 +182,24 @@ def shrunken(image: Array, atrophy: Array, years: float) -> Array:
     return moved
 
 
-def image_anatomy(t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0) -> Anatomy:
-    """A real, stripped patient on an isotropic grid in MNI152 space, with the lesions and without them.
+def atlas_to(t1w: Volume, threads: int = 1) -> Affine:
+    """The affine registration of the atlas: its points -> those of a stripped T1w, RAS+ mm."""
+    return elastix(mni152("t1w"), t1w, degrees=12, threads=threads)
+
+
+def image_anatomy(
+    t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0, register: Callable[[Volume], Affine] = atlas_to
+) -> Anatomy:
+    """A real, stripped patient on one isotropic grid, with the lesions and without them.
 
     The images' background is one constant; the brain is what differs from it. Lesions are filled with the white
-    matter around them and noise like the image's own.
+    matter around them and noise like the image's own. `register` finds the matrix from the atlas's points to those of
+    the T1w: images "in MNI152 space" often keep their own size.
+
+    Raises
+    ------
+    RegistrationError
+        What differs from the background is no brain: the images show more than that, or less.
     """
     require_same_grid(t1w, flair)
     require_same_grid(flair, lesions)
@@ -196,8 +211,8 @@ def image_anatomy(t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0) ->
     labels, _ = ndimage.label(volumes[2] > 0, np.ones((3, 3, 3)))
     tissues = _tissues_of(lesioned["T1w"], brain, labels > 0)
     healthy = {c: _filled(rng, image, tissues[2], labels > 0, brain) for c, image in lesioned.items()}
-    grid = Volume(brain, affine).grid
-    regions = resample(mni152_regions(), grid, np.eye(4), order="nearest").data
+    to_atlas = np.asarray(np.linalg.inv(register(Volume(lesioned["T1w"], affine, t1w.name))), np.float64)
+    regions = resample(mni152_regions(), Volume(brain, affine).grid, to_atlas, order="nearest").data
     return Anatomy(affine, brain, tissues, regions, healthy, lesioned, labels.astype(np.int32))
 
 
@@ -237,6 +252,7 @@ def _cropped_to_brain(t1w: Volume, flair: Volume, lesions: Volume) -> tuple[list
     import nibabel as nib
 
     brain = _foreground(flair.data) & _foreground(t1w.data)
+    require_plausible(t1w.with_data(brain), t1w.name)
     images = [
         nib.as_closest_canonical(nib.Nifti1Image(data.astype(np.float32), t1w.affine))
         for data in (t1w.data, flair.data, lesions.data, brain)

@@ -1,5 +1,6 @@
 """A labelled longitudinal BIDS cohort of simulated patients."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from lesiondelta.errors import OutputError
-from lesiondelta.files import write_json, write_text
+from lesiondelta.files import sha256, write_json, write_text
 from lesiondelta.images import write_volume
 from lesiondelta.simulation.acquisition import Acquisition
+from lesiondelta.simulation.anatomy import deformed
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.patient import SimulatedPatient, SimulatedVisit, simulate_patient
+from lesiondelta.simulation.sources import Person
 
 LOGGER = logging.getLogger(__name__)
 FIRST_VISIT = datetime(2020, 1, 1, 9)
@@ -27,6 +30,7 @@ def write_cohort(
     acquisition: Acquisition | None = None,
     rates: Rates | None = None,
     lesion_masks: Sequence[Path] = (),
+    people: Sequence[Person] = (),
     small: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -34,7 +38,8 @@ def write_cohort(
 
     The same arguments give the same bytes. Patient `n` does not depend on how many there are; one that is complete
     (its `sub-X_sessions.tsv`, written last, is there) is left alone, so that a stopped run can be taken up again.
-    `participants.tsv` ends the dataset. `progress` is called with patients done and patients in all.
+    `participants.tsv` ends the dataset. `progress` is called with patients done and patients in all. Patients are made
+    from the atlas, or in turn from real `people`, each time deformed into another brain; they are stripped.
 
     Raises
     ------
@@ -42,14 +47,20 @@ def write_cohort(
         The folder holds something else, more patients, or a cohort written with other arguments, or cannot be written.
     """
     acquisition = acquisition or Acquisition(mode="native")
-    _claim(folder, seed, visits, f"{acquisition} {rates or Rates()} small={small} masks={len(lesion_masks)}")
+    given = hashlib.sha256(
+        " ".join([*map(sha256, lesion_masks), *(person.identity for person in people)]).encode()
+    ).hexdigest()[:12]
+    _claim(folder, seed, visits, f"{acquisition} {rates or Rates()} small={small} given={given}")
     labels = [f"{index:03d}" for index in range(1, patients + 1)]
     _require_no_others(folder, labels)
     for index, label in enumerate(labels, start=1):
         if not _sessions_table(folder, label).is_file():
+            own_seed = _patient_seed(seed, index)
+            person = people[(index - 1) % len(people)] if people else None
             patient = simulate_patient(
-                _patient_seed(seed, index),
+                own_seed,
                 visits,
+                anatomy=deformed(person.anatomy(own_seed), own_seed) if person else None,
                 acquisition=acquisition,
                 lesion_masks=lesion_masks,
                 rates=rates,

@@ -84,10 +84,10 @@ def sample_at(maps: Array, at: Array) -> Array:
     return values
 
 
-def sample_slabs(data: Array, pull: Affine, shape: tuple[int, int, int], parts: int) -> Array:
+def sample_slabs(data: Array, pull: Affine, shape: tuple[int, int, int], parts: int, filled: float = 1.0) -> Array:
     """Linear interpolation on a grid whose voxel (i, j, k) lies at `pull` (4, 4) of it in `data`, 0 outside.
 
-    Every voxel is the mean over `parts` places along its third axis: a thick slice.
+    Every voxel is the mean over `parts` places along its third axis, in the middle share `filled` of it: a thick slice.
     """
     import torch
 
@@ -98,7 +98,7 @@ def sample_slabs(data: Array, pull: Affine, shape: tuple[int, int, int], parts: 
     for axis, (a, b, c, d) in enumerate(rows.tolist()):
         points[..., axis] = a * i[:, None, None] + b * j[None, :, None] + (c * k + d)[None, None, :]
     source = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))[None, None]
-    step = torch.tensor(rows[:, 2] / parts, dtype=torch.float32)
+    step = torch.tensor(filled * rows[:, 2] / parts, dtype=torch.float32)
     points -= step * ((parts - 1) / 2)
     total = torch.zeros(shape)
     for _ in range(parts):

@@ -12,6 +12,8 @@ from lesiondelta.simulation.fields import enlarge, smooth_field
 
 MARGIN_MM = 28
 STEP_MM = 4
+DEFACED_SHARE = 0.4  # of the patients
+DEFACED_FROM_MM = 7.0  # of the brain's hull: no program comes nearer
 TISSUES = ("air", "fluid", "bone", "marrow", "fat", "muscle")
 
 
@@ -39,6 +41,8 @@ def draw_head(rng: np.random.Generator, anatomy: Anatomy) -> Head:
     labels = _shells(rng, away, anatomy.spacing_mm)
     face = below & (away > 4)
     labels[face] = _face(rng, brain.shape, away, anatomy.spacing_mm)[face]
+    if rng.random() < DEFACED_SHARE:
+        labels[_front(brain) & (away > DEFACED_FROM_MM)] = TISSUES.index("air")
     return Head(labels, affine, margin)
 
 
@@ -76,6 +80,13 @@ def _below(brain: Array, spacing_mm: float) -> Array:
     front, back = np.flatnonzero(brain.any(axis=(0, 2)))[[-1, 0]]
     height = low + (10 + 40 * np.clip((y - back) / (front - back), 0, 1)) / spacing_mm
     return np.broadcast_to(z < height, brain.shape)
+
+
+def _front(brain: Array) -> Array:
+    """The lower front quarter, where the face is."""
+    rows, height = (np.flatnonzero(brain.any(axis=axes))[[0, -1]] for axes in ((0, 2), (0, 1)))
+    y, z = np.arange(brain.shape[1])[None, :, None], np.arange(brain.shape[2])[None, None, :]
+    return np.broadcast_to((y > rows.mean()) & (z < height.mean()), brain.shape)
 
 
 def _shells(rng: np.random.Generator, away: Array, spacing_mm: float) -> Array:

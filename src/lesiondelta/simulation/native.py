@@ -28,7 +28,7 @@ def scan_grid(rng: np.random.Generator, brain: Grid, to_patient: Affine, protoco
     extent = points.max(axis=0) - points.min(axis=0)
     extent[:2] = max(extent[0], extent[1]) + rng.uniform(5, 30)
     extent[2] += rng.uniform(-12, 4)
-    spacing = np.maximum([protocol.in_plane_mm, protocol.in_plane_mm, protocol.slice_mm], least_mm)
+    spacing = np.maximum([protocol.in_plane_mm, protocol.in_plane_mm, protocol.step_mm], least_mm)
     shape = np.ceil(extent / spacing).astype(int)
     affine = np.eye(4)
     affine[:3, :3] = axes * spacing
@@ -37,16 +37,19 @@ def scan_grid(rng: np.random.Generator, brain: Grid, to_patient: Affine, protoco
     return Grid((x, y, z), affine)
 
 
-def slice_average(image: Volume, grid: Grid, to_image: Affine) -> Array:
-    """Average an image over the slices of a grid; `to_image` takes the grid's points to the image's."""
+def slice_average(image: Volume, grid: Grid, to_image: Affine, filled: float = 1.0) -> Array:
+    """Average an image over the slices of a grid; `to_image` takes the grid's points to the image's.
+
+    `filled` is the share of the way from slice to slice that a slice is thick; the rest is gap.
+    """
     fine_mm = float(np.linalg.norm(image.affine[:3, 0]))
-    parts = max(round(float(grid.spacing[2]) / fine_mm), 1)
-    return sample_slabs(image.data, np.linalg.inv(image.affine) @ to_image @ grid.affine, grid.shape, parts)
+    parts = max(round(filled * float(grid.spacing[2]) / fine_mm), 1)
+    return sample_slabs(image.data, np.linalg.inv(image.affine) @ to_image @ grid.affine, grid.shape, parts, filled)
 
 
 def scan(rng: np.random.Generator, image: Volume, grid: Grid, to_patient: Affine, protocol: Protocol) -> Volume:
     """Acquire one image; values are whole numbers as scanners store them."""
-    averaged = slice_average(image, grid, to_patient)
+    averaged = slice_average(image, grid, to_patient, protocol.slice_mm / protocol.step_mm)
     stored = np.rint(degrade(rng, averaged, protocol, float(grid.spacing[0])) * rng.uniform(200, 900))
     return Volume(np.clip(stored, 0, 32767).astype(np.int16), grid.affine, image.name)
 

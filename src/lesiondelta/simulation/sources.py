@@ -1,0 +1,81 @@
+"""Real people and real lesions to simulate from, found in folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lesiondelta.errors import CohortError, ImageError
+from lesiondelta.files import sha256
+from lesiondelta.images import Affine, Volume, read_image, read_mask
+from lesiondelta.simulation.anatomy import Anatomy, atlas_to, image_anatomy
+from lesiondelta.simulation.shapes import read_shapes
+
+ENDINGS = ("_mask.nii.gz", "_mask.nii")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Images and lesion mask of a real person, skull-stripped, on one isotropic grid."""
+
+    t1w: Path
+    flair: Path
+    lesions: Path
+
+    @property
+    def identity(self) -> str:
+        """Hash of the three files."""
+        return " ".join(sha256(path) for path in (self.t1w, self.flair, self.lesions))
+
+    def anatomy(self, seed: int) -> Anatomy:
+        """With the lesions and without; RegistrationError where the images show no stripped brain."""
+        images = read_image(self.t1w), read_image(self.flair), read_mask(self.lesions)
+        return image_anatomy(*images, seed, register=lambda t1w: _registered(self, t1w))
+
+
+_MATRICES: dict[Person, Affine] = {}
+
+
+def _registered(person: Person, t1w: Volume) -> Affine:
+    """The registration of the atlas to a person, which takes some seconds, made once."""
+    if person not in _MATRICES:
+        _MATRICES[person] = atlas_to(t1w)
+    return _MATRICES[person]
+
+
+def find_people(folder: Path) -> list[Person]:
+    """Everybody in a folder with NAME_T1w, NAME_FLAIR and one NAME_..._mask beside each other, as .nii or .nii.gz.
+
+    A person without lesions needs an empty mask: lesions that no mask marks would be simulated as healthy tissue.
+    """
+    found = []
+    for t1w in _files(folder, ("_T1w.nii.gz", "_T1w.nii")):
+        stem = t1w.name.partition("_T1w.nii")[0]
+        beside = sorted(t1w.parent.glob(f"{stem}_*"))
+        flairs = [path for path in beside if path.name in (f"{stem}_FLAIR.nii.gz", f"{stem}_FLAIR.nii")]
+        masks = [path for path in beside if path.name.endswith(ENDINGS)]
+        if len(flairs) != 1 or len(masks) != 1:
+            raise CohortError(
+                f"{t1w} needs one {stem}_FLAIR and one {stem}_..._mask beside it, and has {len(flairs)} and "
+                f"{len(masks)}."
+            )
+        found.append(Person(t1w, flairs[0], masks[0]))
+    if not found:
+        raise CohortError(f"{folder} holds no NAME_T1w.nii.gz: give a folder with T1w, FLAIR and lesion masks.")
+    return found
+
+
+def find_lesion_masks(folder: Path) -> list[Path]:
+    """Every ..._mask of a folder; each is read once, and has to hold lesions on a 1 mm grid."""
+    masks = _files(folder, ENDINGS)
+    if not masks:
+        raise CohortError(f"{folder} holds no ..._mask.nii.gz: give a folder with lesion masks in MNI152 space.")
+    for mask in masks:
+        if not read_shapes(mask):
+            raise ImageError(f"{mask} holds no lesion of 4 voxels or more: take it out of the folder.")
+    return masks
+
+
+def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
+    if not folder.is_dir():
+        raise CohortError(f"{folder} is not a folder.")
+    return sorted(path for path in folder.rglob("*.nii*") if path.name.endswith(tuple(endings)))
