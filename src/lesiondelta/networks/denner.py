@@ -169,7 +169,8 @@ class MultitaskNetwork(nn.Module):
         """Slices (B, 2C, X, Y, Z) across `axis`, each amid a square of this edge -> (B, 2, X, Y, Z)."""
         slices = slices_across(moving_first(pair), axis)
         height, width = slices.shape[2:]
-        parts = torch.split(slices, 1 if pair.device.type == "cpu" else SLICES)
+        alone = pair.device.type == "cpu" and not self.training  # batch norm cannot learn from one slice
+        parts = torch.split(slices, 1 if alone else SLICES)
         done = [decoder(self.encoder(centre_pad(part, edge))) for part in parts]
         return volume_of(torch.cat([centre_crop(part, height, width) for part in done]), axis, len(pair))
 
