@@ -4,17 +4,19 @@
 
 WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
 
-1. `single`   a single-visit nnU-Net on every visit of the open labelled patients (CC-BY), of their guises and of
-              simulated patients, from scratch;
-2. `pairs`    difference weighting on the same patients, from `single`: its weights start small, so that the network
-              starts as the one it comes from. This is what ships, in half precision;
-3. `single-without-07`, `pairs-without-07`, and the same for 19: without that open patient and with fewer
-              iterations, for leave-one-out.
+1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas. It has seen no real image, so
+              that all others may start from it, and is kept in the repository (`recipes/base`, half precision): where
+              it is there, this stage starts from it, and the hours add up. `--keep-base` puts it there;
+2. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
+              `base`: its weights start small, so that the network starts as the one it comes from. This is what ships,
+              in half precision;
+3. `single`   its twin: nnU-Net on every visit of the same patients, from `base`, with as many iterations;
+4. `pairs-without-07`, `single-without-07`, and the same for 19: without that open patient, for leave-one-out.
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
 are deformed into another brain first. Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data)
-`single` and `pairs` are trained on patients simulated from the MNI152 atlas alone.
+`base` alone can be trained.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from torch import nn
 
 from lesiondelta import methods, simulation
 from lesiondelta.files import write_json, write_text
-from lesiondelta.images import Volume, read_image, read_mask, write_volume
+from lesiondelta.images import write_volume
 from lesiondelta.inference import load_model
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
@@ -42,16 +44,19 @@ from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import Progress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
-from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, deformed, image_anatomy, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, deformed, simulate_patient
+from lesiondelta.simulation.sources import Person
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "src" / "lesiondelta" / "models" / "bundled"
+BASE = REPOSITORY / "recipes" / "base"
 
 SEED = 0
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
 FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
 OPEN_PATIENTS = ("07", "19")
-ATLAS_PATIENTS, ATLAS_SEED = 12, 1000
+ATLAS_SEED = 1000
+ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
 RECIPE = Recipe(optimiser="adamw", learning_rate=2e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
 PRESET = Preset("bundled", 1, 25, 1, patch=None, batch=2, base_features=16, max_features=256)
 
@@ -76,12 +81,12 @@ GUISES = (
     *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, None, None, 10, 20, 20)),
     *(Guise(lesions=lesions, sharp_share=0.5) for lesions in (None, None, 25, 35, 50)),
 )
-AS_IT_IS = 8  # times that an open patient's own visit is listed; patients are drawn uniformly
+AS_IT_IS = 10  # times that an open patient's own visit is listed; patients are drawn uniformly
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: the method, which open patients it sees, for how many epochs, and the stage it starts from.
+    """One training: the method, which open and how many atlas patients it sees, for how many epochs, and its start.
 
     `patch` is the edge in voxels: small where features are learned, larger where the network learns what surrounds a
     lesion.
@@ -90,6 +95,7 @@ class Stage:
     name: str
     method: str
     open_patients: tuple[str, ...]
+    atlas_patients: int
     epochs: int
     patch: int
     start: str | None = None
@@ -111,12 +117,13 @@ class Stage:
 
 
 STAGES = (
-    Stage("single", "nnunet", OPEN_PATIENTS, 160, 64),
-    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 48, 80, "single"),
-    Stage("single-without-07", "nnunet", ("19",), 36, 64),
-    Stage("pairs-without-07", "difference_weighting", ("19",), 8, 80, "single-without-07"),
-    Stage("single-without-19", "nnunet", ("07",), 36, 64),
-    Stage("pairs-without-19", "difference_weighting", ("07",), 8, 80, "single-without-19"),
+    Stage("base", "nnunet", (), 60, 240, 48),
+    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 20, 36, 64, "base"),
+    Stage("single", "nnunet", OPEN_PATIENTS, 20, 36, 64, "base"),
+    Stage("pairs-without-07", "difference_weighting", ("19",), 10, 36, 64, "base"),
+    Stage("single-without-07", "nnunet", ("19",), 10, 36, 64, "base"),
+    Stage("pairs-without-19", "difference_weighting", ("07",), 10, 36, 64, "base"),
+    Stage("single-without-19", "nnunet", ("07",), 10, 36, 64, "base"),
 )
 SHIPPED = STAGES[1]
 
@@ -126,14 +133,16 @@ def main() -> None:
     given = arguments(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
-    for stage in STAGES if with_data else [replace(stage, open_patients=()) for stage in STAGES[:2]]:
+    for stage in STAGES if with_data else STAGES[:1]:
         if given.stage in (None, stage.name):
             run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
+    if given.keep_base:
+        keep_base(given.work)
 
 
 def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[TrainingPatient]:
     """Simulated patients, and the stage's open ones as they are and in their guises."""
-    for seed in range(ATLAS_SEED, ATLAS_SEED + ATLAS_PATIENTS):
+    for seed in range(ATLAS_SEED, ATLAS_SEED + stage.atlas_patients):
         yield atlas_patient(work, seed, data)
     for label in stage.open_patients:
         guises = [open_guise(work, label, number, guise, data) for number, guise in enumerate(GUISES)]
@@ -153,10 +162,26 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
         seed=SEED,
         device=given.device,
         threads=given.threads,
-        initial_weights=with_difference_weighting(given.work / stage.start) if stage.start else None,
+        initial_weights=start_of(stage, given.work),
         self_prior_share=SELF_PRIOR_SHARE if method.longitudinal else 0.0,
     )
     return train(patients, job, clock.report)
+
+
+def start_of(stage: Stage, work: Path) -> Path | None:
+    """The model whose weights a stage starts from; None: from scratch."""
+    if stage.start is None:
+        return BASE if BASE.is_dir() else None
+    if stage.method == "nnunet":
+        return work / stage.start / "model"
+    return with_difference_weighting(work / stage.start)
+
+
+def keep_base(work: Path) -> None:
+    """Put the base's weights into the repository."""
+    folder = work / STAGES[0].name / "model"
+    description = load_model(folder).description.model_dump(exclude={"weights_sha256"})
+    export_model(BASE, load_model(folder).network, description, half=True)
 
 
 def with_difference_weighting(stage: Path) -> Path:
@@ -194,7 +219,14 @@ class Clock:
 
 def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
     """A patient made from the atlas."""
-    return stored(work, f"atlas{seed}", str(seed), lambda: simulate_patient(seed, lesion_masks=lesion_masks(data)))
+    return stored(
+        work,
+        f"atlas{seed}",
+        f"{seed} {ATLAS_ACQUISITION}",
+        lambda: simulate_patient(
+            seed, acquisition=ATLAS_ACQUISITION, lesion_masks=lesion_masks(data) if seed % 2 else ()
+        ),
+    )
 
 
 def lesion_masks(data: Path) -> list[Path]:
@@ -208,7 +240,7 @@ def open_guise(work: Path, label: str, number: int, guise: Guise, data: Path) ->
     seed = GUISE_SEED + 100 * int(label) + number
 
     def make() -> SimulatedPatient:
-        anatomy = open_anatomy(data, label, seed)
+        anatomy = open_person(data, label).anatomy(seed)
         if not guise.untouched:
             anatomy = deformed(anatomy, seed)
         made = simulate_patient(
@@ -257,17 +289,11 @@ def _visit(folder: Path, number: int) -> TrainingVisit:
     return TrainingVisit(f"{number + 1:02d}", images, folder / f"{number}_lesions.nii.gz")
 
 
-def open_anatomy(data: Path, label: str, seed: int) -> Anatomy:
-    """The anatomy of an open labelled patient."""
-    t1w, flair, lesions = open_patient(data, label)
-    return image_anatomy(t1w, flair, lesions, seed)
-
-
-def open_patient(data: Path, label: str) -> tuple[Volume, Volume, Volume]:
-    """T1w, FLAIR and reference mask of an open labelled patient."""
+def open_person(data: Path, label: str) -> Person:
+    """An open labelled patient."""
     stem = data / "ljubljana-cross-sectional" / f"sub-{label}" / "anat" / f"sub-{label}_space-MNI152"
-    t1w, flair = (read_image(Path(f"{stem}_{name}.nii.gz")) for name in ("T1w", "FLAIR"))
-    return t1w, flair, read_mask(Path(f"{stem}_label-lesion_mask.nii.gz"))
+    t1w, flair, lesions = (Path(f"{stem}_{name}.nii.gz") for name in ("T1w", "FLAIR", "label-lesion_mask"))
+    return Person(t1w, flair, lesions)
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -279,6 +305,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="this one alone")
+    parser.add_argument("--keep-base", action="store_true", help="put the base's weights into the repository")
     return parser.parse_args()
 
 

@@ -126,4 +126,4 @@ def _colour(method: Method | ExternalMethod) -> str:
 def _save(figure: Figure, path: Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with atomic(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+        figure.savefig(temporary, format=path.suffix[1:], metadata=metadata, bbox_inches="tight")

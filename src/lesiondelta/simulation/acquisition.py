@@ -30,6 +30,10 @@ class Acquisition:
         and often another between visits, the protocol at every visit.
     slice_mm, noise : float or None
         Of every image, instead of what is drawn.
+    residual_mm : float or None
+        aligned only: by how far, at most, an image is off its place; None: 0.35 for the FLAIR, 0.7 for the T1w.
+    randomised_share : float
+        Share of the scanners whose contrast is none that exists (`draw_contrasts`).
     """
 
     mode: Literal["aligned", "native"] = "aligned"
@@ -38,6 +42,8 @@ class Acquisition:
     scanner: int | None = None
     slice_mm: float | None = None
     noise: float | None = None
+    residual_mm: float | None = None
+    randomised_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,21 @@ class Contrast:
     texture: float
 
 
-def draw_contrasts(rng: np.random.Generator) -> dict[str, Contrast]:
-    """One scanner's T1w and FLAIR."""
-    dark = rng.uniform(0.15, 0.45)
+def draw_contrasts(rng: np.random.Generator, randomised_share: float = 0.0) -> dict[str, Contrast]:
+    """One scanner's T1w and FLAIR.
+
+    A share of the scanners is none that exists: its tissues have any brightness, in any order, and nothing is left of
+    the atlas's texture, so that a network learns shapes and differences (domain randomisation, Billot et al. 2023).
+    """
+    if rng.random() < randomised_share:
+        any_t1w = (rng.uniform(0.0, 0.9), rng.uniform(0.4, 1.5), 1.0)
+        return {
+            "T1w": Contrast(any_t1w, 0.0),
+            "FLAIR": Contrast((rng.uniform(0.0, 0.8), rng.uniform(0.7, 1.5), 1.0), 0.0),
+        }
+    dark = rng.uniform(0.12, 0.45)
     grey = dark + (1 - dark) * rng.uniform(0.45, 0.82)
-    flair = Contrast((rng.uniform(0.08, 0.45), rng.uniform(1.04, 1.3), 1.0), 0.0)
+    flair = Contrast((rng.uniform(0.08, 0.65), rng.uniform(1.04, 1.3), 1.0), 0.0)
     return {"T1w": Contrast((dark, grey, 1.0), rng.uniform(0.2, 0.7)), "FLAIR": flair}
 
 
@@ -44,8 +54,8 @@ def texture_fields(rng: np.random.Generator, anatomy: Anatomy) -> dict[str, Arra
     return {
         name: 1
         + rng.uniform(0.01, 0.03) * smooth_field(rng, shape, 4 / spacing)
-        + rng.uniform(0.01, 0.05) * smooth_field(rng, shape, 18 / spacing)
-        for name in ("T1w", "FLAIR")
+        + rng.uniform(0.01, largest) * smooth_field(rng, shape, 18 / spacing)
+        for name, largest in (("T1w", 0.05), ("FLAIR", 0.09))
     }
 
 
@@ -56,8 +66,9 @@ def normal_variants(rng: np.random.Generator, anatomy: Anatomy) -> Array:
     """
     shape, spacing = anatomy.brain.shape, anatomy.spacing_mm
     csf, grey, _ = anatomy.tissues
-    uneven = rng.uniform(0.03, 0.10) * smooth_field(rng, shape, 5 / spacing)
-    uneven += rng.uniform(0.02, 0.08) * smooth_field(rng, shape, 20 / spacing)
+    uneven = rng.uniform(0.05, 0.22) * smooth_field(rng, shape, 4 / spacing)
+    uneven += rng.uniform(0.03, 0.18) * smooth_field(rng, shape, 20 / spacing)
+    uneven *= 0.3 + 0.7 * np.exp(-((anatomy.to_cortex_mm / 2) ** 2))  # the deep nuclei are more even
     rim = np.exp(-((anatomy.to_ventricles_mm / 1.5) ** 2)) * rng.uniform(0, 0.3) * (1 - csf)
     coarse = smooth_field(rng, shape, 25 / spacing)
     plexus = (smooth_field(rng, shape, 5 / spacing) > 1.7) & (anatomy.to_ventricles_mm <= spacing)
@@ -77,7 +88,7 @@ def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Arra
     if name in anatomy.healthy:
         atlas = np.interp(anatomy.healthy[name], (0, *ATLAS_T1W, 1.2), (0, *contrast.means, 1.2)).astype(np.float32)
         image += contrast.texture * (atlas - image)
-    else:
+    if name == "FLAIR":
         image += variants * (1 - contrast.means[0])
     return (image * texture * anatomy.brain).astype(np.float32)
 

@@ -123,6 +123,7 @@ def draw_lesions(
     free = _allowed(anatomy)
     noise = _roughness(rng, anatomy)
     rates = Rates(0, 0, 0, 0) if rng.random() < rates.quiet else rates
+    brightness = float(rng.normal(0, 0.10))  # of all lesions of this patient
     lesions: list[Lesion] = []
     for proposal in _proposals(rng, anatomy, free, count, shapes):
         voxels = max(round(proposal.volume_mm3 / anatomy.spacing_mm**3), 2)
@@ -130,7 +131,7 @@ def draw_lesions(
         attempts = (_draw(rng, anatomy, proposal.shape, center, sizes, free, noise) for center in proposal.centers)
         drawn = next((found for found in attempts if found is not None), None)
         if drawn is not None:
-            lesions.append(_finish(rng, first_identity + len(lesions), *drawn, anatomy.spacing_mm))
+            lesions.append(_finish(rng, first_identity + len(lesions), *drawn, anatomy.spacing_mm, brightness))
             _occupy(free, lesions[-1])
     return tuple(lesions)
 
@@ -284,11 +285,12 @@ def _finish(
     score: Array,
     voxels: tuple[int, ...],
     spacing_mm: float,
+    brightness: float,
 ) -> Lesion:
     """Give a shape its looks: larger lesions are brighter on FLAIR and darker on T1w."""
     size = np.log10(max(voxels) * spacing_mm**3)
-    flair = float(np.clip(0.42 + 0.12 * size + rng.normal(0, 0.18), 0.12, 1.4))
-    t1w = float(np.clip(rng.normal(0.10 + 0.10 * size, 0.14), 0.0, 0.85))
+    flair = float(np.clip(0.32 + 0.07 * size + brightness + rng.normal(0, 0.14), 0.08, 1.4))
+    t1w = float(np.clip(rng.normal(-0.06 + 0.12 * size, 0.14), -0.05, 0.85))
     return Lesion(identity, box, score, voxels, flair, t1w, float(rng.uniform(0.8, 2.0)), float(rng.uniform(0, 0.25)))
 
 

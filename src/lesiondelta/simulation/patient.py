@@ -28,6 +28,9 @@ from lesiondelta.simulation.lesions import Lesion, draw_count, draw_lesions
 from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
 from lesiondelta.simulation.shapes import draw_shapes
 
+RESIDUAL_MM = {"FLAIR": 0.35, "T1w": 0.7}
+"""By how far aligned images are off their place at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class SimulatedVisit:
@@ -164,7 +167,7 @@ def _aligned_visits(
     """Every visit on the anatomy's own grid, zero outside an imperfect brain mask that is not the brain's alone."""
     look = _draw_look(rng, anatomy)
     left = draw_leftovers(rng, anatomy.brain, anatomy.spacing_mm, CONTRASTS)
-    for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition.scanner)):
+    for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition)):
         protocols = draw_protocols(rng, acquisition)
         mask = left.where | imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
@@ -172,7 +175,8 @@ def _aligned_visits(
             image = _ideal(anatomy, disease, visit, days[visit], name, contrasts[name], look)
             image[left.where] = left.brightness[name][left.where]
             ideal = Volume(image, anatomy.affine, name)
-            data = aligned(rng, ideal, protocols[name], 0.35 if name == "FLAIR" else 0.7)
+            residual_mm = RESIDUAL_MM[name] if acquisition.residual_mm is None else acquisition.residual_mm
+            data = aligned(rng, ideal, protocols[name], residual_mm)
             images[name] = ideal.with_data((np.clip(data, 1e-3, None) * mask * 500).astype(np.float32))
         instances = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
         yield _visit(images, instances, days[visit], {name: np.eye(4) for name in CONTRASTS})
@@ -186,7 +190,7 @@ def _native_visits(
     head = draw_head(rng, anatomy) if acquisition.whole_head and not anatomy.is_real else no_head(anatomy)
     values = head_values(rng)
     brain = Volume(anatomy.brain, anatomy.affine).grid
-    for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition.scanner)):
+    for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition)):
         protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
         images = {}
         for name in CONTRASTS:
@@ -220,12 +224,13 @@ def _visit(
     return SimulatedVisit(images, mask, Volume(instances.data, instances.affine, "instances"), days, to_patient)
 
 
-def _scanners(rng: np.random.Generator, visits: int, number: int | None) -> Iterator[dict[str, Contrast]]:
+def _scanners(rng: np.random.Generator, visits: int, acquisition: Acquisition) -> Iterator[dict[str, Contrast]]:
     """Contrasts of every visit: the scanner of that number, or one drawn and mostly kept; on another day each time."""
-    scanner = draw_contrasts(rng if number is None else np.random.default_rng(number))
+    number, share = acquisition.scanner, acquisition.randomised_share
+    scanner = draw_contrasts(rng if number is None else np.random.default_rng(number), share)
     for visit in range(visits):
         if number is None and visit and rng.random() < 0.3:
-            scanner = draw_contrasts(rng)
+            scanner = draw_contrasts(rng, share)
         yield jitter(rng, scanner)
 
 
