@@ -4,6 +4,7 @@ from lesiondelta.simulation.acquisition import Acquisition
 from lesiondelta.simulation.anatomy import Anatomy, deformed, image_anatomy, mni152_anatomy
 from lesiondelta.simulation.cohort import write_cohort
 from lesiondelta.simulation.evolution import Rates
+from lesiondelta.simulation.labels import label_anatomy, read_label_anatomy
 from lesiondelta.simulation.patient import SimulatedPatient, SimulatedVisit, simulate_patient
 from lesiondelta.simulation.sources import Person, find_lesion_masks, find_people
 
@@ -18,7 +19,9 @@ __all__ = [
     "find_lesion_masks",
     "find_people",
     "image_anatomy",
+    "label_anatomy",
     "mni152_anatomy",
+    "read_label_anatomy",
     "simulate_patient",
     "write_cohort",
 ]
