@@ -1,13 +1,17 @@
 """People and lesion masks found in folders, and what is made of them."""
 
+import shutil
+
 import numpy as np
 import pytest
 
-from lesiondelta.errors import CohortError, ImageError, RegistrationError
+from lesiondelta.atlas import mni152
+from lesiondelta.errors import CohortError, GeometryError, ImageError, OutputError, RegistrationError
 from lesiondelta.formats.bids import read_cohort
-from lesiondelta.images import Volume, write_volume
-from lesiondelta.simulation import Acquisition, Person, find_lesion_masks, find_people, write_cohort
-from lesiondelta.simulation.anatomy import atlas_to, mni152_anatomy
+from lesiondelta.images import Volume, read_image, read_mask, resample, write_volume
+from lesiondelta.simulation import Acquisition, Person, find_lesion_masks, find_people, image_anatomy, write_cohort
+from lesiondelta.simulation.anatomy import atlas_to, from_masks
+from lesiondelta.simulation.fields import rigid, rotation
 from tests.tiny import call
 
 
@@ -39,16 +43,61 @@ def test_a_person_without_a_mask_or_a_folder_without_people(people, tmp_path):
         find_people(tmp_path / "absent")
 
 
-def test_the_atlas_is_registered_to_a_brain_of_another_size():
-    """A person is the atlas, smaller along every axis by known factors and otherwise deformed."""
-    anatomy = mni152_anatomy(3, spacing_mm=2.0)
-    found = atlas_to(Volume(anatomy.healthy["T1w"], anatomy.affine))
-    ventricles = np.array([[20.0, -30, 20, 1], [-20, -30, 20, 1], [0, -25, -32, 1]]) @ found.T
-    voxels = np.rint(ventricles @ np.linalg.inv(anatomy.affine).T)[:, :3].astype(int)
-    near = [anatomy.regions[tuple(slice(v - 2, v + 3) for v in voxel)] for voxel in voxels]
-    assert (near[0] == 1).any()
-    assert (near[1] == 1).any()
-    assert (near[2] == 5).all()
+LANDMARKS = np.array([[20.0, -30, 20, 1], [-20, -30, 20, 1], [0, -25, -32, 1], [0, 45, 0, 1], [0, -90, 5, 1]])
+
+
+def test_the_atlas_is_registered_to_a_brain_of_another_size_and_place():
+    """The person is the atlas itself, smaller, turned and moved by known amounts."""
+    atlas = mni152("t1w", 2)
+    truth = np.diag([0.85, 0.8, 0.88, 1.0])
+    truth[:3, :3] = rotation(np.array([4.0, -3, 6]))[:3, :3] @ truth[:3, :3]
+    truth[:3, 3] = 20, -15, 10
+    moved = Volume(atlas.data, truth @ atlas.affine, "moved")
+    person = resample(moved, atlas.grid, np.eye(4), order="linear")
+    miss = np.linalg.norm((LANDMARKS @ atlas_to(person).T - LANDMARKS @ truth.T)[:, :3], axis=1)
+    assert miss.max() < 2.0
+    assert np.linalg.norm((LANDMARKS - LANDMARKS @ truth.T)[:, :3], axis=1).min() > 10
+
+
+def test_places_of_real_lesions_follow_the_registration_in_turn_and_place():
+    """The same person with the origin of the images elsewhere gets the lesions at the same places of the brain."""
+    matrix = from_masks(np.diag([0.9, 0.9, 0.9, 1.0]))
+    np.testing.assert_allclose(matrix, np.eye(4), atol=1e-9)
+    elsewhere = np.diag([0.9, 0.9, 0.9, 1.0])
+    elsewhere[:3, 3] = 60, -80, 40
+    point = np.array([12.0, 30, 22, 1])
+    np.testing.assert_allclose(from_masks(elsewhere) @ point, [72, -50, 62, 1], atol=1e-9)
+    turned = rotation(np.array([0.0, 0, 90])) @ np.diag([0.9, 0.9, 0.9, 1.0])
+    np.testing.assert_allclose(from_masks(turned) @ point, [-30, 12, 22, 1], atol=1e-9)
+
+
+def test_what_would_be_simulated_wrongly_is_refused(people, tmp_path):
+    """Voxels that are not cubes, oblique ones, a brain mask for the lesions, and an atlas laid elsewhere."""
+    (person,) = find_people(people)
+    t1w, flair, lesions = read_image(person.t1w), read_image(person.flair), read_mask(person.lesions)
+
+    def moved(matrix):
+        return [Volume(volume.data, matrix @ volume.affine, volume.name) for volume in (t1w, flair, lesions)]
+
+    for matrix in (np.diag([1, 1, 1.5, 1]), rotation(np.array([0.0, 20, 0]))):
+        with pytest.raises(GeometryError, match="cubic voxels along the axes"):
+            image_anatomy(*moved(matrix))
+    with pytest.raises(ImageError, match="of the brain: it is no mask of lesions"):
+        image_anatomy(t1w, flair, lesions.with_data(t1w.data > 0))
+    with pytest.raises(RegistrationError, match="could not be laid upon the brain"):
+        image_anatomy(t1w, flair, lesions, register=lambda _: rigid(np.zeros(3), np.zeros(3), np.array([90.0, 0, 0])))
+
+
+def test_brain_masks_and_longer_names_are_nobody_elses(people, tmp_path):
+    (person,) = find_people(people)
+    for stem in ("P1", "P1_b"):
+        for path, ending in ((person.t1w, "T1w"), (person.flair, "FLAIR"), (person.lesions, "lesion_mask")):
+            shutil.copy(path, tmp_path / f"{stem}_{ending}.nii.gz")
+    shutil.copy(person.lesions, tmp_path / "P1_desc-brain_mask.nii.gz")
+    assert [found.lesions.name for found in find_people(tmp_path)] == [
+        "P1_lesion_mask.nii.gz",
+        "P1_b_lesion_mask.nii.gz",
+    ]
 
 
 def test_what_is_no_brain_is_refused(tmp_path):
@@ -82,10 +131,12 @@ def test_a_cohort_of_real_people(people, tmp_path, capsys):
     again = read_cohort(tmp_path / "again").patients[1]
     assert again.visits[0].images["FLAIR"].read_bytes() == images[1]
     write = (tmp_path / "c", 2, 2, 4)
-    with pytest.raises(Exception, match="other settings"):
+    with pytest.raises(OutputError, match="other settings"):
         write_cohort(*write, acquisition=Acquisition("native"))
 
 
-def test_persons_of_equal_files_are_equal(people):
+def test_a_person_is_identified_by_what_is_in_the_files(people, tmp_path):
     (person,) = find_people(people)
-    assert person.identity == Person(person.t1w, person.flair, person.lesions).identity
+    copies = [shutil.copy(path, tmp_path / path.name) for path in (person.t1w, person.flair, person.lesions)]
+    assert Person(*copies).identity == person.identity
+    assert Person(*copies[1:], copies[0]).identity != person.identity

@@ -92,7 +92,10 @@ def draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[s
     if acquisition.scanner is None:
         return _draw_protocols(rng, acquisition)
     fixed = _draw_protocols(np.random.default_rng(acquisition.scanner), acquisition)
-    return {name: replace(protocol, tilt_deg=_draw_tilt(rng)) for name, protocol in fixed.items()}
+    for name, protocol in fixed.items():  # how somebody lay and moved is not the scanner's
+        ghost, ghosts = _draw_motion(rng)
+        fixed[name] = replace(protocol, tilt_deg=_draw_tilt(rng), ghost=ghost, ghosts=ghosts)
+    return fixed
 
 
 def _draw_protocols(rng: np.random.Generator, acquisition: Acquisition) -> dict[str, Protocol]:
@@ -113,12 +116,16 @@ def _draw_tilt(rng: np.random.Generator) -> tuple[float, float, float]:
     return x, y, z
 
 
+def _draw_motion(rng: np.random.Generator) -> tuple[float, int]:
+    """`ghost` and `ghosts` of one image."""
+    return float(rng.uniform(0.01, 0.08)) if rng.random() < MOVED_SHARE else 0.0, int(rng.integers(2, 5))
+
+
 def _draw_protocol(rng: np.random.Generator, name: str, sharp: bool, corrected: bool) -> Protocol:
     noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.06))))
     bias = rng.uniform(0.0, 0.08) if corrected else rng.uniform(0.05, 0.2)
     tilt = _draw_tilt(rng)
-    ghost = float(rng.uniform(0.01, 0.08)) if rng.random() < MOVED_SHARE else 0.0
-    ghosts = int(rng.integers(2, 5))
+    ghost, ghosts = _draw_motion(rng)
     if sharp:
         return Protocol(1.0, 1.0, (0, 1, 2), tilt, noise, bias, ghost=ghost, ghosts=ghosts)
     thick = rng.choice([1.5, 2, 3, 4, 5], p=[0.1, 0.15, 0.5, 0.15, 0.1] if name == "FLAIR" else [0.3, 0.2, 0.4, 0.1, 0])

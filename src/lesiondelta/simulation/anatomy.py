@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta.atlas import Region, mni152, mni152_regions
+from lesiondelta.errors import GeometryError, ImageError, RegistrationError
 from lesiondelta.images import Affine, Array, Volume, require_same_grid, resample
 from lesiondelta.preprocessing.brain import require_plausible
 from lesiondelta.preprocessing.elastix import elastix
@@ -17,6 +18,11 @@ TISSUES = ("CSF", "GM", "WM")
 CORTEX_DEPTH_MM = 14.0  # below the hull of the brain; grey matter farther in belongs to the deep nuclei
 VENTRICLE_REACH_MM = 15.0  # how far wide ventricles extend beyond the atlas's
 LARGEST_SHIFT = 0.45  # of a voxel, by atrophy
+LARGEST_LOAD = 0.2  # of the brain, in lesions
+LEAST_OVERLAP = 0.8
+ATLAS_CENTER_MM = np.array([0.0, -18.0, 10.0])
+MASKS_SIZE = 0.9
+"""Of the brains in the open masks, by the atlas's (decision 070)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +37,8 @@ class Anatomy:
         Shares of CSF, grey and white matter; their sum is 1 inside the brain.
     regions : (X, Y, Z) uint8
         The atlas's map of `Region`s, about where they lie in this brain.
+    from_masks : (4, 4)
+        From points of lesion masks on the grid of MNI152, of brains that kept their size, to those of this brain: mm.
     healthy : mapping of contrast to (X, Y, Z) float32
         Images without lesions. For the atlas only a T1w, used for its texture; for a real patient both contrasts.
     lesioned : mapping of contrast to (X, Y, Z) float32
@@ -46,6 +54,7 @@ class Anatomy:
     healthy: Mapping[str, Array]
     lesioned: Mapping[str, Array] = field(default_factory=dict)
     lesions: Array | None = None
+    from_masks: Affine = field(default_factory=lambda: np.eye(4))
 
     @property
     def spacing_mm(self) -> float:
@@ -174,7 +183,10 @@ def draw_atrophy(rng: np.random.Generator, anatomy: Anatomy) -> Array:
 
 
 def shrunken(image: Array, atrophy: Array, years: float) -> Array:
-    """An image (X, Y, Z) after some years of atrophy; nothing moves by half a voxel, so that masks stay as they are."""
+    """An image (X, Y, Z) some years later, or earlier where `years` is negative.
+
+    Nothing moves by half a voxel, so that masks stay as they are.
+    """
     shift = atrophy * years
     length = np.linalg.norm(shift, axis=0)
     shift *= np.minimum(1, LARGEST_SHIFT / np.maximum(length, 1e-6))
@@ -198,8 +210,13 @@ def image_anatomy(
 
     Raises
     ------
+    GeometryError
+        The images are not on one grid of cubic voxels along the axes.
     RegistrationError
-        What differs from the background is no brain: the images show more than that, or less.
+        What differs from the background is no brain (the images show more than that, or less), or the atlas could not
+        be laid upon it.
+    ImageError
+        The lesions fill more of the brain than lesions do.
     """
     require_same_grid(t1w, flair)
     require_same_grid(flair, lesions)
@@ -209,11 +226,47 @@ def image_anatomy(
     images = {"T1w": volumes[0], "FLAIR": volumes[1]}
     lesioned = {c: np.where(brain, np.clip(image, 0, None), 0).astype(np.float32) for c, image in images.items()}
     labels, _ = ndimage.label(volumes[2] > 0, np.ones((3, 3, 3)))
+    share = np.count_nonzero(labels) / np.count_nonzero(brain)
+    if share > LARGEST_LOAD:
+        raise ImageError(f"{lesions.name} marks {share:.0%} of the brain: it is no mask of lesions, give another.")
     tissues = _tissues_of(lesioned["T1w"], brain, labels > 0)
     healthy = {c: _filled(rng, image, tissues[2], labels > 0, brain) for c, image in lesioned.items()}
-    to_atlas = np.asarray(np.linalg.inv(register(Volume(lesioned["T1w"], affine, t1w.name))), np.float64)
-    regions = resample(mni152_regions(), Volume(brain, affine).grid, to_atlas, order="nearest").data
-    return Anatomy(affine, brain, tissues, regions, healthy, lesioned, labels.astype(np.int32))
+    from_atlas = register(Volume(lesioned["T1w"], affine, t1w.name))
+    regions = regions_of(Volume(brain, affine, t1w.name), from_atlas)
+    numbered = labels.astype(np.int32)
+    return Anatomy(affine, brain, tissues, regions, healthy, lesioned, numbered, from_masks(from_atlas))
+
+
+def regions_of(brain: Volume, from_atlas: Affine) -> Array:
+    """The region map on a person's grid; RegistrationError where the atlas's brain does not lie on the person's."""
+    regions = resample(
+        mni152_regions(), brain.grid, np.asarray(np.linalg.inv(from_atlas), np.float64), order="nearest"
+    ).data
+    overlap = 2 * np.count_nonzero(regions[brain.data]) / (np.count_nonzero(regions) + np.count_nonzero(brain.data))
+    if overlap < LEAST_OVERLAP:
+        raise RegistrationError(
+            f"The atlas could not be laid upon the brain of {brain.name} (Dice of both {overlap:.2f}): leave this person out."
+        )
+    return regions
+
+
+def from_masks(from_atlas: Affine) -> Affine:
+    """`Anatomy.from_masks` of a person with a registration of the atlas, of which the size is left out.
+
+    Open masks on the MNI152 grid are of brains that kept their own size (decision 070): only turn and place follow.
+    """
+    left, _, right = np.linalg.svd(from_atlas[:3, :3])
+    matrix = np.eye(4)
+    matrix[:3, :3] = left @ right
+    matrix[:3, 3] = (from_atlas @ [*ATLAS_CENTER_MM, 1])[:3] - matrix[:3, :3] @ (MASKS_SIZE * ATLAS_CENTER_MM)
+    return matrix
+
+
+def require_cubic(affine: Affine, name: str) -> None:
+    """GeometryError unless the voxels are cubes along the axes: all sizes here are counted in such voxels."""
+    edges = np.diag(affine)[:3]
+    if np.ptp(edges) > 0.01 or not np.allclose(affine[:3, :3], np.diag(edges), atol=0.01):
+        raise GeometryError(f"{name} does not have cubic voxels along the axes: resample it to 1 mm first.")
 
 
 def deformed(anatomy: Anatomy, seed: int) -> Anatomy:
@@ -230,7 +283,7 @@ def deformed(anatomy: Anatomy, seed: int) -> Anatomy:
     lesions = None if anatomy.lesions is None else _consecutive(_nearest(anatomy.lesions, at) * brain)
     tissues /= np.maximum(tissues.sum(axis=0), 1e-6)
     regions = _nearest(anatomy.regions, at)
-    return Anatomy(anatomy.affine, brain, tissues, regions, healthy, lesioned, lesions)
+    return Anatomy(anatomy.affine, brain, tissues, regions, healthy, lesioned, lesions, anatomy.from_masks)
 
 
 def _nearest(labels: Array, at: Array) -> Array:
@@ -258,6 +311,7 @@ def _cropped_to_brain(t1w: Volume, flair: Volume, lesions: Volume) -> tuple[list
         for data in (t1w.data, flair.data, lesions.data, brain)
     ]
     arrays = [np.asarray(image.dataobj) for image in images]
+    require_cubic(images[0].affine, t1w.name)
     box = ndimage.find_objects((arrays[3] > 0).astype(np.uint8))[0]
     affine = np.array(images[0].affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ [axis.start - 8 for axis in box]

@@ -13,7 +13,7 @@ from lesiondelta.simulation.fields import enlarge, smooth_field
 MARGIN_MM = 28
 STEP_MM = 4
 DEFACED_SHARE = 0.4  # of the patients
-DEFACED_FROM_MM = 7.0  # of the brain's hull: no program comes nearer
+DEFACED_FROM_MM = 7.0  # of the brain's hull
 TISSUES = ("air", "fluid", "bone", "marrow", "fat", "muscle")
 
 

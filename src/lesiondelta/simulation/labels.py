@@ -7,10 +7,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.atlas import mni152_regions
 from lesiondelta.errors import ImageError
-from lesiondelta.images import Affine, Array, Volume, read_labels, resample
-from lesiondelta.simulation.anatomy import TISSUES, Anatomy, atlas_to
+from lesiondelta.images import Affine, Array, Volume, read_labels
+from lesiondelta.simulation.anatomy import TISSUES, Anatomy, atlas_to, from_masks, regions_of, require_cubic
 
 LESION = 4
 MARGIN = 8  # voxels around the brain
@@ -26,22 +25,24 @@ def label_anatomy(labels: Volume, register: Callable[[Volume], Affine] = atlas_t
     Raises
     ------
     ImageError
-        A tissue is missing, another label is there, or the voxels are not cubes.
+        A tissue is missing, or another label is there.
+    GeometryError, RegistrationError
+        As `image_anatomy`.
     """
     found = set(np.unique(labels.data).astype(int).tolist())
     if not {1, 2, 3} <= found <= {0, 1, 2, 3, LESION}:
-        raise ImageError(f"{labels.name} has the labels {sorted(found)}: give 0 background, 1 CSF, 2 grey, 3 white, 4.")
-    if np.ptp(labels.grid.spacing) > 0.01:
-        raise ImageError(f"{labels.name} has voxels of {labels.grid.spacing.round(2)} mm: give an isotropic grid.")
+        raise ImageError(
+            f"{labels.name} has the labels {sorted(found)}: give 0 background, 1 CSF, 2 grey, 3 white, 4 lesion."
+        )
     data, affine = _cropped(labels)
     brain = data > 0
     data[data == LESION] = TISSUES.index("WM") + 1
     shares = np.stack([ndimage.gaussian_filter((data == k).astype(np.float32), 0.6) for k in (1, 2, 3)]) * brain
     tissues = (shares / np.maximum(shares.sum(axis=0), 1e-6)).astype(np.float32)
     t1w = Volume(np.tensordot(LIKE_T1W, tissues, axes=1), affine, labels.name)
-    to_atlas = np.asarray(np.linalg.inv(register(t1w)), np.float64)
-    regions = resample(mni152_regions(), t1w.grid, to_atlas, order="nearest").data
-    return Anatomy(affine, brain, tissues, regions, {})
+    from_atlas = register(t1w)
+    regions = regions_of(t1w.with_data(brain), from_atlas)
+    return Anatomy(affine, brain, tissues, regions, {}, from_masks=from_masks(from_atlas))
 
 
 def read_label_anatomy(path: Path) -> Anatomy:
@@ -53,6 +54,7 @@ def _cropped(labels: Volume) -> tuple[Array, Affine]:
     """The labels in RAS order, cut to the brain and a margin."""
     image = nib.as_closest_canonical(nib.Nifti1Image(labels.data.astype(np.uint8), labels.affine))
     data = np.asarray(image.dataobj)
+    require_cubic(image.affine, labels.name)
     box = ndimage.find_objects((data > 0).astype(np.uint8))[0]
     affine = np.array(image.affine, np.float64)
     affine[:3, 3] += affine[:3, :3] @ [axis.start - MARGIN for axis in box]

@@ -159,7 +159,8 @@ def _proposals(
     candidates = candidates[rng.choice(len(candidates), min(len(candidates), 40_000), replace=False)]
     proposals = []
     for shape in shapes[:count]:
-        voxel = (shape.center_mm - anatomy.affine[:3, 3]) / anatomy.spacing_mm
+        center_mm = (anatomy.from_masks @ [*shape.center_mm, 1])[:3]
+        voxel = (center_mm - anatomy.affine[:3, 3]) / anatomy.spacing_mm
         if shape.volume_mm3 < 300:
             voxel = candidates[((candidates - voxel) ** 2).sum(axis=1).argmin()]
         center = np.clip(np.rint(voxel).astype(int), 0, np.array(free.shape) - 1)

@@ -166,13 +166,13 @@ def _aligned_visits(
 ) -> Iterator[SimulatedVisit]:
     """Every visit on the anatomy's own grid, zero outside an imperfect brain mask that is not the brain's alone."""
     look = _draw_look(rng, anatomy)
-    left = draw_leftovers(rng, anatomy.brain, anatomy.spacing_mm, CONTRASTS)
+    left, years = draw_leftovers(rng, anatomy.brain, anatomy.spacing_mm, CONTRASTS), _from_midway(days)
     for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition)):
         protocols = draw_protocols(rng, acquisition)
         mask = left.where | imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
         for name in CONTRASTS:
-            image = _ideal(anatomy, disease, visit, days[visit], name, contrasts[name], look)
+            image = _ideal(anatomy, disease, visit, years[visit], name, contrasts[name], look)
             image[left.where] = left.brightness[name][left.where]
             ideal = Volume(image, anatomy.affine, name)
             residual_mm = RESIDUAL_MM[name] if acquisition.residual_mm is None else acquisition.residual_mm
@@ -189,12 +189,12 @@ def _native_visits(
     look = _draw_look(rng, anatomy)
     head = draw_head(rng, anatomy) if acquisition.whole_head and not anatomy.is_real else no_head(anatomy)
     values = head_values(rng)
-    brain = Volume(anatomy.brain, anatomy.affine).grid
+    brain, years = Volume(anatomy.brain, anatomy.affine).grid, _from_midway(days)
     for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition)):
         protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
         images = {}
         for name in CONTRASTS:
-            ideal = _ideal(anatomy, disease, visit, days[visit], name, contrasts[name], look)
+            ideal = _ideal(anatomy, disease, visit, years[visit], name, contrasts[name], look)
             whole = Volume(with_head(ideal, head, anatomy.brain, values, name), head.affine, name)
             grid = scan_grid(
                 rng,
@@ -209,6 +209,11 @@ def _native_visits(
         fine = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
         on_flair = reference_on(fine, images["FLAIR"].grid, poses["FLAIR"])
         yield _visit(images, images["FLAIR"].with_data(on_flair), days[visit], poses)
+
+
+def _from_midway(days: Sequence[int]) -> list[float]:
+    """Years of every visit from halfway between the first and the last: all are blurred alike by being moved."""
+    return [(day - (days[0] + days[-1]) / 2) / 365 for day in days]
 
 
 def _stripped(image: Volume, anatomy: Anatomy, pose: Affine) -> Volume:
@@ -235,7 +240,7 @@ def _scanners(rng: np.random.Generator, visits: int, acquisition: Acquisition) -
 
 
 def _ideal(
-    anatomy: Anatomy, disease: _Disease, visit: int, days: int, name: str, contrast: Contrast, look: _Look
+    anatomy: Anatomy, disease: _Disease, visit: int, years: float, name: str, contrast: Contrast, look: _Look
 ) -> Array:
     """The image without any imperfection of the scanner."""
     image = healthy_image(anatomy, name, contrast, look.textures[name], look.variants)
@@ -246,4 +251,4 @@ def _ideal(
         share = np.maximum(1 - ndimage.gaussian_filter(gone, 0.7), kept)
         image = image + share * (recoloured(anatomy, name, contrast, anatomy.lesioned[name]) - image)
     image = add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), look.textures[name])
-    return shrunken(image, look.atrophy, days / 365) if days else image
+    return shrunken(image, look.atrophy, years) if years else image

@@ -45,14 +45,15 @@ def _registered(person: Person, t1w: Volume) -> Affine:
 def find_people(folder: Path) -> list[Person]:
     """Everybody in a folder with NAME_T1w, NAME_FLAIR and one NAME_..._mask beside each other, as .nii or .nii.gz.
 
-    A person without lesions needs an empty mask: lesions that no mask marks would be simulated as healthy tissue.
+    A mask with `brain` in its name is not one of lesions. A person without lesions needs an empty mask: lesions that
+    no mask marks would be simulated as healthy tissue.
     """
     found = []
     for t1w in _files(folder, ("_T1w.nii.gz", "_T1w.nii")):
         stem = t1w.name.partition("_T1w.nii")[0]
-        beside = sorted(t1w.parent.glob(f"{stem}_*"))
+        beside = _files_of(stem, t1w.parent)
         flairs = [path for path in beside if path.name in (f"{stem}_FLAIR.nii.gz", f"{stem}_FLAIR.nii")]
-        masks = [path for path in beside if path.name.endswith(ENDINGS)]
+        masks = [path for path in beside if path.name.endswith(ENDINGS) and "brain" not in path.name[len(stem) :]]
         if len(flairs) != 1 or len(masks) != 1:
             raise CohortError(
                 f"{t1w} needs one {stem}_FLAIR and one {stem}_..._mask beside it, and has {len(flairs)} and "
@@ -62,6 +63,13 @@ def find_people(folder: Path) -> list[Person]:
     if not found:
         raise CohortError(f"{folder} holds no NAME_T1w.nii.gz: give a folder with T1w, FLAIR and lesion masks.")
     return found
+
+
+def _files_of(stem: str, folder: Path) -> list[Path]:
+    """Files named STEM_..., but for those of somebody whose name is longer and begins in the same way."""
+    others = {path.name.partition("_T1w.nii")[0] for path in folder.glob(f"{stem}_*_T1w.nii*")}
+    mine = (path for path in folder.glob(f"{stem}_*") if not any(path.name.startswith(f"{o}_") for o in others))
+    return sorted(mine)
 
 
 def find_lesion_masks(folder: Path) -> list[Path]:
