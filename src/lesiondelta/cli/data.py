@@ -20,8 +20,8 @@ def simulate(
     anatomy: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of real people to simulate from: NAME_T1w, NAME_FLAIR, NAME_..._mask (of lesions), stripped, on "
-            "one grid of cubic voxels. Default: the MNI152 atlas.",
+            help="Folder of real people to simulate from: NAME_T1w, NAME_FLAIR, NAME_..._mask of lesions, stripped, "
+            "on one grid of cubic voxels. Default: the MNI152 atlas.",
         ),
     ] = None,
     lesion_masks: Annotated[

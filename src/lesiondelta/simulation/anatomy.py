@@ -245,7 +245,7 @@ def regions_of(brain: Volume, from_atlas: Affine) -> Array:
     overlap = 2 * np.count_nonzero(regions[brain.data]) / (np.count_nonzero(regions) + np.count_nonzero(brain.data))
     if overlap < LEAST_OVERLAP:
         raise RegistrationError(
-            f"The atlas could not be laid upon the brain of {brain.name} (Dice of both {overlap:.2f}): leave this person out."
+            f"The atlas could not be laid upon the brain of {brain.name} (Dice {overlap:.2f}): leave this person out."
         )
     return regions
 

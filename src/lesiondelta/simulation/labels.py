@@ -31,9 +31,7 @@ def label_anatomy(labels: Volume, register: Callable[[Volume], Affine] = atlas_t
     """
     found = set(np.unique(labels.data).astype(int).tolist())
     if not {1, 2, 3} <= found <= {0, 1, 2, 3, LESION}:
-        raise ImageError(
-            f"{labels.name} has the labels {sorted(found)}: give 0 background, 1 CSF, 2 grey, 3 white, 4 lesion."
-        )
+        raise ImageError(f"{labels.name} has the labels {sorted(found)}: give 1 CSF, 2 grey, 3 white matter, 4 lesion.")
     data, affine = _cropped(labels)
     brain = data > 0
     data[data == LESION] = TISSUES.index("WM") + 1
