@@ -118,12 +118,12 @@ class Stage:
 
 STAGES = (
     Stage("base", "nnunet", (), 60, 240, 48),
-    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 20, 36, 64, "base"),
-    Stage("single", "nnunet", OPEN_PATIENTS, 20, 36, 64, "base"),
-    Stage("pairs-without-07", "difference_weighting", ("19",), 10, 36, 64, "base"),
-    Stage("single-without-07", "nnunet", ("19",), 10, 36, 64, "base"),
-    Stage("pairs-without-19", "difference_weighting", ("07",), 10, 36, 64, "base"),
-    Stage("single-without-19", "nnunet", ("07",), 10, 36, 64, "base"),
+    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 20, 24, 48, "base"),
+    Stage("single", "nnunet", OPEN_PATIENTS, 20, 24, 48, "base"),
+    Stage("pairs-without-07", "difference_weighting", ("19",), 10, 24, 48, "base"),
+    Stage("single-without-07", "nnunet", ("19",), 10, 24, 48, "base"),
+    Stage("pairs-without-19", "difference_weighting", ("07",), 10, 24, 48, "base"),
+    Stage("single-without-19", "nnunet", ("07",), 10, 24, 48, "base"),
 )
 SHIPPED = STAGES[1]
 
