@@ -23,7 +23,7 @@ from lesiondelta.atlas.location import Location
 from lesiondelta.images import Array
 from lesiondelta.report.pictures import grey_values
 from lesiondelta.simulation import Acquisition, Anatomy, Person, mni152_anatomy, simulate_patient
-from lesiondelta.simulation.anatomy import _tissues_of
+from lesiondelta.simulation.anatomy import tissues_of
 
 REAL, SIMULATED = "#c2410c", "#2f6fb3"
 FIRST_SEED = 500
@@ -90,7 +90,7 @@ def scan_of(anatomy: Anatomy) -> dict[str, Array]:
 def contrast(scan: Mapping[str, Array]) -> dict[str, float]:
     """`CONTRAST` of a patient, tissues found on the T1w in the same way for real and simulated ones."""
     lesions = scan["lesions"]
-    tissues = _tissues_of(scan["T1w"], scan["T1w"] > 0, lesions)
+    tissues = tissues_of(scan["T1w"], scan["T1w"] > 0, lesions)
     away = ~ndimage.binary_dilation(lesions, iterations=3)
     fluid, grey, white = ((tissue > 0.9) & away for tissue in tissues)
     labels, count = ndimage.label(lesions, np.ones((3, 3, 3)))

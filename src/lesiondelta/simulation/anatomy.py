@@ -229,7 +229,7 @@ def image_anatomy(
     share = np.count_nonzero(labels) / np.count_nonzero(brain)
     if share > LARGEST_LOAD:
         raise ImageError(f"{lesions.name} marks {share:.0%} of the brain: it is no mask of lesions, give another.")
-    tissues = _tissues_of(lesioned["T1w"], brain, labels > 0)
+    tissues = tissues_of(lesioned["T1w"], brain, labels > 0)
     healthy = {c: _filled(rng, image, tissues[2], labels > 0, brain) for c, image in lesioned.items()}
     from_atlas = register(Volume(lesioned["T1w"], affine, t1w.name))
     regions = regions_of(Volume(brain, affine, t1w.name), from_atlas)
@@ -329,7 +329,7 @@ def _foreground(data: Array) -> Array:
     return closed
 
 
-def _tissues_of(t1w: Array, brain: Array, lesions: Array) -> Array:
+def tissues_of(t1w: Array, brain: Array, lesions: Array) -> Array:
     """Shares of CSF, grey and white matter by three Gaussians on the T1w; lesions count as white matter."""
     values = t1w[brain & ~lesions]
     centers = np.percentile(values, [5, 40, 80])
