@@ -1,6 +1,7 @@
 """`models`: which models there are, what they are, and how they travel."""
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +46,7 @@ def list_models(
             damaged.append(error)
             continue
         table.add_row(
-            console.plain(model.name), model.method, "+".join(model.contrasts), f"{_megabytes(folder):.1f}",
+            *map(console.plain, (model.name, model.method, "+".join(model.contrasts))), f"{_megabytes(folder):.1f}",
             model.sha256[:12], console.plain(str(folder)),
         )  # fmt: skip
     console.out.print(table, highlight=False)
@@ -71,13 +72,16 @@ def show(
     from lesiondelta.errors import ModelError
     from lesiondelta.inference import bundled_model, load_model
     from lesiondelta.inference.archive import CARD
+    from lesiondelta.inference.model import DESCRIPTION
 
     folder = model or bundled_model()
     loaded = load_model(folder)
     if card:
         if not (folder / CARD).is_file():
-            raise ModelError(f"{folder} has no {CARD}.")
-        console.out.print((folder / CARD).read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+            raise ModelError(f"{folder} has no {CARD}: leave --card out to see what its {DESCRIPTION} says.")
+        text = (folder / CARD).read_text(encoding="utf-8")
+        shown = "".join(c for c in text if c in "\n\t" or c.isprintable())  # no control codes of the terminal
+        console.out.print(shown, markup=False, highlight=False, soft_wrap=True)
         return
     table = Table("", box=None, show_header=False)
     table.add_column(overflow="fold")
@@ -136,11 +140,13 @@ def import_model(
     """
     from lesiondelta.errors import InputError, ModelError
     from lesiondelta.inference.archive import unpack
-    from lesiondelta.nnunet.folders import import_fold, trained_folds
+    from lesiondelta.nnunet.folders import trained_folds
 
     if not source.exists():
         raise InputError(f"{source} does not exist.")
     if source.is_file():
+        if fold is not None or contrasts is not None:
+            raise InputError("--fold and --contrasts belong to folders of nnU-Net and LongiSeg: leave them out for a zip.")
         written = [unpack(source, out)]
     else:
         folds = trained_folds(source)
@@ -149,9 +155,27 @@ def import_model(
         chosen = folds if fold is None else [fold]
         _require_new(out)
         places = [out if len(chosen) == 1 else out / f"fold_{name}" for name in chosen]
-        given = contrasts.split(",") if contrasts else None
-        written = [import_fold(source, name, place, given) for name, place in zip(chosen, places, strict=True)]
+        given = [name.strip() for name in contrasts.split(",")] if contrasts else None
+        written = _import_all(source, dict(zip(chosen, places, strict=True)), given)
     console.out.print(f"Use it: --model {' '.join(map(str, written))}", soft_wrap=True, markup=False)
+
+
+def _import_all(source: Path, places: Mapping[str, Path], contrasts: Sequence[str] | None) -> list[Path]:
+    """Import folds to their places: all, or none where one is refused."""
+    from lesiondelta.errors import LesionDeltaError
+    from lesiondelta.nnunet.folders import import_fold
+
+    written = []
+    try:
+        for fold, place in places.items():
+            written.append(import_fold(source, fold, place, contrasts))
+    except LesionDeltaError:
+        for place in written:
+            shutil.rmtree(place)
+        if len(places) > 1:
+            shutil.rmtree(next(iter(places.values())).parent, ignore_errors=True)
+        raise
+    return written
 
 
 def _require_new(out: Path) -> None:

@@ -1,18 +1,23 @@
 """A model in one file, to send and to keep: a zip of its folder."""
 
-import shutil
+import lzma
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from lesiondelta.errors import ModelError, OutputError
-from lesiondelta.files import atomic
+from lesiondelta.files import atomic, require_writable
 from lesiondelta.inference.model import DESCRIPTION, WEIGHTS, load_model
 
 CARD = "MODEL_CARD.md"
 NAMES = (DESCRIPTION, WEIGHTS, CARD)
 LARGEST_BYTES = 2**31
 """Of a file in an archive; a model of the paper's preset has 0.13 GB."""
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
+    RuntimeError, NotImplementedError,  # encrypted, or packed in a way that Python does not know
+)  # fmt: skip
 
 
 def pack(folder: Path, archive: Path) -> Path:
@@ -35,28 +40,31 @@ def unpack(archive: Path, folder: Path) -> Path:
     ModelError
         It is no zip of a model, or damaged.
     OutputError
-        The folder exists.
+        The folder exists, or cannot be written.
     """
     if folder.exists():
         raise OutputError(f"{folder} exists: give a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(folder.parent)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as made:
         partial = Path(made) / "model"
         partial.mkdir()
-        try:
-            with zipfile.ZipFile(archive) as packed:
-                for member in packed.infolist():
-                    _extract(packed, member, partial, archive)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ModelError(f"{archive} cannot be read as a zip ({error}): copy it again.") from error
+        for name, content in _files_in(archive).items():
+            with atomic(partial / name) as temporary:
+                temporary.write_bytes(content)
         load_model(partial)
         partial.rename(folder)
     return folder
 
 
-def _extract(packed: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, archive: Path) -> None:
-    """Extract a file of a model by its plain name, and nothing else."""
-    if member.filename not in NAMES or member.file_size > LARGEST_BYTES:
-        raise ModelError(f"{archive} holds {member.filename!r}, which is no part of a model: it was not opened.")
-    with packed.open(member) as source, (folder / member.filename).open("wb") as target:
-        shutil.copyfileobj(source, target)
+def _files_in(archive: Path) -> dict[str, bytes]:
+    """The files of a model by their plain names; anything else in the archive is refused."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            for member in packed.infolist():
+                if member.filename not in NAMES:
+                    raise ModelError(f"{archive} holds {member.filename!r}, which is no part of a model: not opened.")
+                if member.file_size > LARGEST_BYTES:
+                    raise ModelError(f"{archive} holds a {member.filename} of over 2 GiB: give the model's folder.")
+            return {member.filename: packed.read(member) for member in packed.infolist()}
+    except DAMAGED as error:
+        raise ModelError(f"{archive} cannot be read as a zip ({error}): copy it again.") from error

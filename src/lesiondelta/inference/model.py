@@ -154,7 +154,7 @@ def load_model(folder: Path) -> Model:
         raise ModelError(f"{weights} is missing: give the folder of an exported model.")
     if sha256(weights) != description.weights_sha256:
         raise ModelError(f"{weights} is not the file that {DESCRIPTION} describes (SHA-256 differs): copy it again.")
-    _require_consistent(description, folder)
+    require_consistent(description, folder)
     network = build_network(description.network, folder)
     _load_weights(network, weights)
     return Model(network.eval(), description)
@@ -172,7 +172,7 @@ def read_description(folder: Path) -> Description:
         raise ModelError(f"{path} is not the description of a lesiondelta model ({reason}).") from error
 
 
-def _require_consistent(description: Description, folder: Path) -> None:
+def require_consistent(description: Description, folder: Path) -> None:
     """Raise ModelError where the window or the channels cannot be those of the network, or its output not a mask."""
     kwargs, path = description.network.get("kwargs"), folder / DESCRIPTION
     if not isinstance(kwargs, dict):

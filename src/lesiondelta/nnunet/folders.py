@@ -7,6 +7,9 @@ U-Net alone. Their arrays are (Z, Y, X) where ours are (X, Y, Z), so that the ax
 """
 
 import json
+import logging
+import re
+import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +23,12 @@ from lesiondelta import methods
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import ModelError, OutputError
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
-from lesiondelta.files import atomic, sha256, write_json
-from lesiondelta.inference.model import Model, build_network
+from lesiondelta.files import atomic, require_writable, sha256, write_json
+from lesiondelta.inference.model import DESCRIPTION, Description, Model, build_network, require_consistent
 from lesiondelta.nnunet.export import export_model, network_description
 from lesiondelta.nnunet.training import THRESHOLD
 
+LOGGER = logging.getLogger(__name__)
 CHECKPOINT, CONFIGURATION = "checkpoint_final.pth", "3d_fullres"
 TRAINERS = {
     "nnunet": "nnUNetTrainer",
@@ -49,6 +53,8 @@ ALLOWED: list[Any] = [
 
 def trained_folds(source: Path) -> list[str]:
     """The finished folds of a model folder: "0", ..., "all"; ModelError where it is none."""
+    if (source / DESCRIPTION).is_file():
+        raise ModelError(f"{source} is a model of lesiondelta already: give it to --model as it is.")
     missing = [name for name in ("plans.json", "dataset.json") if not (source / name).is_file()]
     if missing:
         raise ModelError(
@@ -82,12 +88,12 @@ def import_fold(source: Path, fold: str, folder: Path, contrasts: Sequence[str] 
         channels, labels, normalisation, voxels or networks.
     """
     path = source / f"fold_{fold}" / CHECKPOINT
-    checkpoint = read_checkpoint(path)
+    checkpoint = _read_checkpoint(path)
     plans, dataset = (_read(source / name) for name in ("plans.json", "dataset.json"))
     try:
         configuration = str(checkpoint["init_args"]["configuration"])
         chosen = _inherited(plans["configurations"], configuration)
-        order = axes(plans)
+        order = _axes(plans)
         channels = _contrasts(dataset, contrasts, source)
         _require_usable(plans, dataset, chosen, source)
         weights, method = _named_as_ours(checkpoint["network_weights"], len(channels), chosen, path)
@@ -111,11 +117,12 @@ def import_fold(source: Path, fold: str, folder: Path, contrasts: Sequence[str] 
                 "checkpoint_sha256": sha256(path),
             },
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{source} is not laid out as nnU-Net 2.4 and later do it ({type(error).__name__}: {error}): train or "
             "convert it with a current version."
         ) from error
+    require_consistent(Description.model_validate(WITHOUT_HASH | description), source)
     network = build_network(description["network"], source)
     try:
         network.load_state_dict({name: _turned_kernel(weight, order) for name, weight in weights.items()})
@@ -132,12 +139,26 @@ def export_folder(model: Model, folder: Path) -> Path:
     ModelError
         The method has no counterpart there.
     OutputError
-        The folder exists.
+        The folder exists, or cannot be written.
     """
     if model.method.removesuffix("_random") not in TRAINERS or model.description.patch is None:
-        raise ModelError(f"{model.name} is of {model.method}; nnU-Net and LongiSeg know {', '.join(TRAINERS)}.")
+        raise ModelError(
+            f"{model.name} is of {model.method}; nnU-Net and LongiSeg know {', '.join(TRAINERS)}: export it as a zip."
+        )
     if folder.exists():
         raise OutputError(f"{folder} exists: give a new folder.")
+    LOGGER.warning(
+        "nnU-Net takes the likelier class and keeps every lesion; here %s has threshold %g and drops lesions under %g mm3",
+        model.name, model.description.threshold, model.description.min_lesion_mm3,
+    )  # fmt: skip
+    require_writable(folder.parent)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as made:
+        _write_folder(model, Path(made) / "model")
+        (Path(made) / "model").rename(folder)
+    return folder
+
+
+def _write_folder(model: Model, folder: Path) -> None:
     order = (2, 1, 0)
     channels = {str(index): name for index, name in enumerate(model.contrasts)}
     checkpoint = {
@@ -153,26 +174,27 @@ def export_folder(model: Model, folder: Path) -> Path:
     write_json(folder / "plans.json", _plans(model, order))
     with atomic(folder / "fold_all" / CHECKPOINT) as temporary:
         torch.save(checkpoint, temporary)
-    return folder
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint; ModelError where it is damaged, or holds anything but tensors and numbers."""
     try:
         with torch.serialization.safe_globals(ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist: give a fold whose training is finished.") from error
     except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).strip().partition("\n")[0]
+        refused = re.search(r"GLOBAL (\S+)", str(error))  # its advice to switch the protection off is not passed on
+        holds = f"holds {refused[1]}" if refused else "holds objects"
         raise ModelError(
-            f"{path} is damaged, or holds objects that could run code, and was not opened ({reason}): get it from its "
-            "makers again."
+            f"{path} is damaged, or {holds} that could run code, and was not opened: get it from its makers again."
         ) from error
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise ModelError(f"{path} is not a checkpoint of nnU-Net: it has no network_weights.")
     return checkpoint
 
 
-def axes(plans: Mapping[str, Any]) -> tuple[int, int, int]:
+def _axes(plans: Mapping[str, Any]) -> tuple[int, int, int]:
     """For X, Y and Z the number of the axis in arrays of a model folder; its reader gives (Z, Y, X)."""
     transposed = [int(axis) for axis in plans["transpose_forward"]]
     x, y, z = (transposed.index(axis) for axis in (2, 1, 0))
@@ -197,13 +219,15 @@ def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _contrasts(dataset: Mapping[str, Any], given: Sequence[str] | None, source: Path) -> list[str]:
     """The contrast of every channel."""
     names = [str(name) for _, name in sorted(dataset["channel_names"].items(), key=lambda item: int(item[0]))]
+    given_by_user = given is not None
     if given is None:
         known = {contrast.lower(): contrast for contrast in CONTRASTS} | {"t1": "T1w"}
         given = [known.get(name.lower().removesuffix(".nii.gz"), name) for name in names]
     if len(given) != len(names) or sorted(given) != sorted(CONTRASTS):
+        told = f", and --contrasts says {', '.join(given)}" if given_by_user else ""
         raise ModelError(
-            f"The channels of {source} are {', '.join(names)}; the pipeline gives {' and '.join(CONTRASTS)}: if that "
-            "is what they are, say which comes first with --contrasts."
+            f"The channels of {source} are {', '.join(names)}{told}; the pipeline gives {' and '.join(CONTRASTS)}: if "
+            "that is what they are, say which comes first with --contrasts."
         )
     return list(given)
 
@@ -224,7 +248,7 @@ def _require_usable(
     }
     for reason, applies in reasons.items():
         if applies:
-            raise ModelError(f"The model in {source} cannot be used here: {reason}.")
+            raise ModelError(f"The model in {source} cannot be used here: {reason}. Train it again with `train`.")
 
 
 def _named_as_ours(
@@ -300,7 +324,7 @@ def _plans(model: Model, order: Sequence[int]) -> dict[str, Any]:
         "dataset_name": model.name, "plans_name": "lesiondelta", "experiment_planner_used": "lesiondelta",
         "original_median_spacing_after_transp": spacing,
         "original_median_shape_after_transp": patch,
-        "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager",
+        "image_reader_writer": "NibabelIOWithReorient", "label_manager": "LabelManager",
         "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
         "foreground_intensity_properties_per_channel": {},
         "configurations": {
