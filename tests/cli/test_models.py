@@ -67,6 +67,59 @@ def test_a_changed_or_foreign_zip_is_refused_and_leaves_nothing(model, tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["changed.zip", "models"]
 
 
+LOCAL, CENTRAL = b"PK\x03\x04\x14\x00", b"PK\x01\x02\x14\x03\x14\x00"
+"""What the two headers of a file in a zip begin with; flags and the way of packing follow, two bytes each."""
+
+
+def corrupt(content):
+    """One byte of the weights is another one."""
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 0xFF
+    return bytes(changed)
+
+
+def encrypted(content):
+    for header in (LOCAL, CENTRAL):
+        content = content.replace(header + b"\x00", header + b"\x01")
+    return content
+
+
+def packed_in_an_unknown_way(content):
+    for header in (LOCAL, CENTRAL):
+        content = content.replace(header + b"\x00\x00\x00", header + b"\x00\x00\x63")
+    return content
+
+
+@pytest.mark.parametrize("damaged", [corrupt, encrypted, packed_in_an_unknown_way])
+def test_a_damaged_zip_is_refused_in_a_sentence(damaged, model, tmp_path, capsys):
+    archive = tmp_path / "damaged.zip"
+    assert call(capsys, "models", "export", archive, "--model", model).code == 0
+    whole = archive.read_bytes()
+    archive.write_bytes(damaged(whole))
+    assert archive.read_bytes() != whole
+    refused = call(capsys, "models", "import", archive, "-o", tmp_path / "there")
+    assert (refused.code, "cannot be read as a zip" in " ".join(refused.err.split())) == (1, True), refused.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.zip", "models"]
+
+
+def test_where_nothing_can_be_written_and_options_of_folders(model, tmp_path, capsys):
+    archive = tmp_path / "tiny.zip"
+    assert call(capsys, "models", "export", archive, "--model", model).code == 0
+    refused = call(capsys, "models", "import", archive, "-o", archive / "there")
+    assert (refused.code, "Cannot write into" in " ".join(refused.err.split())) == (1, True)
+    for option in (("--fold", 0), ("--contrasts", "T1w,FLAIR")):
+        refused = call(capsys, "models", "import", archive, "-o", tmp_path / "there", *option)
+        assert "leave them out for a zip" in " ".join(refused.err.split())
+    assert not (tmp_path / "there").exists()
+
+
+def test_brackets_in_a_description_are_text(model, capsys):
+    path = model / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "[/x]"}))
+    listed = call(capsys, "models", "list", model.parent)
+    assert (listed.code, "[/x]" in listed.out) == (0, True)
+
+
 def test_folders_of_nnunet(model, tmp_path, capsys):
     theirs = tmp_path / "LongiSegTrainerDiffWeighting__plans__3d_fullres"
     assert call(capsys, "models", "export", theirs, "--model", model, "--nnunet").code == 0
@@ -78,6 +131,9 @@ def test_folders_of_nnunet(model, tmp_path, capsys):
     (theirs / "fold_1" / "checkpoint_final.pth").write_bytes((theirs / "fold_0" / "checkpoint_final.pth").read_bytes())
     assert call(capsys, "models", "import", theirs, "-o", tmp_path / "folds").code == 0
     assert [load_model(tmp_path / "folds" / f"fold_{k}").name[-6:] for k in (0, 1)] == ["fold_0", "fold_1"]
+    (theirs / "fold_1" / "checkpoint_final.pth").write_bytes(b"damaged")
+    assert call(capsys, "models", "import", theirs, "-o", tmp_path / "all" / "folds").code == 1
+    assert not (tmp_path / "all" / "folds").exists()
     assert "no finished fold 7, but 0, 1" in " ".join(
         call(capsys, "models", "import", theirs, "-o", tmp_path / "x", "--fold", 7).err.split()
     )

@@ -101,7 +101,7 @@ def test_the_plans_are_nnunets(tmp_path):
         labels = manager.get_label_manager(json.loads((theirs / "dataset.json").read_text()))
         assert labels.num_segmentation_heads == 2
         assert callable(chosen.resampling_fn_data)
-        assert manager.image_reader_writer_class.__name__ == "SimpleITKIO"
+        assert manager.image_reader_writer_class.__name__ == "NibabelIOWithReorient"  # the axes that ours have
 
 
 def test_transposed_axes_are_turned_back(tmp_path):
@@ -133,7 +133,7 @@ def test_numbers_of_nnunets_log_are_read_and_code_is_refused(tmp_path):
     torch.save(checkpoint | logged, path)
     import_fold(theirs, "all", tmp_path / "read")
     torch.save(checkpoint | {"init_args": shutil.rmtree}, path)
-    with pytest.raises(ModelError, match="could run code, and was not opened"):
+    with pytest.raises(ModelError, match=r"holds shutil\.rmtree that could run code, and was not opened"):
         import_fold(theirs, "all", tmp_path / "refused")
     path.write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match="damaged"):
@@ -149,12 +149,35 @@ def test_numbers_of_nnunets_log_are_read_and_code_is_refused(tmp_path):
         ({"spacing": [3.0, 1.0, 1.0]}, "not cubes"),
         ({"previous_stage": "3d_lowres"}, "cascade"),
         ({"patch_size": None}, "not laid out as nnU-Net"),
+        ({"patch_size": [16, 32]}, "not laid out as nnU-Net"),
+        ({"patch_size": [17, 32, 24]}, "strides do not divide"),
+        ({"inherits_from": "3d_fullres"}, "not laid out as nnU-Net"),
     ],
 )
 def test_what_would_be_segmented_wrongly_is_refused(tmp_path, changes, message):
     theirs = export_folder(tiny(tmp_path / "ours"), tmp_path / "theirs")
     change_plan(theirs, **changes)
     with pytest.raises(ModelError, match=message):
+        import_fold(theirs, "all", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"channel_names": ["T1w", "FLAIR"]}, {"labels": [0, 1]}, {"labels": None}, {"channel_names": {"first": "T1w"}}],
+)
+def test_a_malformed_dataset_is_refused_in_a_sentence(tmp_path, changes):
+    theirs = export_folder(tiny(tmp_path / "ours"), tmp_path / "theirs")
+    change(theirs / "dataset.json", **changes)
+    with pytest.raises(ModelError, match="not laid out as nnU-Net"):
+        import_fold(theirs, "all", tmp_path / "refused")
+
+
+def test_weights_that_are_no_dictionary(tmp_path):
+    theirs = export_folder(tiny(tmp_path / "ours"), tmp_path / "theirs")
+    path = theirs / "fold_all" / CHECKPOINT
+    torch.save(torch.load(path, weights_only=True) | {"network_weights": [1]}, path)
+    with pytest.raises(ModelError, match="not laid out as nnU-Net"):
         import_fold(theirs, "all", tmp_path / "refused")
 
 
@@ -187,6 +210,9 @@ def test_labels_and_networks_of_another_kind(tmp_path):
 
 
 def test_what_is_no_model_folder(tmp_path):
+    tiny(tmp_path / "ours")
+    with pytest.raises(ModelError, match="is a model of lesiondelta already"):
+        trained_folds(tmp_path / "ours")
     with pytest.raises(ModelError, match=r"no plans\.json and no dataset\.json"):
         trained_folds(tmp_path)
     (tmp_path / "plans.json").write_text("{}")
@@ -203,3 +229,6 @@ def test_only_methods_of_both_sides_are_exported_and_nothing_is_overwritten(tmp_
     change(tmp_path / "ours" / "model.json", method="simunet")
     with pytest.raises(ModelError, match="nnU-Net and LongiSeg know"):
         export_folder(load_model(tmp_path / "ours"), tmp_path / "other")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="Cannot write into"):
+        export_folder(model, tmp_path / "file" / "theirs")

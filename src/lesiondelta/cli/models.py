@@ -146,7 +146,9 @@ def import_model(
         raise InputError(f"{source} does not exist.")
     if source.is_file():
         if fold is not None or contrasts is not None:
-            raise InputError("--fold and --contrasts belong to folders of nnU-Net and LongiSeg: leave them out for a zip.")
+            raise InputError(
+                "--fold and --contrasts belong to folders of nnU-Net and LongiSeg: leave them out for a zip."
+            )
         written = [unpack(source, out)]
     else:
         folds = trained_folds(source)

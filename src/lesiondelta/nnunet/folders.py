@@ -25,7 +25,7 @@ from lesiondelta.errors import ModelError, OutputError
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
 from lesiondelta.files import atomic, require_writable, sha256, write_json
 from lesiondelta.inference.model import DESCRIPTION, Description, Model, build_network, require_consistent
-from lesiondelta.nnunet.export import export_model, network_description
+from lesiondelta.nnunet.export import FORMAT, FORMAT_VERSION, export_model, network_description
 from lesiondelta.nnunet.training import THRESHOLD
 
 LOGGER = logging.getLogger(__name__)
@@ -49,6 +49,9 @@ ALLOWED: list[Any] = [
     *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]  # fmt: skip
 """What a checkpoint may hold beside tensors and plain Python: NumPy's numbers, of which nnU-Net's log is made."""
+
+UNHASHED = {"format": FORMAT, "format_version": FORMAT_VERSION, "weights_sha256": ""}
+"""Completes a description before its weights are written."""
 
 
 def trained_folds(source: Path) -> list[str]:
@@ -117,12 +120,12 @@ def import_fold(source: Path, fold: str, folder: Path, contrasts: Sequence[str] 
                 "checkpoint_sha256": sha256(path),
             },
         }
+        require_consistent(Description.model_validate(UNHASHED | description), source)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{source} is not laid out as nnU-Net 2.4 and later do it ({type(error).__name__}: {error}): train or "
             "convert it with a current version."
         ) from error
-    require_consistent(Description.model_validate(WITHOUT_HASH | description), source)
     network = build_network(description["network"], source)
     try:
         network.load_state_dict({name: _turned_kernel(weight, order) for name, weight in weights.items()})
@@ -148,7 +151,7 @@ def export_folder(model: Model, folder: Path) -> Path:
     if folder.exists():
         raise OutputError(f"{folder} exists: give a new folder.")
     LOGGER.warning(
-        "nnU-Net takes the likelier class and keeps every lesion; here %s has threshold %g and drops lesions under %g mm3",
+        "nnU-Net takes the likelier class and keeps every lesion; %s here has threshold %g and minimum size %g mm3",
         model.name, model.description.threshold, model.description.min_lesion_mm3,
     )  # fmt: skip
     require_writable(folder.parent)
