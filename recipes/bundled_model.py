@@ -4,19 +4,22 @@
 
 WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
 
-1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas. It has seen no real image, so
-              that all others may start from it, and is kept in the repository (`recipes/base`, half precision): where
-              it is there, this stage starts from it, and the hours add up. `--keep-base` puts it there;
-2. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
-              `base`: its weights start small, so that the network starts as the one it comes from. This is what ships,
-              in half precision;
-3. `single`   its twin: nnU-Net on every visit of the same patients, from `base`, with as many iterations;
-4. `pairs-without-07`, `single-without-07`, and the same for 19: without that open patient, for leave-one-out.
+1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas;
+2. `base-pairs`, `base-single`
+              difference weighting on pairs of more such patients, from `base` (its weights start small, so that the
+              network starts as the one it comes from), and its twin, nnU-Net on every visit, with as many iterations.
+              They have seen no real image, so that all others may start from them, and are kept in the repository
+              (`recipes/base`, half precision): where they are there, these stages start from them, and the hours add
+              up. `--keep-base` puts them there;
+3. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
+              `base-pairs`. This is what ships, in half precision;
+4. `single`   its twin, from `base-single`, with as many iterations;
+5. `pairs-without-07`, `single-without-07`, and the same for 19: without that open patient, for leave-one-out.
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
 are deformed into another brain first. Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data)
-`base` alone can be trained.
+the stages `base...` alone can be trained.
 """
 
 import argparse
@@ -57,8 +60,8 @@ FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learn
 OPEN_PATIENTS = ("07", "19")
 ATLAS_SEED = 1000
 ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
-RECIPE = Recipe(optimiser="adamw", learning_rate=2e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 1, 25, 1, patch=None, batch=2, base_features=16, max_features=256)
+RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
+PRESET = Preset("bundled", 1, 25, 1, patch=(48, 48, 48), batch=2, base_features=16, max_features=256)
 
 
 @dataclass(frozen=True)
@@ -86,46 +89,58 @@ AS_IT_IS = 10  # times that an open patient's own visit is listed; patients are 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: the method, which open and how many atlas patients it sees, for how many epochs, and its start.
-
-    `patch` is the edge in voxels: small where features are learned, larger where the network learns what surrounds a
-    lesion.
-    """
+    """One training: the method, which open and how many atlas patients it sees, for how many epochs, and its start."""
 
     name: str
     method: str
     open_patients: tuple[str, ...]
     atlas_patients: int
     epochs: int
-    patch: int
+    learning_rate: float
     start: str | None = None
 
     @property
     def recipe(self) -> Recipe:
-        """Half the learning rate where the stage starts from another."""
-        return replace(RECIPE, learning_rate=RECIPE.learning_rate / 2) if self.start else RECIPE
+        """Of the optimiser."""
+        return replace(RECIPE, learning_rate=self.learning_rate)
 
     @property
     def preset(self) -> Preset:
         """Size of network and training."""
-        return replace(PRESET, epochs=self.epochs, patch=(self.patch,) * 3)
+        return replace(PRESET, epochs=self.epochs)
 
     @property
     def iterations(self) -> int:
         """Batches in all."""
         return self.epochs * PRESET.iterations_per_epoch
 
+    @property
+    def of_atlas(self) -> bool:
+        """Whether it has seen no real image."""
+        return not self.open_patients
 
+    @property
+    def kept(self) -> Path:
+        """Where the repository keeps its weights, if it does."""
+        return BASE / self.name.removeprefix("base-")
+
+
+PAIRS, SINGLE = "difference_weighting", "nnunet"
 STAGES = (
-    Stage("base", "nnunet", (), 60, 240, 48),
-    Stage("pairs", "difference_weighting", OPEN_PATIENTS, 20, 24, 48, "base"),
-    Stage("single", "nnunet", OPEN_PATIENTS, 20, 24, 48, "base"),
-    Stage("pairs-without-07", "difference_weighting", ("19",), 10, 24, 48, "base"),
-    Stage("single-without-07", "nnunet", ("19",), 10, 24, 48, "base"),
-    Stage("pairs-without-19", "difference_weighting", ("07",), 10, 24, 48, "base"),
-    Stage("single-without-19", "nnunet", ("07",), 10, 24, 48, "base"),
+    Stage("base", SINGLE, (), 60, 240, 2e-3),
+    Stage("base-pairs", PAIRS, (), 120, 240, 1e-3, "base"),
+    Stage("base-single", SINGLE, (), 120, 240, 1e-3, "base"),
+    *(
+        Stage(f"{name}{ending}", method, patients, atlas, 12, 5e-4, f"base-{name}")
+        for ending, patients, atlas in (
+            ("", OPEN_PATIENTS, 20),
+            ("-without-07", ("19",), 10),
+            ("-without-19", ("07",), 10),
+        )
+        for name, method in (("pairs", PAIRS), ("single", SINGLE))
+    ),
 )
-SHIPPED = STAGES[1]
+SHIPPED = next(stage for stage in STAGES if stage.name == "pairs")
 
 
 def main() -> None:
@@ -133,8 +148,8 @@ def main() -> None:
     given = arguments(__doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
-    for stage in STAGES if with_data else STAGES[:1]:
-        if given.stage in (None, stage.name):
+    for stage in STAGES:
+        if given.stage in (None, stage.name) and (with_data or stage.of_atlas):
             run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
     if given.keep_base:
         keep_base(given.work)
@@ -170,18 +185,22 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
 
 def start_of(stage: Stage, work: Path) -> Path | None:
     """The model whose weights a stage starts from; None: from scratch."""
+    if stage.of_atlas and stage.kept.is_dir():
+        return stage.kept
     if stage.start is None:
-        return BASE if BASE.is_dir() else None
-    if stage.method == "nnunet":
-        return work / stage.start / "model"
-    return with_difference_weighting(work / stage.start)
+        return None
+    start = work / stage.start
+    added = load_model(start / "model").method != stage.method
+    return with_difference_weighting(start) if added else start / "model"
 
 
 def keep_base(work: Path) -> None:
-    """Put the base's weights into the repository."""
-    folder = work / STAGES[0].name / "model"
-    description = load_model(folder).description.model_dump(exclude={"weights_sha256"})
-    export_model(BASE, load_model(folder).network, description, half=True)
+    """Put the weights that all others start from into the repository."""
+    for stage in STAGES:
+        if stage.of_atlas and stage.start is not None:
+            model = load_model(work / stage.name / "model")
+            description = model.description.model_dump(exclude={"weights_sha256"})
+            export_model(stage.kept, model.network, description, half=True)
 
 
 def with_difference_weighting(stage: Path) -> Path:
