@@ -139,6 +139,14 @@ def test_the_probability_is_the_mean_of_the_views(network, visits):
         torch.testing.assert_close(network(torch.cat((current, prior), dim=1)).softmax(1), expected)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_one_by_one_as_on_a_cpu_and_eight_at_once_as_on_a_gpu(network, visits, axis):
+    pair = torch.cat(tuple(visits), dim=1)
+    with torch.no_grad():
+        alone, together = (network.view(pair, axis, 32, network.segmentation, n) for n in (1, denner.SLICES))
+    torch.testing.assert_close(alone, together)
+
+
 def test_the_displacement_is_the_mean_of_the_two_views_of_an_axis(network, visits):
     current, prior = visits
     with torch.no_grad():

@@ -163,14 +163,14 @@ class MultitaskNetwork(nn.Module):
         """
         pair = torch.cat((scale(current), scale(prior)), dim=1)[box_of(current, prior)]
         edge = STRIDE * math.ceil(max(pair.shape[2:]) / STRIDE)
-        return [self.view(pair, axis, edge, decoder) for axis in range(3)]
+        alone = pair.device.type == "cpu" and not self.training  # batch norm cannot learn from one slice
+        return [self.view(pair, axis, edge, decoder, 1 if alone else SLICES) for axis in range(3)]
 
-    def view(self, pair: Tensor, axis: int, edge: int, decoder: nn.Module) -> Tensor:
-        """Slices (B, 2C, X, Y, Z) across `axis`, each amid a square of this edge -> (B, 2, X, Y, Z)."""
+    def view(self, pair: Tensor, axis: int, edge: int, decoder: nn.Module, at_once: int) -> Tensor:
+        """Slices (B, 2C, X, Y, Z) across `axis`, so many at once, amid squares of this edge -> (B, 2, X, Y, Z)."""
         slices = slices_across(moving_first(pair), axis)
         height, width = slices.shape[2:]
-        alone = pair.device.type == "cpu" and not self.training  # batch norm cannot learn from one slice
-        parts = torch.split(slices, 1 if alone else SLICES)
+        parts = torch.split(slices, at_once)
         done = [decoder(self.encoder(centre_pad(part, edge))) for part in parts]
         return volume_of(torch.cat([centre_crop(part, height, width) for part in done]), axis, len(pair))
 
