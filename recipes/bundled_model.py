@@ -145,7 +145,7 @@ SHIPPED = next(stage for stage in STAGES if stage.name == "pairs")
 
 def main() -> None:
     """Run the stages that are not done."""
-    given = arguments(__doc__)
+    given = arguments(__doc__, [stage.name for stage in STAGES], "stage")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
     for stage in STAGES:
@@ -315,16 +315,17 @@ def open_person(data: Path, label: str) -> Person:
     return Person(t1w, flair, lesions)
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """What both recipes are given on the command line."""
+def arguments(description: str | None, parts: Sequence[str], name: str = "part") -> argparse.Namespace:
+    """What the recipes of the bundled model are given on the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("LESIONDELTA_DATA", REPOSITORY.parent / "shared" / "data")
     parser.add_argument("work", type=Path, help="folder for patients, checkpoints and logs")
     parser.add_argument("--data", type=Path, default=Path(default), help="the open MS images")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", help="of the training")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="this one alone")
-    parser.add_argument("--keep-base", action="store_true", help="put the base's weights into the repository")
+    parser.add_argument(f"--{name}", choices=parts, help="this one alone")
+    if name == "stage":
+        parser.add_argument("--keep-base", action="store_true", help="put the base's weights into the repository")
     return parser.parse_args()
 
 

@@ -1,7 +1,9 @@
 """What experts marked as changed in sub-12, against masks of `run`: `python recipes/experts_changes.py OUT...`.
 
 The experts' mask holds change and no sign: its components are split by whether the normalised FLAIR became brighter or
-darker. Brighter ones should touch a lesion of the second visit, darker ones one of the first. Prints JSON per folder.
+darker. Brighter ones should touch a lesion of the second visit, darker ones one of the first. A change of ours is a
+connected place of 3 mm3 or more where one visit's mask has lesion and the other's has not; a gain should touch a
+brighter component, a loss a darker one, and one that touches no component at all is false. Prints JSON per folder.
 """
 
 import argparse
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.images import read_image, read_itk_transform, read_mask, resample
+from lesiondelta.evaluation.instances import lesions
+from lesiondelta.images import Array, read_image, read_itk_transform, read_mask, resample
 
 DATA = Path(os.environ.get("LESIONDELTA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -35,7 +38,17 @@ def experts_changes(data: Path, out: Path) -> dict[str, Any]:
     places, count = ndimage.label(change.data, np.ones((3, 3, 3)))
     brighter = ndimage.mean(flairs[1] - flairs[0], places, range(1, count + 1)) > 0
     touched = [ndimage.maximum(mask, places, range(1, count + 1)) > 0 for mask in masks]
-    return {
+    signs = {"gain": (masks[1] & ~masks[0], brighter), "loss": (masks[0] & ~masks[1], ~brighter)}
+    ours = {name: lesions(mask, change.grid.voxel_volume_mm3) for name, (mask, _) in signs.items()}
+    anything = [ndimage.maximum(found > 0, places, range(1, count + 1)) > 0 for found in ours.values()]
+    detection: dict[str, Any] = {"change_found": int(np.logical_or(*anything).sum())}
+    for found, (name, (_, right)) in zip(anything, signs.items(), strict=True):
+        of_sign = right_places(ours[name], places, right)
+        detection[name] = {
+            "experts": int(right.sum()), "found": int(found[right].sum()),
+            "ours": int(ours[name].max()), "right": of_sign, "false": untouched(ours[name], places),
+        }  # fmt: skip
+    return detection | {
         "brighter": int(brighter.sum()),
         "brighter_on_lesion_of_second_visit": int(touched[1][brighter].sum()),
         "darker": int((~brighter).sum()),
@@ -43,6 +56,16 @@ def experts_changes(data: Path, out: Path) -> dict[str, Any]:
         "lesion_ml": [float(mask.sum() * change.grid.voxel_volume_mm3 / 1000) for mask in masks],
         "brain_ml": float(brain.sum() * change.grid.voxel_volume_mm3 / 1000),
     }
+
+
+def right_places(ours: Array, places: Array, right: Array) -> int:
+    """How many of our changes touch a component of the right sign."""
+    return len(np.unique(ours[np.isin(places, 1 + np.flatnonzero(right))])) - 1
+
+
+def untouched(ours: Array, places: Array) -> int:
+    """How many of our changes touch no component."""
+    return int(ours.max()) - (len(np.unique(ours[places > 0])) - 1)
 
 
 if __name__ == "__main__":

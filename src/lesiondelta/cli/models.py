@@ -215,7 +215,7 @@ def _facts(model: "Model", folder: Path) -> list[tuple[str, str]]:
         ("voxels", f"{model.spacing_mm:g} mm"), ("window", f"{size}, overlap {described.overlap:g}"),
         ("network", f"{described.network['class'].rpartition('.')[2]}, {parameters:,} parameters"),
         ("weights", f"{_megabytes(folder):.1f} MB, sha256 {model.sha256}"),
-        ("lesion", f"probability over {described.threshold:g}; {smaller}"),
+        ("lesion", f"probability over {described.threshold:g} (temperature {described.temperature:g}); {smaller}"),
         ("licence", described.licence or "not stated"), ("caution", described.caution or "none"),
         ("folder", str(folder)),
     ]  # fmt: skip

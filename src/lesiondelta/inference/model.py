@@ -47,7 +47,10 @@ class Description(BaseModel):
     overlap: float = Field(0.25, ge=0, lt=1, description="share of a window that its neighbour covers")
     mirroring: bool = Field(True, description="whether to average over flips where the device is fast")
     network: dict[str, Any]
-    threshold: float = Field(gt=0, lt=1)
+    temperature: float = Field(
+        1.0, gt=0, description="what logits are divided by, so that probabilities are frequencies"
+    )
+    threshold: float = Field(gt=0, lt=1, description="of these probabilities")
     min_lesion_mm3: float = Field(ge=0)
     weights_sha256: str
     prior: Literal["previous", "baseline"] = "previous"

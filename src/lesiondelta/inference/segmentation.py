@@ -38,7 +38,7 @@ def lesion_probabilities(
         In time order, on one grid, the channels in the order of the models' contrasts, 0 outside the brain; not yet
         normalised.
     models : sequence of Model
-        Averaged as logits.
+        Averaged as logits, each over its temperature.
     overlap : float or None
         Share of a window that its neighbour covers; None: each model's own.
     mirroring : bool or None
@@ -75,7 +75,7 @@ def lesion_probabilities(
         references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
         means = _windowed(tensors, model, references, evaluate, share, chosen)
         for mean, sum_over_models in zip(means, total, strict=True):
-            sum_over_models += mean.get("lesion", 0)  # absent where every image is empty
+            sum_over_models += mean.get("lesion", 0) / model.description.temperature  # absent where all is empty
         _require_finite(total, model)
     return [_probability(t / len(models), visit) for t, visit in zip(total, visits, strict=True)]
 

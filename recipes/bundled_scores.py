@@ -1,0 +1,379 @@
+"""Measure the stages of `bundled_model.py`; `bundled_card.py` makes pictures, tables and the package of it.
+
+    python recipes/bundled_scores.py WORK [--data DIR] [--threads N] [--part NAME]
+
+Each part is kept as WORK/scores/PART.json, with the hash of the models it used, and measured again where these changed.
+The operating point (temperature, threshold, smallest lesion) is chosen on the open patients, each segmented by the
+models that were trained without it; a patient's leave-one-out scores take the point that the other patient chose. Our
+model and its single-visit twin are treated alike. CPU, no mirroring: what users without a GPU get.
+"""
+
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from bundled_model import OPEN_PATIENTS, arguments, open_person
+from experts_changes import experts_changes
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from lesiondelta.evaluation.instances import found as matches
+from lesiondelta.evaluation.instances import lesions, overlaps
+from lesiondelta.evaluation.longitudinal import new_lesions
+from lesiondelta.evaluation.metrics import score
+from lesiondelta.files import write_json
+from lesiondelta.formats.bids import read_cohort
+from lesiondelta.images import Array, Grid, Volume, read_mask
+from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load_model
+from lesiondelta.nnunet.export import export_model
+from lesiondelta.pipeline.cohort import check_start, run_cohort
+from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+from lesiondelta.simulation import Acquisition, SimulatedPatient, simulate_patient
+from lesiondelta.simulation.cohort import write_cohort
+from lesiondelta.simulation.evolution import Rates
+from lesiondelta.simulation.labels import read_label_anatomy
+
+OURS, TWIN = "pairs", "single"
+PARTNER_SEED, RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7000, 7100, 7200, 7300, 7400
+UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
+ROBUST_PATIENTS, UNSEEN_PATIENTS, HEADS = 3, 8, 2
+THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.05), 2).tolist())
+SMALLEST_MM3 = (3.0, 5.0, 8.0, 12.0)
+EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
+CONDITIONS: Mapping[str, Acquisition] = {
+    "1 mm voxels, little noise, one scanner, no misregistration": EASY,
+    **{f"slices of {mm:g} mm": replace(EASY, sharp_share=0.0, slice_mm=mm) for mm in (2.0, 3.0, 5.0)},
+    **{f"noise {noise:g} of white matter": replace(EASY, noise=noise) for noise in (0.05, 0.1)},
+    **{f"images off by up to {mm:g} mm": replace(EASY, residual_mm=mm) for mm in (0.5, 1.0, 2.0)},
+    "another scanner at each visit": replace(EASY, scanner=None),
+}
+
+
+def main() -> None:
+    """Measure what is not measured yet."""
+    given = arguments(__doc__, list(PARTS))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    torch.set_num_threads(given.threads)
+    for name in PARTS:
+        if given.part in (None, name):
+            measured(name, given.work, given.data, given.threads)
+
+
+def measured(name: str, work: Path, data: Path, threads: int) -> Any:  # noqa: ANN401
+    """A part's numbers, from its file where the models are the same."""
+    kept, identity = work / "scores" / f"{name}.json", models_of(work)
+    if kept.is_file() and (content := json.loads(kept.read_text(encoding="utf-8")))["models"] == identity:
+        return content["found"]
+    found = PARTS[name](work, data, threads)
+    write_json(kept, {"models": identity, "found": found})
+    return found
+
+
+def models_of(work: Path) -> dict[str, str]:
+    """Hash of the weights of each stage that is scored."""
+    stages = [f"{kind}{ending}" for kind in (OURS, TWIN) for ending in ("", *(f"-without-{p}" for p in OPEN_PATIENTS))]
+    return {stage: load_model(work / stage / "model").description.weights_sha256 for stage in stages}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A visit whose lesions are known, and what a model says."""
+
+    probability: Array
+    reference: Array
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """How probabilities become a mask."""
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    min_lesion_mm3: float = 3.0
+
+    def mask(self, probability: Array, grid: Grid) -> Array:
+        """Of the probabilities of temperature 1."""
+        return lesion_mask(cooled(probability, self.temperature), self.threshold, self.min_lesion_mm3, spacing(grid))
+
+    def scores(self, case: Case) -> dict[str, float]:
+        """Dice, HD95, lesion F1 and volumes."""
+        mask = self.mask(case.probability, case.grid)
+        found = score(case.reference, mask, case.grid)
+        volume = case.grid.voxel_volume_mm3 / 1000
+        return {
+            "dsc": found.dsc, "hd95_mm": found.hd95_mm, "lesion_f1": found.lesion_f1,
+            "reference_ml": float(case.reference.sum() * volume), "prediction_ml": float(mask.sum() * volume),
+        }  # fmt: skip
+
+
+def cooled(probability: Array, temperature: float) -> Array:
+    """Probabilities of logits over the temperature; 0 stays 0."""
+    inside = probability > 0
+    changed = np.zeros_like(probability)
+    changed[inside] = expit(logit(np.clip(probability[inside], 1e-6, 1 - 1e-6)) / temperature)
+    return changed
+
+
+def choose(cases: Sequence[Case]) -> OperatingPoint:
+    """The temperature of the highest likelihood, then the threshold and size of the best mean of Dice and lesion F1."""
+
+    def surprise(log_temperature: float) -> float:
+        return float(np.mean([log_loss(case, np.exp(log_temperature)) for case in cases]))
+
+    best = minimize_scalar(surprise, bounds=(-1.5, 2.0), method="bounded", options={"xatol": 0.01})
+    temperature = round(float(np.exp(best.x)), 3)
+    calm = [replace(case, probability=cooled(case.probability, temperature)) for case in cases]
+
+    def agreement(limits: tuple[float, float]) -> float:
+        return float(np.mean([dice_and_f1(case, *limits) for case in calm]))
+
+    return OperatingPoint(temperature, *max(itertools.product(THRESHOLDS, SMALLEST_MM3), key=agreement))
+
+
+def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> float:
+    """The mean of both, without the distances that `score` computes as well."""
+    mask = lesion_mask(case.probability, threshold, min_lesion_mm3, spacing(case.grid))
+    table = overlaps(*(lesions(one, case.grid.voxel_volume_mm3) for one in (case.reference, mask)))
+    matched, right = matches(table), matches(table.reversed())
+    if not matched.any() or not right.any():
+        return 0.0
+    dice = 2 * table.shared.sum() / (table.reference.sum() + table.predicted.sum())
+    recall, precision = matched.mean(), right.mean()
+    return float(dice + 2 * recall * precision / (recall + precision)) / 2
+
+
+def log_loss(case: Case, temperature: float) -> float:
+    """Mean over the brain's voxels."""
+    inside = case.probability > 0
+    p = np.clip(cooled(case.probability, temperature)[inside], 1e-6, 1 - 1e-6)
+    return float(-np.where(case.reference[inside], np.log(p), np.log1p(-p)).mean())
+
+
+def reliability(case: Case, temperature: float) -> list[dict[str, float]]:
+    """Of each tenth of probability: its mean, how often it is lesion, and how many voxels it has."""
+    p, truth = cooled(case.probability, temperature), case.reference
+    bins = np.clip((p * 10).astype(int), 0, 9)
+    rows = []
+    for number in range(10):
+        inside = (bins == number) & (case.probability > 0.001)
+        if inside.sum() >= 20:
+            rows.append(
+                {"said": float(p[inside].mean()), "is": float(truth[inside].mean()), "voxels": int(inside.sum())}
+            )
+    return rows
+
+
+def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
+    """The open patients by the models trained without them, and the operating points."""
+    kinds = {
+        OURS: {label: left_out_case(work, data, OURS, label, partner=True) for label in OPEN_PATIENTS},
+        TWIN: {label: left_out_case(work, data, TWIN, label, partner=False) for label in OPEN_PATIENTS},
+    }
+    alone = {label: left_out_case(work, data, OURS, label, partner=False) for label in OPEN_PATIENTS}
+    found: dict[str, Any] = {"points": {}, "rows": [], "reliability": {}}
+    for kind, cases in kinds.items():
+        found["points"][kind] = asdict(choose(list(cases.values())))
+        for label, case in cases.items():
+            others = choose([other for name, other in cases.items() if name != label])
+            told = {"patient": label, "model": kind}
+            found["rows"] += [
+                told | {"point": "the other patient's", "visits": "own"} | others.scores(case),
+                told | {"point": "0.5", "visits": "own"} | OperatingPoint().scores(case),
+            ]
+            if kind == OURS:
+                found["rows"][-2]["visits"] = found["rows"][-1]["visits"] = "own after a simulated one"
+                found["rows"].append(
+                    told | {"point": "the other patient's", "visits": "own"} | others.scores(alone[label])
+                )
+                found["reliability"][label] = {
+                    "before": reliability(case, 1.0), "after": reliability(case, others.temperature),
+                    "temperature": others.temperature,
+                }  # fmt: skip
+    return found
+
+
+@cache
+def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: bool) -> Case:
+    """An open patient's own images, after a simulated earlier visit or alone, by a model that has not seen it."""
+    model = load_model(work / f"{kind}-without-{label}" / "model")
+    anatomy = open_person(data, label).anatomy(PARTNER_SEED)
+    own = np.stack([anatomy.lesioned[contrast] for contrast in model.contrasts])
+    visits = [own]
+    if partner:
+        made = simulate_patient(PARTNER_SEED, anatomy=anatomy, acquisition=Acquisition(sharp_share=1.0))
+        visits = [stacked(made.visits[1].images, model), own]
+    reference = np.asarray(anatomy.lesions) > 0
+    x, y, z = reference.shape
+    return Case(probabilities(visits, model)[-1], reference, Grid((x, y, z), anatomy.affine))
+
+
+def probabilities(visits: Sequence[Array], model: Model) -> list[Array]:
+    """As a user without a GPU gets them."""
+    return lesion_probabilities(visits, [model], mirroring=False, device="cpu")
+
+
+def stacked(images: Mapping[str, Volume], model: Model) -> Array:
+    """(C, X, Y, Z) in the order of the model's contrasts."""
+    return np.stack([images[contrast].data for contrast in model.contrasts])
+
+
+def spacing(grid: Grid) -> list[float]:
+    """As a list."""
+    return [float(mm) for mm in grid.spacing]
+
+
+def contenders(work: Path, data: Path, threads: int) -> dict[str, Model]:
+    """Our model and its twin as they are shipped: in half precision, with their operating points."""
+    points = measured("left-out", work, data, threads)["points"]
+    return {kind: load_model(packaged(work, kind, points[kind])) for kind in (OURS, TWIN)}
+
+
+def packaged(work: Path, kind: str, point: dict[str, float]) -> Path:
+    """A model folder made of a stage."""
+    model = load_model(work / kind / "model")
+    description = model.description.model_dump(exclude={"weights_sha256"}) | {"name": kind} | point
+    return export_model(work / "packaged" / kind, model.network, description, half=True)
+
+
+def segmented(patient: SimulatedPatient, model: Model) -> list[Array]:
+    """The masks of a patient's visits."""
+    seen = probabilities([stacked(visit.images, model) for visit in patient.visits], model)
+    grid = patient.visits[0].lesions.grid
+    return [lesion_mask(p, model.threshold, model.min_lesion_mm3, spacing(grid)) for p in seen]
+
+
+def unseen_patients(
+    data: Path, seed: int, count: int, acquisition: Acquisition, rates: Rates | None = None
+) -> Iterator[SimulatedPatient]:
+    """Patients simulated from label maps, whose brains no training saw; their lesions have procedural shapes."""
+    maps = sorted((data / "ljubljana-tissue-labels").glob("*_dseg.nii.gz"))
+    for number, path in enumerate(maps[:count]):
+        yield simulate_patient(seed + number, anatomy=anatomy_of(path), acquisition=acquisition, rates=rates)
+
+
+anatomy_of = cache(read_label_anatomy)
+
+
+def unseen(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
+    """Brains that no training saw, with lesions that change, seen as they come: mean over both visits."""
+    rows = []
+    models = contenders(work, data, threads)
+    for patient in unseen_patients(data, UNSEEN_SEED, UNSEEN_PATIENTS, Acquisition()):
+        for kind, model in models.items():
+            rows.append({"patient": patient.label, "model": kind} | agreement(patient, segmented(patient, model)))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def agreement(patient: SimulatedPatient, masks: Sequence[Array]) -> dict[str, float]:
+    """Mean Dice and lesion F1 over the visits."""
+    found = [
+        score(visit.lesions.data > 0, mask, visit.lesions.grid)
+        for visit, mask in zip(patient.visits, masks, strict=True)
+    ]
+    return {"dsc": float(np.mean([s.dsc for s in found])), "lesion_f1": float(np.mean([s.lesion_f1 for s in found]))}
+
+
+def rescans(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
+    """Patients in whom nothing changes, scanned twice with different protocols: lesions falsely called new."""
+    rows = []
+    models = contenders(work, data, threads)
+    for patient in unseen_patients(data, RESCAN_SEED, UNSEEN_PATIENTS, Acquisition(), rates=UNCHANGING):
+        volume = patient.visits[0].lesions.grid.voxel_volume_mm3
+        for kind, model in models.items():
+            first, second = segmented(patient, model)
+            counts = {
+                "false_new": int(new_lesions(first, second, volume).max()),
+                "false_gone": int(new_lesions(second, first, volume).max()),
+            }
+            rows.append({"patient": patient.label, "model": kind} | counts | agreement(patient, [first, second]))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def robustness(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
+    """The same patients under one difficulty at a time."""
+    rows = []
+    models = contenders(work, data, threads)
+    for condition, acquisition in CONDITIONS.items():
+        for patient in unseen_patients(data, ROBUST_SEED, ROBUST_PATIENTS, acquisition):
+            for kind, model in models.items():
+                found = agreement(patient, segmented(patient, model))
+                rows.append({"condition": condition, "patient": patient.label, "model": kind} | found)
+                print(rows[-1], flush=True)
+    return rows
+
+
+def heads(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
+    """Whole heads through `run`, with brain extraction and without."""
+    raw = work / "scores" / "heads"
+    write_cohort(raw, HEADS, 2, seed=HEAD_SEED, acquisition=Acquisition(mode="native", sharp_share=1.0))
+    rows = []
+    skull_strips: tuple[Literal["auto", "skip"], ...] = ("auto", "skip")
+    for skull_strip, kind in itertools.product(skull_strips, (OURS, TWIN)):
+        out = run(raw, work, data, kind, threads, skull_strip)
+        for reference in sorted((raw / "derivatives" / "reference").rglob("*_label-L_mask.nii.gz")):
+            visit = reference.name.partition("_space")[0]
+            found = next(out.rglob(f"{visit}_space-orig_label-L_mask.nii.gz"), None)
+            row: dict[str, Any] = {"brain extraction": skull_strip, "visit": visit, "model": kind}
+            if found is not None:
+                truth = read_mask(reference)
+                scores = score(truth.data > 0, read_mask(found).data > 0, truth.grid)
+                row |= {"dsc": scores.dsc, "lesion_f1": scores.lesion_f1}
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+def sub_12(work: Path, data: Path, threads: int) -> dict[str, Any]:
+    """The raw clinical pair against what experts marked as changed."""
+    found = {}
+    for kind in (OURS, TWIN):
+        out = run(data / "ljubljana-longitudinal", work, data, kind, threads, "auto", ["12"])
+        found[kind] = experts_changes(data, out)
+        print(kind, found[kind], flush=True)
+    return found
+
+
+def run(
+    raw: Path,
+    work: Path,
+    data: Path,
+    kind: str,
+    threads: int,
+    skull_strip: Literal["auto", "skip"],
+    participants: Sequence[str] | None = None,
+) -> Path:
+    """`lesiondelta run` with one of the contenders, in a new folder."""
+    contenders(work, data, threads)
+    out = work / "scores" / f"{raw.name}-{skull_strip}-{kind}"
+    shutil.rmtree(out, ignore_errors=True)
+    settings = Settings(
+        preprocessing=PreprocessingSettings(threads=threads, skull_strip=skull_strip),
+        segmentation=SegmentationSettings(models=(work / "packaged" / kind,), device="cpu", threads=threads),
+    )
+    cohort = read_cohort(raw, participants=participants)
+    run_cohort(cohort, out, check_start(settings, out, raw), raw=raw, work=work / "prepared")
+    return out
+
+
+PARTS: Mapping[str, Callable[[Path, Path, int], Any]] = {
+    "left-out": left_out,
+    "sub-12": sub_12,
+    "rescans": rescans,
+    "robustness": robustness,
+    "unseen": unseen,
+    "heads": heads,
+}
+
+if __name__ == "__main__":
+    main()
