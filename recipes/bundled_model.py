@@ -6,7 +6,7 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 
 1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas;
 2. `base-pairs`, `base-single`
-              difference weighting on pairs of more such patients, from `base` (its weights start small, so that the
+              difference weighting on pairs of other such patients, from `base` (its weights start small, so that the
               network starts as the one it comes from), and its twin, nnU-Net on every visit, with as many iterations.
               They have seen no real image, so that all others may start from them, and are kept in the repository
               (`recipes/base`, half precision): where they are there, these stages start from them, and the hours add
@@ -58,7 +58,6 @@ SEED = 0
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
 FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
 OPEN_PATIENTS = ("07", "19")
-ATLAS_SEED = 1000
 ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
 PRESET = Preset("bundled", 1, 25, 1, patch=(48, 48, 48), batch=2, base_features=16, max_features=256)
@@ -89,12 +88,12 @@ AS_IT_IS = 10  # times that an open patient's own visit is listed; patients are 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: the method, which open and how many atlas patients it sees, for how many epochs, and its start."""
+    """One training: the method, which open and atlas patients (seeds) it sees, for how many epochs, and its start."""
 
     name: str
     method: str
     open_patients: tuple[str, ...]
-    atlas_patients: int
+    atlas: range
     epochs: int
     learning_rate: float
     start: str | None = None
@@ -127,16 +126,12 @@ class Stage:
 
 PAIRS, SINGLE = "difference_weighting", "nnunet"
 STAGES = (
-    Stage("base", SINGLE, (), 60, 240, 2e-3),
-    Stage("base-pairs", PAIRS, (), 120, 240, 1e-3, "base"),
-    Stage("base-single", SINGLE, (), 120, 240, 1e-3, "base"),
+    Stage("base", SINGLE, (), range(1000, 1060), 240, 2e-3),
+    Stage("base-pairs", PAIRS, (), range(1060, 1120), 160, 1e-3, "base"),
+    Stage("base-single", SINGLE, (), range(1060, 1120), 160, 1e-3, "base"),
     *(
-        Stage(f"{name}{ending}", method, patients, atlas, 12, 5e-4, f"base-{name}")
-        for ending, patients, atlas in (
-            ("", OPEN_PATIENTS, 20),
-            ("-without-07", ("19",), 10),
-            ("-without-19", ("07",), 10),
-        )
+        Stage(f"{name}{ending}", method, patients, range(1060, 1060 + 10 * len(patients)), 12, 5e-4, f"base-{name}")
+        for ending, patients in (("", OPEN_PATIENTS), ("-without-07", ("19",)), ("-without-19", ("07",)))
         for name, method in (("pairs", PAIRS), ("single", SINGLE))
     ),
 )
@@ -157,7 +152,7 @@ def main() -> None:
 
 def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[TrainingPatient]:
     """Simulated patients, and the stage's open ones as they are and in their guises."""
-    for seed in range(ATLAS_SEED, ATLAS_SEED + stage.atlas_patients):
+    for seed in stage.atlas:
         yield atlas_patient(work, seed, data)
     for label in stage.open_patients:
         guises = [open_guise(work, label, number, guise, data) for number, guise in enumerate(GUISES)]
