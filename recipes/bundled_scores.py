@@ -36,7 +36,7 @@ from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load
 from lesiondelta.nnunet.export import export_model
 from lesiondelta.pipeline.cohort import check_start, run_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
-from lesiondelta.simulation import Acquisition, SimulatedPatient, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
 from lesiondelta.simulation.cohort import write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import read_label_anatomy
@@ -205,7 +205,7 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
 def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: bool) -> Case:
     """An open patient's own images, after a simulated earlier visit or alone, by a model that has not seen it."""
     model = load_model(work / f"{kind}-without-{label}" / "model")
-    anatomy = open_person(data, label).anatomy(PARTNER_SEED)
+    anatomy = anatomy_of_open(data, label)
     own = np.stack([anatomy.lesioned[contrast] for contrast in model.contrasts])
     visits = [own]
     if partner:
@@ -214,6 +214,12 @@ def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: boo
     reference = np.asarray(anatomy.lesions) > 0
     x, y, z = reference.shape
     return Case(probabilities(visits, model)[-1], reference, Grid((x, y, z), anatomy.affine))
+
+
+@cache
+def anatomy_of_open(data: Path, label: str) -> Anatomy:
+    """An open patient, with lesions and without."""
+    return open_person(data, label).anatomy(PARTNER_SEED)
 
 
 def probabilities(visits: Sequence[Array], model: Model) -> list[Array]:

@@ -16,13 +16,13 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta.evaluation.instances import lesions
-from lesiondelta.images import Array, read_image, read_itk_transform, read_mask, resample
+from lesiondelta.images import Array, Volume, read_image, read_itk_transform, read_mask, resample
 
 DATA = Path(os.environ.get("LESIONDELTA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def experts_changes(data: Path, out: Path) -> dict[str, Any]:
-    """Counts of components, of those that touch a lesion, and volumes, in the experts' common space."""
+def common_space(data: Path, out: Path) -> tuple[Volume, list[Array], list[Array]]:
+    """The experts' change mask, and both visits' z-scored FLAIR and lesion mask, in the experts' common space."""
     raw = data / "ljubljana-longitudinal"
     experts = raw / "derivatives" / "reference" / "sub-12"
     change = read_mask(experts / "sub-12_space-common_label-change_mask.nii.gz")
@@ -31,10 +31,16 @@ def experts_changes(data: Path, out: Path) -> dict[str, Any]:
     for number in (1, 2):
         to_visit = read_itk_transform(experts / f"study{number}_FLAIR_to_common_space.txt")
         stem = f"sub-12/ses-{number}/anat/sub-12_ses-{number}"
-        flair = resample(read_image(raw / f"{stem}_FLAIR.nii.gz"), change.grid, to_visit, order="linear").data
+        flair = resample(read_image(raw / f"{stem}_FLAIR.nii.gz"), change.grid, to_visit, order="linear").data * brain
         flairs.append((flair - flair[brain].mean()) / flair[brain].std())
         mask = read_mask(out / f"{stem}_space-orig_label-L_mask.nii.gz")
         masks.append(resample(mask, change.grid, to_visit, order="nearest").data)
+    return change, flairs, masks
+
+
+def experts_changes(data: Path, out: Path) -> dict[str, Any]:
+    """Counts of components, of those that touch a lesion, of our changes, and volumes, in the experts' common space."""
+    change, flairs, masks = common_space(data, out)
     places, count = ndimage.label(change.data, np.ones((3, 3, 3)))
     brighter = ndimage.mean(flairs[1] - flairs[0], places, range(1, count + 1)) > 0
     touched = [ndimage.maximum(mask, places, range(1, count + 1)) > 0 for mask in masks]
@@ -54,7 +60,6 @@ def experts_changes(data: Path, out: Path) -> dict[str, Any]:
         "darker": int((~brighter).sum()),
         "darker_on_lesion_of_first_visit": int(touched[0][~brighter].sum()),
         "lesion_ml": [float(mask.sum() * change.grid.voxel_volume_mm3 / 1000) for mask in masks],
-        "brain_ml": float(brain.sum() * change.grid.voxel_volume_mm3 / 1000),
     }
 
 

@@ -159,7 +159,7 @@ def multiply_adds(network: nn.Module, window: tuple[int, int, int]) -> int:
         if isinstance(network, MultitaskNetwork):  # what it cuts depends on the values, which `meta` has not
             edge = -(-max(window) // STRIDE) * STRIDE
             for axis in range(3):
-                network.view(pair, axis, edge, network.segmentation)
+                network.view(pair, axis, edge, network.segmentation, 1)
         else:
             network(pair)
     return counter.get_total_flops() // 2

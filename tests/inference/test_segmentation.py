@@ -112,11 +112,12 @@ def test_models_are_averaged_as_logits(tmp_path, model):
 
 def test_logits_are_divided_by_the_temperature(model):
     warm = replace(model, description=model.description.model_copy(update={"temperature": 2.0}))
-    plain, divided = (lesion_probabilities([brain()], [m])[0].astype(np.float64) for m in (model, warm))
+    visit = brain()
+    plain, divided = (lesion_probabilities([visit], [m])[0].astype(np.float64) for m in (model, warm))
     inside = (plain > 1e-4) & (plain < 1 - 1e-4)
     logit = np.log(plain[inside] / (1 - plain[inside]))
     np.testing.assert_allclose(divided[inside], 1 / (1 + np.exp(-logit / 2)), atol=1e-3)
-    assert np.ptp(logit) > 1
+    assert np.ptp(logit) > 0.1
     assert warm.fingerprint != model.fingerprint
 
 
