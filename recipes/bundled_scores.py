@@ -45,8 +45,8 @@ OURS, TWIN = "pairs", "single"
 PARTNER_SEED, RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7000, 7100, 7200, 7300, 7400
 UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
 ROBUST_PATIENTS, UNSEEN_PATIENTS, HEADS = 3, 8, 2
-THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.05), 2).tolist())
-SMALLEST_MM3 = (3.0, 5.0, 8.0, 12.0)
+THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.1), 1).tolist())
+SMALLEST_MM3 = (3.0, 5.0, 8.0)
 EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
 CONDITIONS: Mapping[str, Acquisition] = {
     "1 mm voxels, little noise, one scanner, no misregistration": EASY,
@@ -179,11 +179,12 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
         TWIN: {label: left_out_case(work, data, TWIN, label, partner=False) for label in OPEN_PATIENTS},
     }
     alone = {label: left_out_case(work, data, OURS, label, partner=False) for label in OPEN_PATIENTS}
-    found: dict[str, Any] = {"points": {}, "rows": [], "reliability": {}}
+    found: dict[str, Any] = {"points": {}, "others_points": {kind: {} for kind in kinds}, "rows": [], "reliability": {}}
     for kind, cases in kinds.items():
         found["points"][kind] = asdict(choose(list(cases.values())))
         for label, case in cases.items():
             others = choose([other for name, other in cases.items() if name != label])
+            found["others_points"][kind][label] = asdict(others)
             told = {"patient": label, "model": kind}
             found["rows"] += [
                 told | {"point": "the other patient's", "visits": "own"} | others.scores(case),
@@ -361,7 +362,7 @@ def run(
 ) -> Path:
     """`lesiondelta run` with one of the contenders, in a new folder."""
     contenders(work, data, threads)
-    out = work / "scores" / f"{raw.name}-{skull_strip}-{kind}"
+    out = run_folder(work, kind, raw.name, skull_strip)
     shutil.rmtree(out, ignore_errors=True)
     settings = Settings(
         preprocessing=PreprocessingSettings(threads=threads, skull_strip=skull_strip),
@@ -370,6 +371,11 @@ def run(
     cohort = read_cohort(raw, participants=participants)
     run_cohort(cohort, out, check_start(settings, out, raw), raw=raw, work=work / "prepared")
     return out
+
+
+def run_folder(work: Path, kind: str, name: str = "ljubljana-longitudinal", skull_strip: str = "auto") -> Path:
+    """Where the outputs of `run` are."""
+    return work / "scores" / f"{name}-{skull_strip}-{kind}"
 
 
 PARTS: Mapping[str, Callable[[Path, Path, int], Any]] = {
