@@ -52,8 +52,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     scores = {name: measured(name, given.work, given.data, given.threads) for name in PARTS}
     package(given.work, scores["left-out"]["points"][OURS])
-    points = {label: OperatingPoint(**scores["left-out"]["others_points"][OURS][label]) for label in OPEN_PATIENTS}
-    draw_left_out(RESULTS, given.work, given.data, points)
+    draw_left_out(RESULTS, given.work, given.data, OperatingPoint(**scores["left-out"]["points"][OURS]))
     draw_reliability(RESULTS / "reliability.png", scores["left-out"]["reliability"])
     draw_sub_12(RESULTS / "sub-12.png", given.data, {kind: run_folder(given.work, kind) for kind in (OURS, TWIN)})
     write_json(BUNDLED / "scores.json", scores)
@@ -225,8 +224,9 @@ likelihood, then the best mean of Dice and lesion F1. Two patients choose badly;
 
 ## Scores
 Lesions under 3 mm3 leave both sides. Real patients left out of training (each stage `-without-` has seen one real
-patient only, light or heavy and thus the opposite of the one it is tested on). Their operating point is the one that
-the *other* patient chose. Two patients say little: no interval is given, and none should be inferred.
+patient only, light or heavy and thus the opposite of the one it is tested on). Operating points: none chosen (0.5), the one
+above (of both, thus chosen on the tested patient too), and the one that the other patient alone would choose. Two
+patients say little: no interval is given, and none should be inferred.
 
 | patient | model | visits | operating point | DSC | HD95 mm | lesion F1 | reference ml | prediction ml |
 |---|---|---|---|---|---|---|---|---|

@@ -24,11 +24,11 @@ Mark = tuple[Array, str]
 Cell = tuple[Array, Sequence[Mark]]
 
 
-def draw_left_out(folder: Path, work: Path, data: Path, points: Mapping[str, OperatingPoint]) -> None:
+def draw_left_out(folder: Path, work: Path, data: Path, point: OperatingPoint) -> None:
     """Each open patient by the model that has not seen it: the slices with most errors, reference beside result."""
     for label in OPEN_PATIENTS:
         case = left_out_case(work, data, OURS, label, partner=True)
-        mask = points[label].mask(case.probability, case.grid)
+        mask = point.mask(case.probability, case.grid)
         flair = anatomy_of_open(data, label).lesioned["FLAIR"]
         errors = (mask != case.reference).sum(axis=(0, 1))
         slices = spread(errors, COLUMNS)
@@ -110,7 +110,7 @@ def draw_reliability(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> Non
     for axes, (label, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
         for name, colour in (("before", "#c2410c"), ("after", "#2f6fb3")):
-            told = f"temperature {curve['temperature']:g}, the other patient's" if name == "after" else "temperature 1"
+            told = f"temperature {curve['temperature']:g}" if name == "after" else "temperature 1"
             axes.plot([p["said"] for p in curve[name]], [p["is"] for p in curve[name]], "o-", color=colour, label=told)
         axes.set(
             xlabel="probability of lesion", ylabel="share of voxels that are lesion", title=f"sub-{label}, left out"

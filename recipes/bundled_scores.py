@@ -3,8 +3,8 @@
     python recipes/bundled_scores.py WORK [--data DIR] [--threads N] [--part NAME]
 
 Each part is kept as WORK/scores/PART.json, with the hash of the models it used, and measured again where these changed.
-The operating point (temperature, threshold, smallest lesion) is chosen on the open patients, each segmented by the
-models that were trained without it; a patient's leave-one-out scores take the point that the other patient chose. Our
+The operating point (temperature, threshold, smallest lesion) is chosen on both open patients, each segmented by the
+models that were trained without it; leave-one-out scores are given at 0.5 and at the other patient's point as well. Our
 model and its single-visit twin are treated alike. CPU, no mirroring: what users without a GPU get.
 """
 
@@ -174,32 +174,28 @@ def reliability(case: Case, temperature: float) -> list[dict[str, float]]:
 
 def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
     """The open patients by the models trained without them, and the operating points."""
-    kinds = {
-        OURS: {label: left_out_case(work, data, OURS, label, partner=True) for label in OPEN_PATIENTS},
-        TWIN: {label: left_out_case(work, data, TWIN, label, partner=False) for label in OPEN_PATIENTS},
+    after, alone, twins = (
+        {label: left_out_case(work, data, kind, label, partner=partner) for label in OPEN_PATIENTS}
+        for kind, partner in ((OURS, True), (OURS, False), (TWIN, False))
+    )
+    points = {OURS: choose(list(after.values())), TWIN: choose(list(twins.values()))}
+    rows = []
+    for label in OPEN_PATIENTS:
+        for kind, visits, cases in (
+            (OURS, "own after a simulated one", after), (OURS, "own", alone), (TWIN, "own", twins),
+        ):  # fmt: skip
+            learned = {OURS: after, TWIN: twins}[kind]
+            other = choose([case for name, case in learned.items() if name != label])
+            for name, point in (("0.5", OperatingPoint()), ("of both", points[kind]), ("of the other", other)):
+                told = {"patient": label, "model": kind, "visits": visits, "point": name}
+                rows.append(told | point.scores(cases[label]))
+                print(rows[-1], flush=True)
+    temperature = points[OURS].temperature
+    curves = {
+        label: {"before": reliability(case, 1.0), "after": reliability(case, temperature), "temperature": temperature}
+        for label, case in after.items()
     }
-    alone = {label: left_out_case(work, data, OURS, label, partner=False) for label in OPEN_PATIENTS}
-    found: dict[str, Any] = {"points": {}, "others_points": {kind: {} for kind in kinds}, "rows": [], "reliability": {}}
-    for kind, cases in kinds.items():
-        found["points"][kind] = asdict(choose(list(cases.values())))
-        for label, case in cases.items():
-            others = choose([other for name, other in cases.items() if name != label])
-            found["others_points"][kind][label] = asdict(others)
-            told = {"patient": label, "model": kind}
-            found["rows"] += [
-                told | {"point": "the other patient's", "visits": "own"} | others.scores(case),
-                told | {"point": "0.5", "visits": "own"} | OperatingPoint().scores(case),
-            ]
-            if kind == OURS:
-                found["rows"][-2]["visits"] = found["rows"][-1]["visits"] = "own after a simulated one"
-                found["rows"].append(
-                    told | {"point": "the other patient's", "visits": "own"} | others.scores(alone[label])
-                )
-                found["reliability"][label] = {
-                    "before": reliability(case, 1.0), "after": reliability(case, others.temperature),
-                    "temperature": others.temperature,
-                }  # fmt: skip
-    return found
+    return {"points": {kind: asdict(point) for kind, point in points.items()}, "rows": rows, "reliability": curves}
 
 
 @cache

@@ -96,7 +96,7 @@ def contrast(scan: Mapping[str, Array]) -> dict[str, float]:
     labels, count = ndimage.label(lesions, np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     small = (labels > 0) & (sizes < 30)[labels]
-    found = {}
+    found: dict[str, float] = {}
     for name in ("FLAIR", "T1w"):
         image = scan[name]
         of_white = np.median(image[white])

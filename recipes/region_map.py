@@ -142,7 +142,8 @@ def _inside(box: Box, places: Sequence[Array]) -> Array:
 
 
 def _any(boxes: Sequence[Box], places: Sequence[Array]) -> Array:
-    return np.logical_or.reduce([_inside(box, places) for box in boxes])
+    inside: Array = np.logical_or.reduce([_inside(box, places) for box in boxes])
+    return inside
 
 
 def draw(path: Path, regions: Volume) -> None:
