@@ -224,8 +224,8 @@ likelihood, then the best mean of Dice and lesion F1. Two patients choose badly;
 
 ## Scores
 Lesions under 3 mm3 leave both sides. Real patients left out of training (each stage `-without-` has seen one real
-patient only, light or heavy and thus the opposite of the one it is tested on). Operating points: none chosen (0.5), the one
-above (of both, thus chosen on the tested patient too), and the one that the other patient alone would choose. Two
+patient only, light or heavy and thus the opposite of the one it is tested on). Operating points: none chosen (0.5), the
+one above (of both, thus chosen on the tested patient too), and the one that the other patient alone would choose. Two
 patients say little: no interval is given, and none should be inferred.
 
 | patient | model | visits | operating point | DSC | HD95 mm | lesion F1 | reference ml | prediction ml |
