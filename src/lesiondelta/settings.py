@@ -42,6 +42,16 @@ class SegmentationSettings(BaseModel):
     samseg_hours: float = Field(24.0, gt=0, description="time limit of one patient's run of SAMSEG")
 
 
+class TrackingSettings(BaseModel):
+    """What counts as a change of a lesion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tolerance_mm: float = Field(1.0, ge=0, description="lesions that share no voxel are one if they are so near")
+    least_growth: float = Field(0.3, ge=0, description="change of volume that counts, as a share of the smaller one")
+    error_sd: float = Field(1.96, ge=0, description="standard deviations of the measurement error that must be passed")
+
+
 class Settings(BaseModel):
     """Everything that decides what `run` writes."""
 

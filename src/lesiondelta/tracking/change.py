@@ -1,0 +1,197 @@
+"""What became of every lesion from one visit to the next, and how sure that is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import cc3d
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.errors import GeometryError
+from lesiondelta.images import Array
+from lesiondelta.settings import TrackingSettings
+from lesiondelta.tracking.identity import Group, groups_of, name_lesions
+
+UNSURE_LOGIT = 1.0
+"""A voxel whose logit is so near to the threshold's might be on its other side: one standard deviation."""
+REACH_MM = 2.0
+"""Unsure voxels outside lesions, so near to one, might be its own."""
+BRAIN_RADIUS_MM = 70.0
+"""At which a registration's residual is what a wrong scale does."""
+ROUNDING = 1e-9
+
+
+class Change(StrEnum):
+    """What becomes of a lesion."""
+
+    NEW = "new"
+    ENLARGING = "enlarging"
+    SHRINKING = "shrinking"
+    RESOLVED = "resolved"
+    STABLE = "stable"
+    MERGED = "merged"
+    SPLIT = "split"
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedVisit:
+    """A visit on the patient's grid.
+
+    Attributes
+    ----------
+    mask : (X, Y, Z) bool
+    probability : (X, Y, Z) float
+        Of lesion.
+    slice_mm : float
+        Thickness of the slices that the mask rests on.
+    residual_mm : float
+        By how far the registration may be off.
+    """
+
+    mask: Array
+    probability: Array
+    slice_mm: float = 1.0
+    residual_mm: float = 0.0
+
+
+@dataclass(frozen=True)
+class LesionChange:
+    """Lesions of two visits that belong together.
+
+    `error_mm3` is the half width of the 95 % interval of `current_mm3 - prior_mm3`, as estimated; `returned`: it was
+    there at an earlier visit, but not at the prior.
+    """
+
+    prior: tuple[int, ...]
+    current: tuple[int, ...]
+    change: Change
+    prior_mm3: float
+    current_mm3: float
+    error_mm3: float
+    reason: str
+    returned: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Tracking:
+    """Instance maps (X, Y, Z) int32 with numbers that stay over all visits, and the changes from visit to visit."""
+
+    instances: tuple[Array, ...]
+    changes: tuple[tuple[LesionChange, ...], ...]
+
+
+def track(
+    visits: Sequence[TrackedVisit], spacing_mm: float, threshold: float, settings: TrackingSettings | None = None
+) -> Tracking:
+    """Follow the lesions of a patient over all visits, which come in time order and lie on one grid of cubic voxels.
+
+    `threshold` is that of the masks. A change counts where the volume changes by more than the settings' share, in
+    either direction of time, and by more than the measurement error; several lesions that become one have merged, one
+    that becomes several has split, whatever their volumes do.
+    """
+    if len({visit.mask.shape for visit in visits}) > 1:
+        raise GeometryError("The visits of a patient lie on different grids: resample them to one.")
+    settings = settings or TrackingSettings()
+    tolerance = settings.tolerance_mm / spacing_mm
+    found = [cc3d.connected_components(np.asarray(visit.mask, bool), connectivity=26) for visit in visits]
+    named = name_lesions(found, tolerance)
+    changes = []
+    for index in range(1, len(visits)):
+        earlier = {int(n) for labels in named[: index - 1] for n in np.unique(labels)}
+        pair, maps = (visits[index - 1], visits[index]), (named[index - 1], named[index])
+        changes.append(tuple(_changes(pair, maps, earlier, spacing_mm, threshold, settings)))
+    return Tracking(tuple(named), tuple(changes))
+
+
+def _changes(
+    visits: tuple[TrackedVisit, TrackedVisit],
+    maps: tuple[Array, Array],
+    earlier: set[int],
+    spacing_mm: float,
+    threshold: float,
+    settings: TrackingSettings,
+) -> list[LesionChange]:
+    groups = groups_of(*maps, settings.tolerance_mm / spacing_mm)
+    volumes, variances = _measured(visits, maps, groups, spacing_mm, threshold)
+    changes = []
+    for group, (before, after), variance in zip(groups, volumes.T, variances.sum(axis=0), strict=True):
+        error = settings.error_sd * float(np.sqrt(variance))
+        change, reason = classify(group, before, after, error, settings.least_growth)
+        returned = not group.prior and any(number in earlier for number in group.current)
+        changes.append(
+            LesionChange(group.prior, group.current, change, float(before), float(after), error, reason, returned)
+        )
+    return sorted(changes, key=lambda one: one.current or one.prior)
+
+
+def classify(group: Group, before: float, after: float, error: float, least_growth: float) -> tuple[Change, str]:
+    """The change and why; exchanging the visits gives the opposite change."""
+    apart = after - before
+    if abs(apart) <= error and (not group.prior or not group.current):
+        seen = "before" if not group.prior else "now"
+        return Change.STABLE, f"within the measurement error: it may have been there {seen}, below the threshold"
+    if not group.prior:
+        return Change.NEW, "no lesion was there"
+    if not group.current:
+        return Change.RESOLVED, "no lesion is there any more"
+    if len(group.prior) != len(group.current):
+        merged = len(group.prior) > len(group.current)
+        return (Change.MERGED if merged else Change.SPLIT), f"{len(group.prior)} before, {len(group.current)} now"
+    share = max(before, after) / min(before, after) - 1
+    if share <= least_growth + ROUNDING:
+        return Change.STABLE, f"the volume differs by {share:.0%}, of {least_growth:.0%} that count"
+    if abs(apart) <= error:
+        return Change.STABLE, f"within the measurement error: {apart:+.0f} mm3, of {error:.0f} mm3 that might be chance"
+    return (Change.ENLARGING if apart > 0 else Change.SHRINKING), f"the volume differs by {share:.0%}"
+
+
+def _measured(
+    visits: tuple[TrackedVisit, TrackedVisit],
+    maps: tuple[Array, Array],
+    groups: Sequence[Group],
+    spacing_mm: float,
+    threshold: float,
+) -> tuple[Array, Array]:
+    """Volume in mm3 and its variance, each (2, N): of every group at both visits."""
+    own = [
+        _of_group([group.prior for group in groups], maps[0]),
+        _of_group([group.current for group in groups], maps[1]),
+    ]
+    low, high = (1 / (1 + (1 / threshold - 1) * np.exp(shift)) for shift in (UNSURE_LOGIT, -UNSURE_LOGIT))
+    reach, voxel = REACH_MM / spacing_mm, spacing_mm**3
+    boxes = [ndimage.find_objects(labels, max_label=len(groups)) for labels in own]
+    volumes, variances = np.zeros((2, len(groups))), np.zeros((2, len(groups)))
+    for index in range(len(groups)):
+        box = _around([of_visit[index] for of_visit in boxes if of_visit[index]], math.ceil(reach))
+        inside = [labels[box] == index + 1 for labels in own]
+        near = ndimage.distance_transform_edt(~(inside[0] | inside[1])) <= reach
+        for number, visit in enumerate(visits):
+            p = visit.probability[box]
+            lost = np.count_nonzero(inside[number] & (p <= high))
+            gained = np.count_nonzero(near & (own[number][box] == 0) & (p > low))
+            volume = np.count_nonzero(inside[number]) * voxel
+            section = volume ** (2 / 3) * 1.21  # of a ball, pi (3 V / 4 pi)^(2/3)
+            by_slices = np.sqrt(2) * section * visit.slice_mm / np.sqrt(12)
+            by_registration = 3 * volume * visit.residual_mm / BRAIN_RADIUS_MM
+            volumes[number, index] = volume
+            variances[number, index] = (max(lost, gained) * voxel) ** 2 + by_slices**2 + by_registration**2
+    return volumes, variances
+
+
+def _around(boxes: Sequence[tuple[slice, ...]], margin: int) -> tuple[slice, ...]:
+    """The box that holds all of these, and a margin."""
+    return tuple(
+        slice(max(min(axis.start for axis in axes) - margin, 0), max(axis.stop for axis in axes) + margin)
+        for axes in zip(*boxes, strict=True)
+    )
+
+
+def _of_group(lesions: Sequence[tuple[int, ...]], labels: Array) -> Array:
+    """The number, from 1, of the group that each voxel's lesion is in."""
+    numbers = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
+    for index, members in enumerate(lesions, start=1):
+        numbers[list(members)] = index
+    groups: Array = numbers[labels]
+    return groups
