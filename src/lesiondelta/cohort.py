@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +55,36 @@ class Cohort:
 
     patients: tuple[Patient, ...]
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+class Change(StrEnum):
+    """What becomes of a lesion."""
+
+    NEW = "new"
+    ENLARGING = "enlarging"
+    SHRINKING = "shrinking"
+    RESOLVED = "resolved"
+    STABLE = "stable"
+    MERGED = "merged"
+    SPLIT = "split"
+
+
+@dataclass(frozen=True)
+class LesionChange:
+    """Lesions of two visits that belong together.
+
+    `error_mm3` is the half width of the 95 % interval of `current_mm3 - prior_mm3`, as estimated; `returned`: it was
+    there at an earlier visit, but not at the prior.
+    """
+
+    prior: tuple[int, ...]
+    current: tuple[int, ...]
+    change: Change
+    prior_mm3: float
+    current_mm3: float
+    error_mm3: float
+    reason: str
+    returned: bool = False
 
 
 def prior_index(index: int, visits: int, policy: Literal["previous", "baseline"] = "previous") -> int:

@@ -59,3 +59,4 @@ class Settings(BaseModel):
 
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     segmentation: SegmentationSettings = SegmentationSettings()
+    tracking: TrackingSettings = TrackingSettings()

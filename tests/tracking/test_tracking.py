@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from lesiondelta.cohort import Change
 from lesiondelta.errors import GeometryError
 from lesiondelta.settings import TrackingSettings
-from lesiondelta.tracking import Change, TrackedVisit, groups_of, name_lesions, track
+from lesiondelta.tracking import TrackedVisit, groups_of, name_lesions, track
 
 SHAPE = (40, 36, 30)
 OPPOSITE = {

@@ -113,6 +113,14 @@ MirrorOption = Annotated[
         "--mirroring/--no-mirroring", help="Average mirrored views; by default on CUDA.", rich_help_panel=METHOD
     ),
 ]
+GrowthOption = Annotated[
+    float,
+    typer.Option("--least-growth", help="Change of a lesion's volume that counts, as a share.", rich_help_panel=METHOD),
+]
+ToleranceOption = Annotated[
+    float,
+    typer.Option("--tolerance", help="In mm: lesions that share no voxel are one if so near.", rich_help_panel=METHOD),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where the network runs.", rich_help_panel=COMPUTING)]
 Processes = Annotated[int, typer.Option("--nprocs", min=1, help="Patients at a time.", rich_help_panel=COMPUTING)]
 Threads = Annotated[
@@ -170,6 +178,8 @@ def run(
     min_lesion_volume: SmallestOption = None,
     overlap: OverlapOption = None,
     mirroring: MirrorOption = None,
+    least_growth: GrowthOption = 0.3,
+    tolerance: ToleranceOption = 1.0,
     device: DeviceOption = Device.auto,
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
@@ -195,8 +205,8 @@ def run(
 
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
-            min_lesion_volume, overlap, mirroring, device, omp_nthreads or console.cores() // nprocs,
-            samseg_hours,
+            min_lesion_volume, overlap, mirroring, least_growth, tolerance, device,
+            omp_nthreads or console.cores() // nprocs, samseg_hours,
         )  # fmt: skip
         filters = read_filters(bids_filter_file) if bids_filter_file else None
         cohort = read_cohort(
@@ -221,6 +231,8 @@ def segment(
     min_lesion_volume: SmallestOption = None,
     overlap: OverlapOption = None,
     mirroring: MirrorOption = None,
+    least_growth: GrowthOption = 0.3,
+    tolerance: ToleranceOption = 1.0,
     device: DeviceOption = Device.auto,
     omp_nthreads: Threads = None,
     samseg_hours: SamsegHours = 24.0,
@@ -239,7 +251,8 @@ def segment(
 
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
-            min_lesion_volume, overlap, mirroring, device, omp_nthreads or console.cores(), samseg_hours,
+            min_lesion_volume, overlap, mirroring, least_growth, tolerance, device, omp_nthreads or console.cores(),
+            samseg_hours,
         )  # fmt: skip
         pairs = list(zip(visit[::2], visit[1::2], strict=True))
         loose = loose_patient(pairs, patient)
@@ -266,6 +279,8 @@ def _settings(
     min_lesion_mm3: float | None,
     overlap: float | None,
     mirroring: bool | None,
+    least_growth: float,
+    tolerance_mm: float,
     device: Device,
     threads: int,
     samseg_hours: float,
@@ -291,7 +306,9 @@ def _settings(
         "threads": max(1, threads),
         "samseg_hours": samseg_hours,
     }
-    return console.parsed(Settings, {"preprocessing": preprocessing, "segmentation": segmentation})
+    tracking = {"least_growth": least_growth, "tolerance_mm": tolerance_mm}
+    parts = {"preprocessing": preprocessing, "segmentation": segmentation, "tracking": tracking}
+    return console.parsed(Settings, parts)
 
 
 def default_settings(models: Sequence[Path]) -> "Settings":

@@ -15,7 +15,10 @@ from lesiondelta.images import Affine, Array, Grid, Volume, write_displacement, 
 DESCRIPTION = "dataset_description.json"
 LOOSE_FILES = "loose files"
 BIDS_VERSION = "1.10.0"
-IGNORED = ("logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "lesiondelta.tsv", "settings.json", "*_xfm.*")
+IGNORED = (
+    "logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "sub-*/*_lesions.*", "sub-*/*_changes.*", "lesiondelta.tsv",
+    "settings.json", "*_xfm.*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

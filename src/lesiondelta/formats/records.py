@@ -127,14 +127,15 @@ def write_table(path: Path, results: Sequence[VisitResult]) -> None:
     columns = list(dict.fromkeys(name for result in results for name in result.figures))
     head = ["participant_id", "session_id", "status", "reason", *columns]
     rows = [
-        [f"sub-{r.patient}", f"ses-{r.visit}" if r.visit else NOT_AVAILABLE, r.status, _cell(r.reason or None)]
-        + [_cell(r.figures.get(name)) for name in columns]
+        [f"sub-{r.patient}", f"ses-{r.visit}" if r.visit else NOT_AVAILABLE, r.status, cell(r.reason or None)]
+        + [cell(r.figures.get(name)) for name in columns]
         for r in results
     ]
     write_text(path, "".join("\t".join(row) + "\n" for row in [head, *rows]))
 
 
-def _cell(value: float | str | None) -> str:
+def cell(value: float | str | None) -> str:
+    """A value as tables write it: what is absent is n/a, and text has no tab and no line break."""
     if value is None:
         return NOT_AVAILABLE
     text = f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -11,10 +11,12 @@ from lesiondelta.errors import LesionDeltaError, NoVisitError
 from lesiondelta.files import logged_to
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import EXTRAS, Place, VisitOutput, visit_files, write_visit
+from lesiondelta.formats.lesions import map_files, table_files, write_lesion_tables
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.images import Volume
 from lesiondelta.inference import Model, choose_device, mirrors
 from lesiondelta.inference.samseg import Samseg
+from lesiondelta.pipeline.changes import Followed, change_figures, follow, lesion_rows, step_rows, write_maps
 from lesiondelta.pipeline.checks import fingerprint, log_choices, usable_visits, visit_name
 from lesiondelta.pipeline.samseg import require_whole_heads, segment_by_samseg
 from lesiondelta.pipeline.segmentation import (
@@ -96,6 +98,9 @@ def _run(
     places = {visit.label: Place(out, patient.label, visit.label) for visit in patient.visits}
     _warn_of_replaced(out, patient)
     possible = [f for place in places.values() for f in visit_files(place, contrasts, EXTRAS)]
+    labels = list(places)
+    possible += [f for n, place in enumerate(places.values()) for f in map_files(place, labels[:n])]
+    possible += table_files(out, patient.label)
     records.begin(out, patient.label, identity, possible)
     log_choices(patient)
 
@@ -108,16 +113,22 @@ def _run(
     segmented = _segment(usable, prepared, out, settings.segmentation, models)
 
     limits = thresholds(models, settings.segmentation)
+    followed = follow(prepared, segmented, limits, settings.tracking, settings.preprocessing.threads)
+    write_lesion_tables(out, patient.label, lesion_rows(followed, segmented), step_rows(followed, segmented))
     results = {label: VisitResult(patient.label, label, "failed", why) for label, why in problems.items()}
     visits = {visit.label: visit for visit in usable.visits}
     for index, seen in enumerate(segmented):
         place = places[seen.prepared.label]
         output = _output(segmented, index, limits, models, settings.segmentation)
-        result = _judge(patient.label, segmented, index, prepared, problems, output, models)
+        result = _judge(patient.label, segmented, index, prepared, problems, output, models, followed)
         write_visit(place, visits[place.visit], output, raw)
+        write_maps(place, visits[place.visit], raw, output.orig_mask, segmented, index, followed)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
         results[place.visit] = result
     written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts, seen.extras)]
+    seen_labels = [seen.prepared.label for seen in segmented]
+    written += [f for n, label in enumerate(seen_labels) for f in map_files(places[label], seen_labels[n - 1 : n])]
+    written += table_files(out, patient.label)
     ordered = [results.pop(label) for label in _labels(patient) if label in results]
     records.finish(out, patient.label, identity, written, ordered)
     return tuple(ordered)
@@ -193,6 +204,7 @@ def _judge(
     problems: Mapping[str, str],
     output: VisitOutput,
     models: Sequence[Segmenter],
+    followed: Followed,
 ) -> VisitResult:
     """The status of a visit, and the row of figures for the tables."""
     seen, prior = segmented[index], segmented[models[0].prior_index(index, len(segmented))]
@@ -209,6 +221,7 @@ def _judge(
         "prior_session_id": f"ses-{prior.prepared.label}" if prior is not seen else records.NOT_AVAILABLE,
         "lesion_volume_mm3": seen.lesion_volume_mm3,
         "lesions": float(seen.lesions),
+        **change_figures(followed, index),
         "brain_volume_mm3": brain_mm3,
         **seen.prepared.quality,
     }

@@ -8,10 +8,10 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta.atlas import Region, mni152, mni152_regions
-from lesiondelta.errors import GeometryError, ImageError, RegistrationError
+from lesiondelta.errors import GeometryError, ImageError
 from lesiondelta.images import Affine, Array, Volume, require_same_grid, resample
 from lesiondelta.preprocessing.brain import require_plausible
-from lesiondelta.preprocessing.elastix import elastix
+from lesiondelta.preprocessing.regions import atlas_to, regions_of
 from lesiondelta.simulation.fields import distance_mm, enlarge, sample_at, smooth_field
 
 TISSUES = ("CSF", "GM", "WM")
@@ -19,7 +19,6 @@ CORTEX_DEPTH_MM = 14.0  # below the hull of the brain; grey matter farther in be
 VENTRICLE_REACH_MM = 15.0  # how far wide ventricles extend beyond the atlas's
 LARGEST_SHIFT = 0.45  # of a voxel, by atrophy
 LARGEST_LOAD = 0.2  # of the brain, in lesions
-LEAST_OVERLAP = 0.8
 ATLAS_CENTER_MM = np.array([0.0, -18.0, 10.0])
 MASKS_SIZE = 0.9
 """Of the brains in the open masks, by the atlas's (decision 070)."""
@@ -194,11 +193,6 @@ def shrunken(image: Array, atrophy: Array, years: float) -> Array:
     return moved
 
 
-def atlas_to(t1w: Volume, threads: int = 1) -> Affine:
-    """The affine registration of the atlas: its points -> those of a stripped T1w, RAS+ mm."""
-    return elastix(mni152("t1w"), t1w, degrees=12, threads=threads)
-
-
 def image_anatomy(
     t1w: Volume, flair: Volume, lesions: Volume, seed: int = 0, register: Callable[[Volume], Affine] = atlas_to
 ) -> Anatomy:
@@ -235,19 +229,6 @@ def image_anatomy(
     regions = regions_of(Volume(brain, affine, t1w.name), from_atlas)
     numbered = labels.astype(np.int32)
     return Anatomy(affine, brain, tissues, regions, healthy, lesioned, numbered, from_masks(from_atlas))
-
-
-def regions_of(brain: Volume, from_atlas: Affine) -> Array:
-    """The region map on a person's grid; RegistrationError where the atlas's brain does not lie on the person's."""
-    regions = resample(
-        mni152_regions(), brain.grid, np.asarray(np.linalg.inv(from_atlas), np.float64), order="nearest"
-    ).data
-    overlap = 2 * np.count_nonzero(regions[brain.data]) / (np.count_nonzero(regions) + np.count_nonzero(brain.data))
-    if overlap < LEAST_OVERLAP:
-        raise RegistrationError(
-            f"The atlas could not be laid upon the brain of {brain.name} (Dice {overlap:.2f}): leave this person out."
-        )
-    return regions
 
 
 def from_masks(from_atlas: Affine) -> Affine:

@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from lesiondelta.errors import ImageError
 from lesiondelta.images import Affine, Array, Volume, read_labels
-from lesiondelta.simulation.anatomy import TISSUES, Anatomy, atlas_to, from_masks, regions_of, require_cubic
+from lesiondelta.preprocessing.regions import atlas_to, regions_of
+from lesiondelta.simulation.anatomy import TISSUES, Anatomy, from_masks, require_cubic
 
 LESION = 4
 MARGIN = 8  # voxels around the brain

@@ -7,7 +7,8 @@ from pathlib import Path
 from lesiondelta.errors import CohortError, ImageError
 from lesiondelta.files import sha256
 from lesiondelta.images import Affine, Volume, read_image, read_mask
-from lesiondelta.simulation.anatomy import Anatomy, atlas_to, image_anatomy
+from lesiondelta.preprocessing.regions import atlas_to
+from lesiondelta.simulation.anatomy import Anatomy, image_anatomy
 from lesiondelta.simulation.shapes import read_shapes
 
 ENDINGS = ("_mask.nii.gz", "_mask.nii")

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import cc3d
 import numpy as np
 from scipy import ndimage
 
+from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.errors import GeometryError
 from lesiondelta.images import Array
 from lesiondelta.settings import TrackingSettings
@@ -21,18 +21,6 @@ REACH_MM = 2.0
 BRAIN_RADIUS_MM = 70.0
 """At which a registration's residual is what a wrong scale does."""
 ROUNDING = 1e-9
-
-
-class Change(StrEnum):
-    """What becomes of a lesion."""
-
-    NEW = "new"
-    ENLARGING = "enlarging"
-    SHRINKING = "shrinking"
-    RESOLVED = "resolved"
-    STABLE = "stable"
-    MERGED = "merged"
-    SPLIT = "split"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,24 +42,6 @@ class TrackedVisit:
     probability: Array
     slice_mm: float = 1.0
     residual_mm: float = 0.0
-
-
-@dataclass(frozen=True)
-class LesionChange:
-    """Lesions of two visits that belong together.
-
-    `error_mm3` is the half width of the 95 % interval of `current_mm3 - prior_mm3`, as estimated; `returned`: it was
-    there at an earlier visit, but not at the prior.
-    """
-
-    prior: tuple[int, ...]
-    current: tuple[int, ...]
-    change: Change
-    prior_mm3: float
-    current_mm3: float
-    error_mm3: float
-    reason: str
-    returned: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,161 @@
+"""From the masks of a patient's visits to lesions with numbers, places and what became of them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.atlas.location import Location, locate
+from lesiondelta.cohort import Change, Visit
+from lesiondelta.errors import RegistrationError
+from lesiondelta.formats.derivatives import Place, bids_uri
+from lesiondelta.formats.lesions import LesionRow, StepRow, write_lesion_maps
+from lesiondelta.images import Array, Volume, resample
+from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds
+from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
+from lesiondelta.preprocessing.regions import atlas_to, regions_of
+from lesiondelta.settings import TrackingSettings
+from lesiondelta.tracking import TrackedVisit, Tracking, track
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """A patient's lesions over all visits.
+
+    `locations` has, by visit, the location of every lesion; it is empty where the atlas could not be laid upon the
+    brain.
+    """
+
+    tracking: Tracking
+    locations: tuple[Mapping[int, Location], ...]
+
+
+def follow(
+    prepared: PreparedPatient,
+    segmented: Sequence[SegmentedVisit],
+    limits: Thresholds,
+    settings: TrackingSettings,
+    threads: int = 1,
+) -> Followed:
+    """Track the lesions of all visits, and find where they lie."""
+    spacing = float(prepared.grid.spacing[0])
+    visits = [
+        TrackedVisit(seen.mask.data, seen.probability.data, slice_mm(seen.prepared), residual_mm(seen.prepared))
+        for seen in segmented
+    ]
+    tracking = track(visits, spacing, limits.probability, settings)
+    if not any(seen.lesions for seen in segmented):
+        return Followed(tracking, tuple({} for _ in segmented))
+    try:
+        first = segmented[0].prepared.images
+        t1w = first["T1w"] if "T1w" in first else first["FLAIR"]
+        regions = regions_of(prepared.brain, atlas_to(t1w, threads))
+    except RegistrationError as error:
+        log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
+        return Followed(tracking, tuple({} for _ in segmented))
+    return Followed(tracking, tuple(locate(labels, regions, spacing) for labels in tracking.instances))
+
+
+def slice_mm(visit: PreparedVisit) -> float:
+    """Of the FLAIR, or what is there instead: its thickest voxel edge."""
+    grid = visit.grids["FLAIR"] if "FLAIR" in visit.grids else next(iter(visit.grids.values()))
+    return float(max(grid.spacing))
+
+
+def residual_mm(visit: PreparedVisit) -> float:
+    """The largest residual among the visit's registrations."""
+    return max((value for name, value in visit.quality.items() if name.endswith("_residual_mm")), default=0.0)
+
+
+def lesion_rows(followed: Followed, segmented: Sequence[SegmentedVisit]) -> list[LesionRow]:
+    """One row a lesion a visit, in the order of visits and numbers."""
+    rows = []
+    for index, (seen, labels) in enumerate(zip(segmented, followed.tracking.instances, strict=True)):
+        numbers = np.unique(labels[labels > 0])
+        sizes = np.bincount(labels.ravel(), minlength=1)
+        centres = ndimage.center_of_mass(labels > 0, labels, numbers)
+        step = followed.tracking.changes[index - 1] if index else ()
+        changes = {number: one.change for one in step for number in one.current}
+        for number, centre in zip(numbers.tolist(), centres, strict=True):
+            x, y, z = (seen.mask.affine @ [*centre, 1])[:3].tolist()
+            place = followed.locations[index].get(number)
+            volume = float(sizes[number] * seen.mask.grid.voxel_volume_mm3)
+            rows.append(LesionRow(seen.prepared.label, number, volume, place, (x, y, z), changes.get(number)))
+    return rows
+
+
+def step_rows(followed: Followed, segmented: Sequence[SegmentedVisit]) -> list[StepRow]:
+    """One row for what became of each lesion from a visit to the next."""
+    rows = []
+    for index, step in enumerate(followed.tracking.changes, start=1):
+        before, after = (segmented[i].prepared.label for i in (index - 1, index))
+        for one in step:
+            side, visit = (one.current, index) if one.current else (one.prior, index - 1)
+            places = {followed.locations[visit].get(number) for number in side}
+            rows.append(StepRow(before, after, one, next(iter(places)) if len(places) == 1 else None))
+    return rows
+
+
+def change_figures(followed: Followed, index: int) -> dict[str, float | str]:
+    """Counts of a visit's changes for the table of visits; empty for the first visit."""
+    if not index:
+        return {}
+    changes = [one.change for one in followed.tracking.changes[index - 1]]
+    return {f"{change.value}_lesions": float(changes.count(change)) for change in Change}
+
+
+def write_maps(
+    place: Place,
+    visit: Visit,
+    raw: Path | None,
+    mask: Volume,
+    segmented: Sequence[SegmentedVisit],
+    index: int,
+    followed: Followed,
+) -> None:
+    """Write the numbered lesions of a visit, and what became of them, on the grid of its own FLAIR."""
+    seen = segmented[index]
+    lesions = lesions_on_own_grid(mask, seen, followed.tracking.instances[index])
+    changes = changes_on_own_grid(lesions, seen, followed, index) if index else None
+    own_mask = place.anat("space-orig_label-L_mask.nii.gz").relative_to(place.out).as_posix()
+    facts = {
+        "Type": "Lesion",
+        "Sources": [f"bids::{own_mask}"],
+        "SpatialReference": bids_uri(visit.images["FLAIR"], raw),
+    }
+    write_lesion_maps(place, segmented[index - 1].prepared.label if index else None, lesions, changes, facts)
+
+
+def lesions_on_own_grid(mask: Volume, seen: SegmentedVisit, instances: Array) -> Volume:
+    """The numbers of lesions at every voxel of a mask on the grid of the visit's own FLAIR: the nearest lesion's."""
+    labels = np.zeros(mask.grid.shape, np.int32)
+    voxels = np.argwhere(mask.data)
+    if len(voxels) and instances.any():
+        to_patient = np.linalg.inv(seen.mask.affine) @ np.linalg.inv(seen.prepared.from_patient["FLAIR"]) @ mask.affine
+        there = np.rint(voxels @ to_patient[:3, :3].T + to_patient[:3, 3]).astype(int)
+        there = np.clip(there, 0, np.array(instances.shape) - 1)
+        nearest = ndimage.distance_transform_edt(instances == 0, return_distances=False, return_indices=True)
+        labels[tuple(voxels.T)] = instances[tuple(nearest[(slice(None), *there.T)])]
+    return mask.with_data(labels)
+
+
+def changes_on_own_grid(lesions: Volume, seen: SegmentedVisit, followed: Followed, index: int) -> Volume:
+    """What became of the lesions, on the grid of the visit's own FLAIR: 1 and on, in the order of `Change`.
+
+    Lesions that are gone lie where they were at the visit before, and give way to those that are there.
+    """
+    before, after = followed.tracking.instances[index - 1 : index + 1]
+    codes_after, codes_before = np.zeros(int(after.max()) + 1, np.int32), np.zeros(int(before.max()) + 1, np.int32)
+    for one in followed.tracking.changes[index - 1]:
+        code = list(Change).index(one.change) + 1
+        codes_after[list(one.current)] = code
+        codes_before[list(one.prior)] = 0 if one.current else code
+    gone = seen.mask.with_data(codes_before[before])
+    to_patient = np.linalg.inv(seen.prepared.from_patient["FLAIR"]).astype(np.float64)
+    own = resample(gone, lesions.grid, to_patient, order="nearest").data.astype(np.int32)
+    return lesions.with_data(np.where(lesions.data > 0, codes_after[lesions.data], own))

@@ -1,0 +1,168 @@
+"""What `run` writes of lesions over time, and how they come onto each visit's own grid."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from lesiondelta.atlas import mni152
+from lesiondelta.cli import main
+from lesiondelta.cohort import Change
+from lesiondelta.images import Grid, Volume
+from lesiondelta.pipeline.changes import changes_on_own_grid, follow, lesions_on_own_grid
+from lesiondelta.pipeline.segmentation import Thresholds, counted
+from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
+from lesiondelta.settings import TrackingSettings
+from tests.models import export_tiny_model
+from tests.tiny import call, write_patient
+
+
+def arguments(root):
+    given = ("run", root / "bids", root / "out", "participant", "--model", root / "model", "--registration", "none")
+    return (*given, "--skull-strip", "skip", "--no-bias-correction", "--no-gate", "--threshold", "0.2")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run over three visits."""
+    root = tmp_path_factory.mktemp("changes")
+    write_patient(root / "bids", "01", ("1", "2", "10"))
+    export_tiny_model(root / "model")
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments(root)])
+    assert ended.value.code == 0
+    return root / "out"
+
+
+def table(done, name):
+    return pd.read_csv(done / "sub-01" / f"sub-01_{name}.tsv", sep="\t", keep_default_na=False)
+
+
+def anat(done, session, name):
+    return done / "sub-01" / f"ses-{session}" / "anat" / f"sub-01_ses-{session}_{name}"
+
+
+def test_every_lesion_of_every_mask_has_a_row_and_a_number(done):
+    lesions = table(done, "lesions")
+    for session in ("1", "2", "10"):
+        mask, numbers = (
+            nib.load(anat(done, session, f"space-orig_{name}.nii.gz")).get_fdata()
+            for name in ("label-L_mask", "seg-lesions_dseg")
+        )
+        np.testing.assert_array_equal(numbers > 0, mask > 0)
+        own = lesions[lesions.session_id == f"ses-{session}"]
+        assert set(np.unique(numbers[numbers > 0])) <= set(own.lesion_id)
+        names = pd.read_csv(anat(done, session, "space-orig_seg-lesions_dseg.tsv"), sep="\t")
+        assert set(names["index"]) == set(np.unique(numbers[numbers > 0]))
+        assert (own.volume_mm3 > 0).all()
+    assert (lesions[lesions.session_id == "ses-1"].change == "n/a").all()
+    assert set(lesions.change) - {"n/a"} <= set(Change)
+
+
+def test_changes_are_listed_step_by_step_and_counted_in_the_table_of_visits(done):
+    changes, visits = table(done, "changes"), table(done, "visits")
+    assert list(changes[["prior_session_id", "session_id"]].drop_duplicates().itertuples(index=False, name=None)) == [
+        ("ses-1", "ses-2"),
+        ("ses-2", "ses-10"),
+    ]
+    for session in ("ses-2", "ses-10"):
+        own, row = changes[changes.session_id == session], visits[visits.session_id == session].iloc[0]
+        assert {c: int(row[f"{c}_lesions"]) for c in Change} == {c: int((own.change == c).sum()) for c in Change}
+    assert visits.iloc[0]["new_lesions"] == "n/a"
+    assert (changes[changes.change == "new"].prior_volume_mm3 == 0).all()
+    assert (changes[changes.change == "resolved"].lesion_ids == "n/a").all()
+
+
+def test_maps_of_change_name_their_labels_and_sources(done):
+    assert not list((done / "sub-01/ses-1/anat").glob("*seg-change*"))
+    stem = "space-orig_seg-change_desc-from2_dseg"
+    sidecar = json.loads(anat(done, "10", f"{stem}.json").read_text())
+    assert sidecar["SpatialReference"].endswith("sub-01_ses-10_FLAIR.nii.gz")
+    names = pd.read_csv(anat(done, "10", f"{stem}.tsv"), sep="\t")
+    assert names["name"].tolist() == [str(change) for change in Change]
+    numbers = nib.load(anat(done, "10", "space-orig_seg-lesions_dseg.nii.gz")).get_fdata()
+    codes = nib.load(anat(done, "10", f"{stem}.nii.gz")).get_fdata()
+    lesions = table(done, "lesions")
+    for row in lesions[lesions.session_id == "ses-10"].itertuples():
+        inside = codes[numbers == row.lesion_id]
+        assert (inside == list(Change).index(Change(row.change)) + 1).all()
+
+
+def test_tables_have_a_dictionary_for_every_column(done):
+    for name in ("lesions", "changes"):
+        described = json.loads((done / "sub-01" / f"sub-01_{name}.json").read_text())
+        assert list(described) == list(table(done, name).columns)
+        assert all(entry["Description"] for entry in described.values())
+
+
+def test_a_second_run_is_skipped_and_a_missing_table_is_not(done, capsys):
+    path = done / "sub-01" / "sub-01_changes.tsv"
+    before = path.stat().st_mtime_ns
+    assert call(capsys, *arguments(done.parent)).code == 0
+    assert path.stat().st_mtime_ns == before
+    path.unlink()
+    assert call(capsys, *arguments(done.parent)).code == 0
+    assert path.is_file()
+
+
+OBLIQUE = np.array([[0.9, -0.3, 0.0, -50], [0.3, 0.9, 0.2, -140], [0.0, -0.5, 2.9, 0], [0, 0, 0, 1]])
+OWN_SHAPE = (170, 190, 70)
+
+
+def patient(masks, affine, brain, t1w, to_flair=None):
+    """A prepared patient whose FLAIR has thick oblique slices, and its visits segmented as given."""
+    grid = Grid(masks[0].shape, affine)
+    own = {"FLAIR": Grid(OWN_SHAPE, OBLIQUE)}
+    transforms, quality = {"FLAIR": np.eye(4) if to_flair is None else to_flair}, {"FLAIR_residual_mm": 0.2}
+    visits = tuple(
+        PreparedVisit(str(number), {"T1w": t1w, "FLAIR": t1w}, transforms, own, quality) for number in range(len(masks))
+    )
+    prepared = PreparedPatient("01", grid, brain, visits, {})
+    probabilities = [np.where(mask, 0.99, 0.01).astype(np.float32) for mask in masks]
+    return prepared, [counted(v, p, m, grid) for v, p, m in zip(visits, probabilities, masks, strict=True)]
+
+
+def test_numbers_on_an_oblique_grid_of_thick_slices_are_those_of_the_nearest_lesion():
+    shape, affine = (60, 60, 60), np.diag([1.0, 1, 1, 1])
+    mask = np.zeros(shape, bool)
+    mask[20:26, 20:26, 20:26] = mask[34:40, 30:36, 30:36] = True
+    blank = Volume(np.ones(shape, np.float32), affine)
+    to_flair = np.eye(4)
+    to_flair[:3, 3] = (2, -3, 1)
+    _, (seen,) = patient([mask], affine, blank, blank, to_flair)
+    instances = np.zeros(shape, np.int32)
+    instances[20:26, 20:26, 20:26], instances[34:40, 30:36, 30:36] = 7, 9
+    own = Volume(np.zeros(OWN_SHAPE, bool), OBLIQUE)
+    centres = {7: np.array([22.5, 22.5, 22.5]), 9: np.array([36.5, 32.5, 32.5])}
+    voxels = {
+        n: np.rint((np.linalg.inv(OBLIQUE) @ to_flair @ [*centre, 1])[:3]).astype(int) for n, centre in centres.items()
+    }
+    for voxel in voxels.values():
+        own.data[tuple(voxel)] = True
+    labels = lesions_on_own_grid(own, seen, instances).data
+    assert {int(labels[tuple(voxel)]): n for n, voxel in voxels.items()} == {7: 7, 9: 9}
+    assert np.count_nonzero(labels) == 2
+
+
+def test_lesions_that_are_gone_are_drawn_where_they_were_and_locations_are_found():
+    """On the atlas itself: one lesion beside a ventricle that goes, one in the pons that stays."""
+    t1w, brain = mni152("t1w", 2), mni152("brain", 2)
+    spots = {name: np.rint(np.linalg.inv(t1w.affine) @ [*mm, 1])[:3].astype(int) for name, mm in
+             (("beside", (-22, -30, 22)), ("pons", (4, -28, -34)))}  # fmt: skip
+    masks = [np.zeros(t1w.data.shape, bool) for _ in range(2)]
+    for name, (x, y, z) in spots.items():
+        for mask in masks if name == "pons" else masks[:1]:
+            mask[x : x + 2, y : y + 2, z : z + 2] = True
+    prepared, segmented = patient(masks, t1w.affine, brain, t1w)
+    followed = follow(prepared, segmented, Thresholds(0.5, 0), TrackingSettings(), threads=2)
+    found = {c.change: followed.locations[0][c.prior[0]] for c in followed.tracking.changes[0]}
+    assert found == {"resolved": "periventricular", "stable": "infratentorial"}
+    own = Volume(np.zeros(OWN_SHAPE, bool), OBLIQUE)
+    labels = lesions_on_own_grid(own, segmented[1], followed.tracking.instances[1])
+    codes = changes_on_own_grid(labels, segmented[1], followed, 1)
+    gone = np.argwhere(codes.data == list(Change).index(Change.RESOLVED) + 1)
+    assert len(gone) > 5
+    places = (np.linalg.inv(t1w.affine) @ OBLIQUE @ np.c_[gone, np.ones(len(gone))].T).T[:, :3]
+    assert (np.abs(places - spots["beside"] - 0.5) < 1.01).all()
