@@ -8,6 +8,7 @@ from lesiondelta.cohort import Change
 from lesiondelta.errors import GeometryError
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import TrackedVisit, groups_of, name_lesions, track
+from lesiondelta.tracking.change import by_slices
 
 SHAPE = (40, 36, 30)
 OPPOSITE = {
@@ -133,10 +134,23 @@ def test_the_error_by_hand():
     probability[15, 5:15, 5:15] = 0.4  # logit -0.41, of -1 that are unsure
     visits = [TrackedVisit(mask, probability, 3.0, 0.7), sure(mask)]
     (one,) = track(visits, 1.0, 0.5).changes[0]
-    section = 1.21 * 100
-    first = 100**2 + (np.sqrt(2) * section * 3 / np.sqrt(12)) ** 2 + (3 * 1000 * 0.7 / 70) ** 2
-    second = (np.sqrt(2) * section * THIN / np.sqrt(12)) ** 2
+    section = np.pi * (3 * 1000 / (4 * np.pi)) ** (2 / 3)
+    ends = 3 / np.sqrt(12) * section * np.sqrt(2 / (section / 27))
+    first = 100**2 + ends**2 + (3 * 1000 * 0.7 / 70) ** 2
+    second = by_slices(1000, THIN) ** 2
     assert one.error_mm3 == pytest.approx(1.96 * np.sqrt(first + second), rel=1e-6)
+
+
+@pytest.mark.parametrize("slice_mm", [1.0, 3.0, 5.0])
+def test_the_error_of_slices_is_that_of_balls_cut_at_random(slice_mm):
+    """Balls of 4 mm radius, on a grid that is fine in plane, their middle anywhere between two slices."""
+    rng, radius, plane = np.random.default_rng(0), 4.0, 0.5
+    x, y, z = np.meshgrid(*(np.arange(-6, 6.01, step) for step in (plane, plane)), np.arange(-10, 11), indexing="ij")
+    found = [
+        (x**2 + y**2 + ((z + shift) * slice_mm) ** 2 <= radius**2).sum() * plane**2 * slice_mm
+        for shift in rng.uniform(-0.5, 0.5, 400)
+    ]
+    assert by_slices(4 / 3 * np.pi * radius**3, slice_mm) >= np.std(found)
 
 
 def test_a_lesion_that_was_nearly_there_is_not_new():

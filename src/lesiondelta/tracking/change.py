@@ -142,12 +142,22 @@ def _measured(
             lost = np.count_nonzero(inside[number] & (p <= high))
             gained = np.count_nonzero(near & (own[number][box] == 0) & (p > low))
             volume = np.count_nonzero(inside[number]) * voxel
-            section = volume ** (2 / 3) * 1.21  # of a ball, pi (3 V / 4 pi)^(2/3)
-            by_slices = np.sqrt(2) * section * visit.slice_mm / np.sqrt(12)
             by_registration = 3 * volume * visit.residual_mm / BRAIN_RADIUS_MM
             volumes[number, index] = volume
-            variances[number, index] = (max(lost, gained) * voxel) ** 2 + by_slices**2 + by_registration**2
+            parts = max(lost, gained) * voxel, by_slices(volume, visit.slice_mm), by_registration
+            variances[number, index] = np.square(parts).sum()
     return volumes, variances
+
+
+def by_slices(volume_mm3: float, slice_mm: float) -> float:
+    """Standard deviation in mm3 of the volume of a ball that is seen in slices.
+
+    Each of its two ends lies anywhere in a slice (deviation thickness / sqrt 12), together over an area of 3 thickness^2
+    and independently beyond it.
+    """
+    section = np.pi * (3 * volume_mm3 / (4 * np.pi)) ** (2 / 3)
+    independent = max(1.0, section / (3 * slice_mm**2))
+    return float(slice_mm / np.sqrt(12) * section * np.sqrt(2 / independent))
 
 
 def _around(boxes: Sequence[tuple[slice, ...]], margin: int) -> tuple[slice, ...]:
