@@ -115,6 +115,7 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
         places=scores["sub-12"][OURS]["brighter"] + scores["sub-12"][OURS]["darker"],
         rescans=rescans_table(scores["rescans"]), rescan_difference=rescan_difference(scores["rescans"]),
         robustness=means_table(scores["robustness"], "condition"), unseen=means_table(scores["unseen"], "patient"),
+        seconds=scores["seconds"], megabytes=(BUNDLED / "weights.safetensors").stat().st_size / 1e6,
         heads=means_table(scores["heads"], "brain extraction"),
     )  # fmt: skip
 
@@ -270,6 +271,9 @@ Whole simulated heads through `lesiondelta run`, two patients: with brain extrac
 | brain extraction | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
 {heads}
+
+A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {seconds[pairs]:.0f} s with {seconds[threads]:.0f} CPU
+threads, the twin {seconds[single]:.0f} s; the weights are {megabytes:.1f} MB.
 
 Simulated patients of label maps have procedural lesion shapes and the simulator's contrast: easier and other than real
 ones. Pictures of the errors: `docs/results/bundled-model` in the repository.

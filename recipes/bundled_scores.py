@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -374,6 +375,22 @@ def run_folder(work: Path, kind: str, name: str = "ljubljana-longitudinal", skul
     return work / "scores" / f"{name}-{skull_strip}-{kind}"
 
 
+def seconds(work: Path, data: Path, threads: int) -> dict[str, float]:
+    """Wall clock of segmenting a whole-brain pair at 1 mm, ours and the twin's, on a machine that does nothing else."""
+    (patient,) = unseen_patients(data, UNSEEN_SEED, 1, Acquisition())
+    found: dict[str, float] = {
+        "threads": threads,
+        "brain_ml": float(np.count_nonzero(patient.visits[0].images["T1w"].data) / 1000),
+    }
+    for kind, model in contenders(work, data, threads).items():
+        images = [stacked(visit.images, model) for visit in patient.visits]
+        started = time.perf_counter()
+        probabilities(images, model)
+        found[kind] = time.perf_counter() - started
+    print(found, flush=True)
+    return found
+
+
 PARTS: Mapping[str, Callable[[Path, Path, int], Any]] = {
     "left-out": left_out,
     "sub-12": sub_12,
@@ -381,6 +398,7 @@ PARTS: Mapping[str, Callable[[Path, Path, int], Any]] = {
     "robustness": robustness,
     "unseen": unseen,
     "heads": heads,
+    "seconds": seconds,
 }
 
 if __name__ == "__main__":
