@@ -145,17 +145,33 @@ def lesions_on_own_grid(mask: Volume, seen: SegmentedVisit, instances: Array) ->
 
 
 def changes_on_own_grid(lesions: Volume, seen: SegmentedVisit, followed: Followed, index: int) -> Volume:
-    """What became of the lesions, on the grid of the visit's own FLAIR: 1 and on, in the order of `Change`.
+    """`change_map` on the grid of the visit's own FLAIR, where `lesions` has the numbers of those that are there."""
+    there, gone = _codes(followed, index)
+    before = seen.mask.with_data(gone[followed.tracking.instances[index - 1]])
+    to_patient = np.linalg.inv(seen.prepared.from_patient["FLAIR"]).astype(np.float64)
+    own = resample(before, lesions.grid, to_patient, order="nearest").data.astype(np.int32)
+    return lesions.with_data(np.where(lesions.data > 0, there[lesions.data], own))
 
-    Lesions that are gone lie where they were at the visit before, and give way to those that are there.
+
+def change_map(followed: Followed, index: int) -> Array:
+    """What became of the lesions of a visit and of the one before, in the patient's space.
+
+    1 and on, in the order of `Change`. Lesions that are gone lie where they were, and give way to those that are there.
     """
+    if not index:
+        return np.zeros(followed.tracking.instances[0].shape, np.int32)
+    there, gone = _codes(followed, index)
     before, after = followed.tracking.instances[index - 1 : index + 1]
-    codes_after, codes_before = np.zeros(int(after.max()) + 1, np.int32), np.zeros(int(before.max()) + 1, np.int32)
+    codes: Array = np.where(after > 0, there[after], gone[before])
+    return codes
+
+
+def _codes(followed: Followed, index: int) -> tuple[Array, Array]:
+    """For every number: the label of its change, of lesions that are there, and of those that are gone."""
+    before, after = followed.tracking.instances[index - 1 : index + 1]
+    there, gone = np.zeros(int(after.max()) + 1, np.int32), np.zeros(int(before.max()) + 1, np.int32)
     for one in followed.tracking.changes[index - 1]:
         code = list(Change).index(one.change) + 1
-        codes_after[list(one.current)] = code
-        codes_before[list(one.prior)] = 0 if one.current else code
-    gone = seen.mask.with_data(codes_before[before])
-    to_patient = np.linalg.inv(seen.prepared.from_patient["FLAIR"]).astype(np.float64)
-    own = resample(gone, lesions.grid, to_patient, order="nearest").data.astype(np.int32)
-    return lesions.with_data(np.where(lesions.data > 0, codes_after[lesions.data], own))
+        there[list(one.current)] = code
+        gone[list(one.prior)] = 0 if one.current else code
+    return there, gone

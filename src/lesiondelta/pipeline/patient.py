@@ -16,7 +16,15 @@ from lesiondelta.formats.records import VisitResult
 from lesiondelta.images import Volume
 from lesiondelta.inference import Model, choose_device, mirrors
 from lesiondelta.inference.samseg import Samseg
-from lesiondelta.pipeline.changes import Followed, change_figures, follow, lesion_rows, step_rows, write_maps
+from lesiondelta.pipeline.changes import (
+    Followed,
+    change_figures,
+    change_map,
+    follow,
+    lesion_rows,
+    step_rows,
+    write_maps,
+)
 from lesiondelta.pipeline.checks import fingerprint, log_choices, usable_visits, visit_name
 from lesiondelta.pipeline.samseg import require_whole_heads, segment_by_samseg
 from lesiondelta.pipeline.segmentation import (
@@ -29,6 +37,7 @@ from lesiondelta.pipeline.segmentation import (
 )
 from lesiondelta.pipeline.store import prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
+from lesiondelta.report.patient import Report, ReportVisit, write_report
 from lesiondelta.report.pictures import Panel, write_picture
 from lesiondelta.settings import SegmentationSettings, Settings
 
@@ -100,7 +109,7 @@ def _run(
     possible = [f for place in places.values() for f in visit_files(place, contrasts, EXTRAS)]
     labels = list(places)
     possible += [f for n, place in enumerate(places.values()) for f in map_files(place, labels[:n])]
-    possible += table_files(out, patient.label)
+    possible += [*table_files(out, patient.label), report_path(out, patient.label)]
     records.begin(out, patient.label, identity, possible)
     log_choices(patient)
 
@@ -125,10 +134,11 @@ def _run(
         write_maps(place, visits[place.visit], raw, output.orig_mask, segmented, index, followed)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
         results[place.visit] = result
+    write_report(report_path(out, patient.label), _report(patient, segmented, followed, results, settings, models))
     written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts, seen.extras)]
     seen_labels = [seen.prepared.label for seen in segmented]
     written += [f for n, label in enumerate(seen_labels) for f in map_files(places[label], seen_labels[n - 1 : n])]
-    written += table_files(out, patient.label)
+    written += [*table_files(out, patient.label), report_path(out, patient.label)]
     ordered = [results.pop(label) for label in _labels(patient) if label in results]
     records.finish(out, patient.label, identity, written, ordered)
     return tuple(ordered)
@@ -251,6 +261,42 @@ def uncovered(visit: PreparedVisit, brain: Volume) -> list[str]:
     """Images that leave out a part of the brain: lesions there are not seen, and volumes do not compare."""
     shares = {name: float((image.data[brain.data] != 0).mean()) for name, image in visit.images.items()}
     return [f"the {name} covers {share:.0%} of the brain" for name, share in shares.items() if share < LEAST_COVERED]
+
+
+def report_path(out: Path, patient: str) -> Path:
+    """The patient's page."""
+    return out / f"sub-{patient}.html"
+
+
+def _report(
+    patient: Patient,
+    segmented: Sequence[SegmentedVisit],
+    followed: Followed,
+    results: Mapping[str, VisitResult],
+    settings: Settings,
+    models: Sequence[Segmenter],
+) -> Report:
+    acquired = {visit.label: visit.acquired for visit in patient.visits}
+    visits = []
+    for index, seen in enumerate(segmented):
+        label = seen.prepared.label
+        result, instances = results[label], followed.tracking.instances[index]
+        visits.append(
+            ReportVisit(
+                label, acquired.get(label), result.status, result.reason, seen.prepared.images["FLAIR"], instances,
+                change_map(followed, index), result.figures,
+            )
+        )  # fmt: skip
+    return Report(
+        patient=patient.label,
+        visits=visits,
+        failed={label: result.reason for label, result in results.items() if result.status == "failed"},
+        lesions=lesion_rows(followed, segmented),
+        steps=step_rows(followed, segmented),
+        settings=settings.model_dump(mode="json"),
+        models=[model.identity for model in models],
+        cautions=list(dict.fromkeys(model.caution for model in models if model.caution)),
+    )
 
 
 def _draw(place: Place, result: VisitResult, segmented: Sequence[SegmentedVisit], index: int, prior: int) -> None:

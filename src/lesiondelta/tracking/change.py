@@ -152,8 +152,8 @@ def _measured(
 def by_slices(volume_mm3: float, slice_mm: float) -> float:
     """Standard deviation in mm3 of the volume of a ball that is seen in slices.
 
-    Each of its two ends lies anywhere in a slice (deviation thickness / sqrt 12), together over an area of 3 thickness^2
-    and independently beyond it.
+    Each of its two ends lies anywhere in a slice (deviation thickness / sqrt 12), together over an area of
+    3 thickness^2 and independently beyond it.
     """
     section = np.pi * (3 * volume_mm3 / (4 * np.pi)) ** (2 / 3)
     independent = max(1.0, section / (3 * slice_mm**2))
