@@ -43,7 +43,7 @@ LESION_COLUMNS = {
     "lesion_id": "Number of the lesion; it stays the same over all visits of the patient.",
     "volume_mm3": "Volume in the patient's space.",
     "location": "Category of the McDonald criteria; the spinal cord is out of view.",
-    "x_mm": "Centre of mass in the patient's space, to the patient's right is negative (RAS+).",
+    "x_mm": "Centre of mass in the patient's space, towards the patient's right (RAS+).",
     "y_mm": "As x_mm, towards the front.",
     "z_mm": "As x_mm, towards the head.",
     "change": "What became of it since the visit before; n/a at the first visit.",
