@@ -27,6 +27,7 @@ class Level(StrEnum):
     """Analysis levels of a BIDS app."""
 
     participant = "participant"
+    group = "group"
 
 
 class Registration(StrEnum):
@@ -196,9 +197,17 @@ def run(
 
       lesiondelta run BIDS OUT participant --participant-label 01 02 --nprocs 2
 
+      lesiondelta run BIDS OUT group
+
+    participant writes masks, changes and a report (OUT/sub-X.html) of every patient; group writes the cohort's table
+    and page (OUT/lesiondelta.tsv, OUT/group.html) again, from all patients in OUT.
+
     Exit code: 0 if every patient succeeded, 1 if one failed, 70 if nothing could be started. Finished patients are
     skipped when the command is given again; a changed input, setting or model is not.
     """
+    if level is Level.group:
+        _write_group(out)
+        return
     with nothing_built():
         from lesiondelta.cohort import CONTRASTS
         from lesiondelta.formats.bids import read_cohort, read_filters
@@ -259,6 +268,18 @@ def segment(
         require_same_patient(loose, out)
     if run_and_print(Cohort((loose,)), out, settings, work=work_dir):
         raise typer.Exit(EXIT_FAILED_PATIENT)
+
+
+def _write_group(out: Path) -> None:
+    from lesiondelta.errors import OutputError
+    from lesiondelta.formats.records import RECORDS
+    from lesiondelta.pipeline.cohort import PAGE, write_group
+
+    with nothing_built():
+        if not (out / RECORDS).is_dir():
+            raise OutputError(f"{out} holds no results: run the level participant first.")
+        results = write_group(out)
+    console.out.print(f"{len(results)} visits: {out / PAGE}", soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -388,4 +409,6 @@ def _print_results(results: "Sequence[VisitResult]", out: Path) -> None:
         if result.reason:  # below the table, whose columns would cut or break a path
             name = f"{result.patient} {result.visit}".strip()
             console.out.print(f"{name}: {result.reason}", soft_wrap=True, markup=False, highlight=False)
-    console.out.print(f"Masks, pictures (sub-*/figures) and lesiondelta.tsv are in {out}", soft_wrap=True, markup=False)
+    console.out.print(
+        f"Reports (sub-*.html), masks, lesiondelta.tsv and group.html are in {out}", soft_wrap=True, markup=False
+    )

@@ -16,8 +16,8 @@ DESCRIPTION = "dataset_description.json"
 LOOSE_FILES = "loose files"
 BIDS_VERSION = "1.10.0"
 IGNORED = (
-    "logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "sub-*/*_lesions.*", "sub-*/*_changes.*", "lesiondelta.tsv",
-    "settings.json", "*_xfm.*",
+    "logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "sub-*/*_lesions.*", "sub-*/*_changes.*", "lesiondelta.*",
+    "group.html", "settings.json", "*_xfm.*",
 )  # fmt: skip
 
 

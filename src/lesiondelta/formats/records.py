@@ -19,6 +19,20 @@ from lesiondelta.files import write_json, write_text
 Status = Literal["ok", "ok-zero-lesions", "flagged", "failed"]
 RECORDS = ".lesiondelta"
 NOT_AVAILABLE = "n/a"
+COLUMNS = {
+    "participant_id": "Patient.",
+    "session_id": "Visit.",
+    "status": "ok, ok-zero-lesions, flagged (segmented, but look at it: `reason`), failed (not segmented: `reason`).",
+    "reason": "Why it is flagged or has failed.",
+    "prior_session_id": "The visit that it was segmented with.",
+    "years_from_first_visit": "By the dates of the dataset (acq_time); n/a where not all visits have one.",
+    "lesion_volume_mm3": "Of all lesions, in the patient's space, so that visits compare.",
+    "lesions": "Number of lesions (26-connected).",
+    "*_lesions": "Number of lesions that have done this since the visit before; n/a at the first visit.",
+    "brain_volume_mm3": "Of the brain mask, the same for all visits.",
+    "*_residual_mm": "How far a registration may still be off.",
+}
+"""What the columns of the tables of visits mean; * stands for several names."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +122,10 @@ def fail(out: Path, patient: str, results: Sequence[VisitResult]) -> None:
 
 
 def write_tables(out: Path, table: Path) -> None:
-    """Write the cohort table and every patient's own, from all records in the output folder."""
+    """Write the cohort table, its data dictionary and every patient's own, from all records in the output folder."""
     results = all_results(out)
     write_table(table, results)
+    write_json(table.with_suffix(".json"), {name: {"Description": meaning} for name, meaning in COLUMNS.items()})
     for patient in dict.fromkeys(result.patient for result in results):
         own = [result for result in results if result.patient == patient]
         write_table(out / f"sub-{patient}" / f"sub-{patient}_visits.tsv", own)

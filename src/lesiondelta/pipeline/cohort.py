@@ -21,12 +21,13 @@ from lesiondelta.pipeline.patient import failed_results, run_patient
 from lesiondelta.pipeline.samseg import require_not_stripped
 from lesiondelta.pipeline.segmentation import Segmenter
 from lesiondelta.processes import worker_pool
+from lesiondelta.report.group import write_group_page
 from lesiondelta.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Results = tuple[VisitResult, ...]
-TABLE = "lesiondelta.tsv"
+TABLE, PAGE = "lesiondelta.tsv", "group.html"
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,16 @@ def run_cohort(
     for patient in patients:
         stopped = "not run: an earlier patient failed and --stop-on-first-crash was given"
         results.setdefault(patient.label, failed_results(patient, stopped))
-    records.write_tables(out, out / TABLE)
+    write_group(out)
     return [result for patient in patients for result in results[patient.label]]
+
+
+def write_group(out: Path) -> list[VisitResult]:
+    """Write the cohort's table and page from the results of all patients in an output folder, and return these."""
+    records.write_tables(out, out / TABLE)
+    results = records.all_results(out)
+    write_group_page(out / PAGE, results)
+    return results
 
 
 def check_start(settings: Settings, out: Path, raw: Path | None = None, work: Path | None = None) -> Settings:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lesiondelta.cohort import Patient
+from lesiondelta.cohort import Patient, Visit
 from lesiondelta.errors import LesionDeltaError, NoVisitError
 from lesiondelta.files import logged_to
 from lesiondelta.formats import records
@@ -130,6 +130,7 @@ def _run(
         place = places[seen.prepared.label]
         output = _output(segmented, index, limits, models, settings.segmentation)
         result = _judge(patient.label, segmented, index, prepared, problems, output, models, followed)
+        result = replace(result, figures={**result.figures, **_age(visits, segmented, index)})
         write_visit(place, visits[place.visit], output, raw)
         write_maps(place, visits[place.visit], raw, output.orig_mask, segmented, index, followed)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
@@ -242,6 +243,15 @@ def _judge(
         "; ".join(dict.fromkeys(reason.rstrip(".") for reason in reasons)),
         figures,
     )
+
+
+def _age(visits: Mapping[str, Visit], segmented: Sequence[SegmentedVisit], index: int) -> dict[str, float]:
+    """Years since the first of the segmented visits, where all of them have a date."""
+    dates = [visits[seen.prepared.label].acquired for seen in segmented]
+    known = [date for date in dates if date is not None]
+    if len(known) < len(dates):
+        return {}
+    return {"years_from_first_visit": (known[index] - known[0]).total_seconds() / 86400 / 365.25}
 
 
 def implausible(seen: SegmentedVisit, brain_mm3: float, own_mask: Volume) -> list[str]:

@@ -1,0 +1,58 @@
+"""The page of a cohort, and the level `group`."""
+
+import re
+
+import pytest
+
+from lesiondelta.formats import records
+from lesiondelta.formats.records import Record, VisitResult
+from lesiondelta.report.group import write_group_page
+from tests.tiny import call
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def results():
+    def seen(patient, visit, volume, years, status="ok", new=0.0, reason=""):
+        figures = {"lesion_volume_mm3": volume, "lesions": 3.0, "years_from_first_visit": years, "new_lesions": new}
+        return VisitResult(patient, visit, status, reason, figures)
+
+    return [
+        seen("01", "1", 1000.0, 0.0),
+        seen("01", "2", 3000.0, 2.0, new=4.0),
+        seen("02", "1", 500.0, 0.0, "flagged", reason=HOSTILE),
+        VisitResult("03", "1", "failed", "no FLAIR"),
+    ]
+
+
+def lines(page):
+    """The cells of every row, without tags."""
+    rows = re.sub(r"\s+", " ", page.split("<table>")[1].split("</table>")[0]).split("<tr>")[2:]
+    return [[re.sub("<[^>]+>", "", cell).strip() for cell in row.split("<td")[1:]] for row in rows]
+
+
+def test_those_to_be_looked_at_come_first_and_rates_are_a_years(results, tmp_path):
+    (tmp_path / "sub-01.html").write_text("")
+    write_group_page(tmp_path / "group.html", results)
+    page = (tmp_path / "group.html").read_text()
+    table = [[cell.rpartition(">")[2].strip() for cell in line] for line in lines(page)]
+    assert [line[0] for line in table] == ["sub-03", "sub-02", "sub-01"]
+    assert table[2][1:7] == ["2", "ok", "1.00", "3.00", "+1.00", "4"]
+    assert table[2][-2] == "2.0"
+    assert table[0][-1] == "no FLAIR"
+    assert 'href="sub-01.html"' in page
+    assert 'href="sub-02.html"' not in page
+    assert HOSTILE not in page
+
+
+def test_the_level_group_writes_it_from_all_patients(results, tmp_path, capsys):
+    nothing = call(capsys, "run", tmp_path, tmp_path / "out", "group")
+    assert (nothing.code, "run the level participant first" in " ".join(nothing.err.split())) == (70, True)
+    for label in ("01", "02", "03"):
+        own = tuple(result for result in results if result.patient == label)
+        records.write_record(tmp_path / "out", Record(label, True, {}, (), own))
+    assert call(capsys, "run", tmp_path, tmp_path / "out", "group").code == 0
+    assert len((tmp_path / "out/lesiondelta.tsv").read_text().splitlines()) == 5
+    assert (tmp_path / "out/group.html").is_file()
+    assert (tmp_path / "out/lesiondelta.json").is_file()
