@@ -16,6 +16,10 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 4. `single`   its twin, from `base-single`, with as many iterations;
 5. `pairs-without-07`, `single-without-07`, and the same for 19: without that open patient, for leave-one-out.
 
+Of the stages that saw real patients, the mean of their weights and those they started from is kept
+(WORK/STAGE/averaged): two real patients teach what their scanner and their expert are like, and the mean does not forget
+the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
+
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
 are deformed into another brain first. Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data)
@@ -34,6 +38,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from lesiondelta import methods, simulation
@@ -56,6 +61,7 @@ BASE = REPOSITORY / "recipes" / "base"
 
 SEED = 0
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
+TUNED_SHARE = 0.5  # of the weights that saw real patients, in the mean with those they started from
 FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
 OPEN_PATIENTS = ("07", "19")
 ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
@@ -146,6 +152,8 @@ def main() -> None:
     for stage in STAGES:
         if given.stage in (None, stage.name) and (with_data or stage.of_atlas):
             run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
+            if not stage.of_atlas:
+                average(stage, given.work)
     if given.keep_base:
         keep_base(given.work)
 
@@ -187,6 +195,16 @@ def start_of(stage: Stage, work: Path) -> Path | None:
     start = work / stage.start
     added = load_model(start / "model").method != stage.method
     return with_difference_weighting(start) if added else start / "model"
+
+
+def average(stage: Stage, work: Path) -> Path:
+    """Write the mean of a stage's weights and of those it started from; `TUNED_SHARE` is the stage's."""
+    tuned, start = load_model(work / stage.name / "model"), load_model(work / str(stage.start) / "model")
+    first = start.network.state_dict()
+    mean = {name: torch.lerp(first[name], weight, TUNED_SHARE) for name, weight in tuned.network.state_dict().items()}
+    tuned.network.load_state_dict(mean)
+    description = tuned.description.model_dump(exclude={"weights_sha256"})
+    return export_model(work / stage.name / "averaged", tuned.network, description)
 
 
 def keep_base(work: Path) -> None:

@@ -81,7 +81,7 @@ def measured(name: str, work: Path, data: Path, threads: int) -> Any:  # noqa: A
 def models_of(work: Path) -> dict[str, str]:
     """Hash of the weights of each stage that is scored."""
     stages = [f"{kind}{ending}" for kind in (OURS, TWIN) for ending in ("", *(f"-without-{p}" for p in OPEN_PATIENTS))]
-    return {stage: load_model(work / stage / "model").description.weights_sha256 for stage in stages}
+    return {stage: load_model(work / stage / "averaged").description.weights_sha256 for stage in stages}
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
 @cache
 def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: bool) -> Case:
     """An open patient's own images, after a simulated earlier visit or alone, by a model that has not seen it."""
-    model = load_model(work / f"{kind}-without-{label}" / "model")
+    model = load_model(work / f"{kind}-without-{label}" / "averaged")
     anatomy = anatomy_of_open(data, label)
     own = np.stack([anatomy.lesioned[contrast] for contrast in model.contrasts])
     visits = [own]
@@ -243,7 +243,7 @@ def contenders(work: Path, data: Path, threads: int) -> dict[str, Model]:
 
 def packaged(work: Path, kind: str, point: dict[str, float]) -> Path:
     """A model folder made of a stage."""
-    model = load_model(work / kind / "model")
+    model = load_model(work / kind / "averaged")
     description = model.description.model_dump(exclude={"weights_sha256"}) | {"name": kind} | point
     return export_model(work / "packaged" / kind, model.network, description, half=True)
 
