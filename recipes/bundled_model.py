@@ -17,8 +17,8 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 5. `pairs-without-07`, `single-without-07`, and the same for 19: without that open patient, for leave-one-out.
 
 Of the stages that saw real patients, the mean of their weights and those they started from is kept
-(WORK/STAGE/averaged): two real patients teach what their scanner and their expert are like, and the mean does not forget
-the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
+(WORK/STAGE/averaged): two real patients teach what their scanner and their expert are like, and the mean does not
+forget the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
