@@ -30,7 +30,7 @@ from bundled_model import (
     arguments,
 )
 from bundled_pictures import draw_left_out, draw_reliability, draw_sub_12
-from bundled_scores import OURS, PARTS, TWIN, OperatingPoint, measured, run_folder
+from bundled_scores import HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, OperatingPoint, measured, run_folder
 
 from lesiondelta.evaluation.statistics import difference
 from lesiondelta.files import write_json, write_text
@@ -118,7 +118,7 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
         places=scores["sub-12"][OURS]["brighter"] + scores["sub-12"][OURS]["darker"],
         rescans=rescans_table(scores["rescans"]), rescan_difference=rescan_difference(scores["rescans"]),
         robustness=means_table(scores["robustness"], "condition"), unseen=means_table(scores["unseen"], "patient"),
-        seconds=scores["seconds"], megabytes=(BUNDLED / "weights.safetensors").stat().st_size / 1e6,
+        robust=ROBUST_PATIENTS, heads_count=HEADS, seconds=scores["seconds"], megabytes=(BUNDLED / "weights.safetensors").stat().st_size / 1e6,
         heads=means_table(scores["heads"], "brain extraction"),
     )  # fmt: skip
 
@@ -265,13 +265,14 @@ The same brains with lesions that change, scanned as patients of the training ar
 |---|---|---|---|---|
 {unseen}
 
-One difficulty at a time, means over three of these brains and both visits:
+One difficulty at a time, means over {robust} of these brains and both visits:
 
 | condition | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
 {robustness}
 
-Whole simulated heads through `lesiondelta run`, two patients: with brain extraction (auto) and without (skip):
+Whole simulated heads through `lesiondelta run`, {heads_count} patient with two visits: with brain extraction (auto) and
+without (skip), which shows what a forgotten stripping does:
 
 | brain extraction | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|

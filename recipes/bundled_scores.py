@@ -45,7 +45,7 @@ from lesiondelta.simulation.labels import read_label_anatomy
 OURS, TWIN = "pairs", "single"
 PARTNER_SEED, RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7000, 7100, 7200, 7300, 7400
 UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
-ROBUST_PATIENTS, UNSEEN_PATIENTS, HEADS = 3, 8, 2
+ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 2, 8, 4, 1
 THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.1), 1).tolist())
 SMALLEST_MM3 = (3.0, 5.0, 8.0)
 EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
@@ -291,7 +291,7 @@ def rescans(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     """Patients in whom nothing changes, scanned twice with different protocols: lesions falsely called new."""
     rows = []
     models = contenders(work, data, threads)
-    for patient in unseen_patients(data, RESCAN_SEED, UNSEEN_PATIENTS, Acquisition(), rates=UNCHANGING):
+    for patient in unseen_patients(data, RESCAN_SEED, RESCANNED_PATIENTS, Acquisition(), rates=UNCHANGING):
         volume = patient.visits[0].lesions.grid.voxel_volume_mm3
         for kind, model in models.items():
             first, second = segmented(patient, model)

@@ -66,7 +66,7 @@ except SystemExit as ended:
 
 def test_wrong_usage_ends_with_2(capsys, tmp_path):
     assert call(capsys, "run", tmp_path).code == 2
-    assert call(capsys, "run", tmp_path, tmp_path, "group").code == 2
+    assert call(capsys, "run", tmp_path, tmp_path, "cohort").code == 2
     assert call(capsys, "run", tmp_path, tmp_path, "participant", "--nprocs", "0").code == 2
     assert call(capsys, "segment", "--visit", "only-one.nii.gz", "-o", tmp_path).code == 2
     assert call(capsys, "segment", "--visit", "a", "b", "c", "-o", tmp_path).code == 2
