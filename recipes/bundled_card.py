@@ -118,7 +118,8 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
         places=scores["sub-12"][OURS]["brighter"] + scores["sub-12"][OURS]["darker"],
         rescans=rescans_table(scores["rescans"]), rescan_difference=rescan_difference(scores["rescans"]),
         robustness=means_table(scores["robustness"], "condition"), unseen=means_table(scores["unseen"], "patient"),
-        robust=ROBUST_PATIENTS, heads_count=HEADS, seconds=scores["seconds"], megabytes=(BUNDLED / "weights.safetensors").stat().st_size / 1e6,
+        robust=ROBUST_PATIENTS, heads_count=HEADS, seconds=scores["seconds"],
+        megabytes=(BUNDLED / "weights.safetensors").stat().st_size / 1e6,
         heads=means_table(scores["heads"], "brain extraction"),
     )  # fmt: skip
 
