@@ -2,12 +2,12 @@
 
     python recipes/bundled_card.py WORK [--data DIR] [--threads N]
 
-Scores are those of `bundled_scores.py`, which this runs where they are missing. All stages must be complete.
+Scores are those that `bundled_scores.py` has measured; of the others the card says that they are missing.
 """
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from bundled_model import (
     arguments,
 )
 from bundled_pictures import draw_left_out, draw_reliability, draw_sub_12
-from bundled_scores import HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, OperatingPoint, measured, run_folder
+from bundled_scores import HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, OperatingPoint, kept_scores, run_folder
 
+from lesiondelta.cohort import Change
 from lesiondelta.evaluation.statistics import difference
 from lesiondelta.files import write_json, write_text
 from lesiondelta.inference import load_model
@@ -51,11 +52,12 @@ def main() -> None:
     given = arguments(__doc__, list(PARTS))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     torch.set_num_threads(given.threads)
-    scores = {name: measured(name, given.work, given.data, given.threads) for name in PARTS}
+    scores = {name: kept_scores(given.work, name) for name in PARTS}
     package(given.work, scores["left-out"]["points"][OURS])
     draw_left_out(RESULTS, given.work, given.data, OperatingPoint(**scores["left-out"]["points"][OURS]))
     draw_reliability(RESULTS / "reliability.png", scores["left-out"]["reliability"])
-    draw_sub_12(RESULTS / "sub-12.png", given.data, {kind: run_folder(given.work, kind) for kind in (OURS, TWIN)})
+    if scores["sub-12"]:
+        draw_sub_12(RESULTS / "sub-12.png", given.data, {kind: run_folder(given.work, kind) for kind in (OURS, TWIN)})
     write_json(BUNDLED / "scores.json", scores)
     write_text(BUNDLED / "MODEL_CARD.md", card(given.work, scores))
 
@@ -105,23 +107,20 @@ def cpu_minutes(work: Path, stage: str) -> float:
 def card(work: Path, scores: Mapping[str, Any]) -> str:
     """The model card."""
     description = load_model(BUNDLED).description
-    return CARD.format(
+    made = HEAD.format(
         features="-".join(map(str, description.network["kwargs"]["features_per_stage"])),
         budget="\n".join(budget_row(stage, work) for stage in STAGES),
         guises=len(GUISES), deformed=sum(not guise.untouched for guise in GUISES), own=AS_IT_IS,
         first_gamma=FIRST_GAMMA, tuned_share=TUNED_SHARE, share=SELF_PRIOR_SHARE, batch=PRESET.batch,
-        patch=description.patch,
-        foreground_share=RECIPE.foreground_share, precision=description.training["precision"],
-        point=description,
+        patch=description.patch, foreground_share=RECIPE.foreground_share,
+        precision=description.training["precision"], point=description,
         left_out=left_out_table(scores["left-out"]["rows"]),
-        changes=changes_table(scores["sub-12"]), sub_12=scores["sub-12"][OURS],
-        places=scores["sub-12"][OURS]["brighter"] + scores["sub-12"][OURS]["darker"],
-        rescans=rescans_table(scores["rescans"]), rescan_difference=rescan_difference(scores["rescans"]),
-        robustness=means_table(scores["robustness"], "condition"), unseen=means_table(scores["unseen"], "patient"),
-        robust=ROBUST_PATIENTS, heads_count=HEADS, seconds=scores["seconds"],
-        megabytes=(BUNDLED / "weights.safetensors").stat().st_size / 1e6,
-        heads=means_table(scores["heads"], "brain extraction"),
     )  # fmt: skip
+    sections = [made]
+    for name, (text, fill) in SECTIONS.items():
+        known = scores[name] is not None
+        sections.append(text.format(**fill(scores[name])) if known else f"Not measured for this version: {name}.\n")
+    return "\n".join([*sections, END])
 
 
 def budget_row(stage: Stage, work: Path) -> str:
@@ -156,6 +155,14 @@ def changes_table(found: Mapping[str, Mapping[str, Any]]) -> str:
                 f"| {of['false']} |"
             )
     return "\n".join(lines)
+
+
+def tracked_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What `run` calls the lesions."""
+    return "\n".join(
+        f"| {NAMES[kind]} | " + " | ".join(str(counts["tracked"].get(str(change), 0)) for change in Change) + " |"
+        for kind, counts in found.items()
+    )
 
 
 def rescans_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -193,7 +200,7 @@ def means_table(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     )
 
 
-CARD = """# The bundled model, version 5
+HEAD = """# The bundled model, version 5
 
 Segments the white-matter lesions of every visit of a patient from T1w and FLAIR, using the visit before it
 (difference weighting, Rokuss et al. 2024). It works offline on a CPU.
@@ -238,53 +245,90 @@ patients say little: no interval is given, and none should be inferred.
 | patient | model | visits | operating point | DSC | HD95 mm | lesion F1 | reference ml | prediction ml |
 |---|---|---|---|---|---|---|---|---|
 {left_out}
+"""
 
-Raw clinical pair of sub-12 (slices of 3 mm, whole head; never trained on), by `lesiondelta run`, against what experts
-marked as changed ({sub_12[brighter]} places became brighter, {sub_12[darker]} darker). The twin segments both visits
-independently. A change is a connected place of 3 mm3 or more where the masks of the visits differ; it is right if it
-touches a place of the experts' of the right sign, and false if it touches none.
+SUB_12 = """Raw clinical pair of sub-12 (slices of 3 mm, whole head; never trained on), by `lesiondelta run`, against
+what experts marked as changed ({ours[brighter]} places became brighter, {ours[darker]} darker). The twin segments both
+visits independently. A change is a connected place of 3 mm3 or more where the masks of the visits differ, edges
+included; it is right if it touches a place of the experts' of the right sign, and false if it touches none.
 
 | model | change | experts' found | ours | right | false |
 |---|---|---|---|---|---|
 {changes}
 
-Of the places, {sub_12[change_found]} of {places} are touched by a change of ours of either sign. Ours are masks of
-{sub_12[lesion_ml][0]:.1f} and {sub_12[lesion_ml][1]:.1f} ml;
-{sub_12[brighter_on_lesion_of_second_visit]} of the brighter places touch a lesion of the second visit,
-{sub_12[darker_on_lesion_of_first_visit]} of the darker ones one of the first.
+Of the places, {ours[change_found]} of {places} are touched by a change of ours of either sign. Ours are masks of
+{ours[lesion_ml][0]:.1f} and {ours[lesion_ml][1]:.1f} ml; {ours[brighter_on_lesion_of_second_visit]} of the brighter
+places touch a lesion of the second visit, {ours[darker_on_lesion_of_first_visit]} of the darker ones one of the first.
+What `run` calls the lesions of the pair, once the measurement error is considered (slices of 3 mm hide most changes):
 
-Simulated patients on brains of label maps, which no training saw, in whom nothing changes, scanned twice with
-different protocols: lesions that are falsely new or gone. Ours minus the twin: {rescan_difference}.
+| model | new | enlarging | shrinking | resolved | stable | merged | split |
+|---|---|---|---|---|---|---|---|
+{tracked}
+"""
+
+RESCANS = """Simulated patients on brains of label maps, which no training saw, in whom nothing changes, scanned twice
+with different protocols: lesions that are falsely new or gone. Ours minus the twin: {rescan_difference}.
 
 | patient | new, ours | new, twin | gone, ours | gone, twin | DSC, ours | DSC, twin |
 |---|---|---|---|---|---|---|
 {rescans}
+"""
 
-The same brains with lesions that change, scanned as patients of the training are:
+UNSEEN = """The same brains with lesions that change, scanned as patients of the training are:
 
 | patient | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
 {unseen}
+"""
 
-One difficulty at a time, means over {robust} of these brains and both visits:
+ROBUSTNESS = """One difficulty at a time, means over {robust} of these brains and both visits:
 
 | condition | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
 {robustness}
+"""
 
-Whole simulated heads through `lesiondelta run`, {heads_count} patient with two visits: with brain extraction (auto) and
-without (skip), which shows what a forgotten stripping does:
+HEADS_TEXT = """Whole simulated heads through `lesiondelta run`, {heads_count} patient with two visits: with brain
+extraction (auto) and without (skip), which shows what a forgotten stripping does:
 
 | brain extraction | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
 {heads}
-
-A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {seconds[pairs]:.0f} s with {seconds[threads]:.0f} CPU
-threads, the twin {seconds[single]:.0f} s; the weights are {megabytes:.1f} MB.
-
-Simulated patients of label maps have procedural lesion shapes and the simulator's contrast: easier and other than real
-ones. Pictures of the errors: `docs/results/bundled-model` in the repository.
 """
+
+SECONDS = """A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {seconds[pairs]:.0f} s with
+{seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s; the weights are {megabytes:.1f} MB.
+"""
+
+END = """Simulated patients of label maps have procedural lesion shapes and the simulator's contrast: easier and other
+than real ones. Pictures of the errors: `docs/results/bundled-model` in the repository.
+"""
+
+SECTIONS: Mapping[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+    "sub-12": (
+        SUB_12,
+        lambda found: {
+            "changes": changes_table(found),
+            "tracked": tracked_table(found),
+            "ours": found[OURS],
+            "places": found[OURS]["brighter"] + found[OURS]["darker"],
+        },
+    ),
+    "rescans": (
+        RESCANS,
+        lambda rows: {"rescans": rescans_table(rows), "rescan_difference": rescan_difference(rows)},
+    ),
+    "unseen": (UNSEEN, lambda rows: {"unseen": means_table(rows, "patient")}),
+    "robustness": (ROBUSTNESS, lambda rows: {"robustness": means_table(rows, "condition"), "robust": ROBUST_PATIENTS}),
+    "heads": (HEADS_TEXT, lambda rows: {"heads": means_table(rows, "brain extraction"), "heads_count": HEADS}),
+    "seconds": (
+        SECONDS,
+        lambda found: {
+            "seconds": found,
+            "megabytes": (BUNDLED / "weights.safetensors").stat().st_size / 1e6,
+        },
+    ),
+}
 
 
 if __name__ == "__main__":

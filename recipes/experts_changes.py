@@ -3,7 +3,8 @@
 The experts' mask holds change and no sign: its components are split by whether the normalised FLAIR became brighter or
 darker. Brighter ones should touch a lesion of the second visit, darker ones one of the first. A change of ours is a
 connected place of 3 mm3 or more where one visit's mask has lesion and the other's has not; a gain should touch a
-brighter component, a loss a darker one, and one that touches no component at all is false. Prints JSON per folder.
+brighter component, a loss a darker one, and one that touches no component at all is false. `tracked` counts what `run`
+calls the lesions, measurement error considered. Prints JSON per folder.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from lesiondelta.evaluation.instances import lesions
@@ -54,6 +56,7 @@ def experts_changes(data: Path, out: Path) -> dict[str, Any]:
             "experts": int(right.sum()), "found": int(found[right].sum()),
             "ours": int(ours[name].max()), "right": of_sign, "false": untouched(ours[name], places),
         }  # fmt: skip
+    detection["tracked"] = pd.read_csv(out / "sub-12" / "sub-12_changes.tsv", sep="\t").change.value_counts().to_dict()
     return detection | {
         "brighter": int(brighter.sum()),
         "brighter_on_lesion_of_second_visit": int(touched[1][brighter].sum()),
