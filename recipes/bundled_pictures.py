@@ -48,7 +48,8 @@ def compared(case: Case, mask: Array, z: int) -> list[Mark]:
 
 def draw_sub_12(path: Path, data: Path, outs: Mapping[str, Path]) -> None:
     """Where our changes and the experts' differ most: both visits, the experts' changes, both models'."""
-    change, flairs, masks = common_space(data, outs[OURS])
+    change, scored, masks = common_space(data, outs[OURS])
+    flairs = [flair - flair.min() for flair in scored]  # 0 outside the brain
     gain, loss = masks[1] & ~masks[0], masks[0] & ~masks[1]
     slices = spread(((gain | loss) != change.data).sum(axis=(0, 1)), COLUMNS)
     rows: list[list[Cell]] = [[(flair[..., z], ()) for z in slices] for flair in flairs]

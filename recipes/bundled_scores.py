@@ -45,7 +45,7 @@ from lesiondelta.simulation.labels import read_label_anatomy
 OURS, TWIN = "pairs", "single"
 PARTNER_SEED, RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7000, 7100, 7200, 7300, 7400
 UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
-ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 1, 8, 4, 1
+ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 1, 6, 4, 1
 THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.1), 1).tolist())
 SMALLEST_MM3 = (3.0, 5.0, 8.0)
 EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
