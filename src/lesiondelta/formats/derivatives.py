@@ -16,9 +16,19 @@ DESCRIPTION = "dataset_description.json"
 LOOSE_FILES = "loose files"
 BIDS_VERSION = "1.10.0"
 IGNORED = (
-    "logs/", "sub-*/figures/", "sub-*/*_visits.tsv", "sub-*/*_lesions.*", "sub-*/*_changes.*", "lesiondelta.*",
-    "group.html", "settings.json", "*_xfm.*",
+    "logs/", "sub-*/figures", "sub-*.html", "sub-*/*_visits.tsv", "sub-*/*_lesions.*", "sub-*/*_changes.*",
+    "lesiondelta.*", "group.html", "settings.json", "*_xfm.*",
 )  # fmt: skip
+
+README = """Lesion masks of MS patients over time, made by lesiondelta (research software, no medical device).
+
+sub-X.html            a patient's report; group.html links them all
+lesiondelta.tsv       one row a visit: status (look at what is flagged), volumes, counts of changes
+sub-X/ses-Y/anat      masks, probabilities, numbered lesions and changes on the FLAIR's own grid (space-orig), images
+                      and mask in the patient's space (space-patient)
+sub-X/*.tsv           lesions, changes and visits of a patient; columns are described in the .json of the same name
+logs                  what happened, and why a visit is flagged or has failed
+"""
 
 
 @dataclass(frozen=True)
@@ -157,6 +167,7 @@ def prepare_output(out: Path, raw: Path | None, description: Mapping[str, Any]) 
     if out.is_dir() and any(_visible(out)):
         _require_ours(out, raw)
     write_json(out / DESCRIPTION, _description(raw))
+    write_text(out / "README", README)
     write_text(out / ".bidsignore", "".join(f"{line}\n" for line in IGNORED))
     write_json(out / "settings.json", description)
 
