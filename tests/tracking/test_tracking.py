@@ -163,6 +163,13 @@ def test_a_lesion_that_was_nearly_there_is_not_new():
     assert one.change == Change.NEW
 
 
+@pytest.mark.parametrize("slice_mm", [1.0, 5.0])
+def test_a_small_lesion_that_is_clearly_there_is_new_in_thick_slices_too(slice_mm):
+    visits = [sure(boxes(), slice_mm, residual_mm=0.5), sure(boxes((5, 5, 5, 2)), slice_mm, residual_mm=0.5)]
+    assert [one.change for one in track(visits, 1.0, 0.5).changes[0]] == ["new"]
+    assert [one.change for one in track(visits[::-1], 1.0, 0.5).changes[0]] == ["resolved"]
+
+
 def test_grids_that_differ_are_refused():
     with pytest.raises(GeometryError, match="different grids"):
         track([sure(boxes()), sure(np.zeros((3, 3, 3), bool))], 1.0, 0.5)

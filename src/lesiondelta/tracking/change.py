@@ -133,7 +133,7 @@ def _measured(
     reach, voxel = REACH_MM / spacing_mm, spacing_mm**3
     boxes = [ndimage.find_objects(labels, max_label=len(groups)) for labels in own]
     volumes, variances = np.zeros((2, len(groups))), np.zeros((2, len(groups)))
-    for index in range(len(groups)):
+    for index, group in enumerate(groups):
         box = _around([of_visit[index] for of_visit in boxes if of_visit[index]], math.ceil(reach))
         inside = [labels[box] == index + 1 for labels in own]
         near = ndimage.distance_transform_edt(~(inside[0] | inside[1])) <= reach
@@ -144,7 +144,9 @@ def _measured(
             volume = np.count_nonzero(inside[number]) * voxel
             by_registration = 3 * volume * visit.residual_mm / BRAIN_RADIUS_MM
             volumes[number, index] = volume
-            parts = max(lost, gained) * voxel, by_slices(volume, visit.slice_mm), by_registration
+            parts: list[float] = [max(lost, gained) * voxel]
+            if group.prior and group.current:  # however coarse its slices are, a lesion is there or is not
+                parts += [by_slices(volume, visit.slice_mm), by_registration]
             variances[number, index] = np.square(parts).sum()
     return volumes, variances
 
