@@ -32,7 +32,8 @@ def demo(
     console.out.print("\nAgainst the known lesions:", highlight=False)
     evaluate.score_and_print(bids / "derivatives" / "reference", results, scores)
     pictures = sorted((results / "sub-001" / "figures").glob("*.png"))
-    console.out.print("\n".join(["Pictures:", *map(str, pictures)]), soft_wrap=True, markup=False)
+    shown = ["The report, for a browser:", str(results / "sub-001.html"), "Pictures:", *map(str, pictures)]
+    console.out.print("\n".join(shown), soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:
