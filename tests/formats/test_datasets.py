@@ -1,4 +1,7 @@
-"""Every layout that owners distribute, written small, converted, and read back."""
+"""Every layout that owners distribute, written small, converted, and read back.
+
+One long file, because every test needs the same small copies of the owners' layouts, which its first part writes.
+"""
 
 import gzip
 import json
