@@ -53,7 +53,7 @@ def report():
     stable = LesionChange((1,), (1,), Change.STABLE, 125.0, 125.0, 12.0, HOSTILE)
     steps = [StepRow("1", "2", new, "periventricular"), StepRow("1", "2", stable, None)]
     models = [{"Name": HOSTILE, "SHA256": "0" * 64}]
-    return Report("01", visits, {"3": HOSTILE}, lesions, steps, {"note": HOSTILE}, models, [HOSTILE])
+    return Report("01", visits, {"3": HOSTILE}, lesions, steps, {"note": HOSTILE}, HOSTILE, models, [HOSTILE])
 
 
 @pytest.fixture
@@ -76,6 +76,14 @@ def test_it_says_what_changed(page):
     assert text.count("data:image/png;base64,") == 2  # the new lesion, and the checkerboard
     assert "<td>2<td>periventricular" in text
     assert "1 stable lesions" in text
+
+
+def test_it_names_the_method_that_was_used(report, tmp_path):
+    for method, said in (("difference_weighting", "Rokuss"), ("samseg", "by the method samseg")):
+        write_report(tmp_path / "page.html", replace(report, method=method))
+        text = without_viewer((tmp_path / "page.html").read_text(encoding="utf-8"))
+        assert said in text
+        assert ("Rokuss" in text) == (method == "difference_weighting")
 
 
 def test_hostile_text_stays_text(page):

@@ -304,6 +304,7 @@ def _report(
         lesions=lesion_rows(followed, segmented),
         steps=step_rows(followed, segmented),
         settings=settings.model_dump(mode="json"),
+        method=models[0].method,
         models=[model.identity for model in models],
         cautions=list(dict.fromkeys(model.caution for model in models if model.caution)),
     )

@@ -67,6 +67,7 @@ class Report:
     lesions: Sequence[LesionRow]
     steps: Sequence[StepRow]
     settings: Mapping[str, Any]
+    method: str
     models: Sequence[Mapping[str, Any]]
     cautions: Sequence[str]
 
