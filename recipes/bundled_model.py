@@ -52,6 +52,7 @@ from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import Progress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
+from lesiondelta.processes import worker_pool
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, deformed, simulate_patient
 from lesiondelta.simulation.sources import Person
 
@@ -66,7 +67,8 @@ FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learn
 OPEN_PATIENTS = ("07", "19")
 ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
-PRESET = Preset("bundled", 1, 25, 1, patch=(48, 48, 48), batch=2, base_features=16, max_features=256)
+PRESET = Preset("bundled", 1, 50, 1, patch=(96, 96, 96), batch=4, base_features=16, max_features=128)
+TUNING_BATCH = 2  # of the stages that see real patients
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Stage:
     @property
     def preset(self) -> Preset:
         """Size of network and training."""
-        return replace(PRESET, epochs=self.epochs)
+        return replace(PRESET, epochs=self.epochs, batch=PRESET.batch if self.of_atlas else TUNING_BATCH)
 
     @property
     def iterations(self) -> int:
@@ -132,11 +134,11 @@ class Stage:
 
 PAIRS, SINGLE = "difference_weighting", "nnunet"
 STAGES = (
-    Stage("base", SINGLE, (), range(1000, 1060), 240, 2e-3),
-    Stage("base-pairs", PAIRS, (), range(1060, 1120), 160, 1e-3, "base"),
-    Stage("base-single", SINGLE, (), range(1060, 1120), 160, 1e-3, "base"),
+    Stage("base", SINGLE, (), range(1000, 1080), 60, 2e-3),
+    Stage("base-pairs", PAIRS, (), range(1060, 1160), 40, 1e-3, "base"),
+    Stage("base-single", SINGLE, (), range(1060, 1160), 40, 1e-3, "base"),
     *(
-        Stage(f"{name}{ending}", method, patients, range(1060, 1060 + 10 * len(patients)), 12, 5e-4, f"base-{name}")
+        Stage(f"{name}{ending}", method, patients, range(1080, 1080 + 10 * len(patients)), 6, 5e-4, f"base-{name}")
         for ending, patients in (("", OPEN_PATIENTS), ("-without-07", ("19",)), ("-without-19", ("07",)))
         for name, method in (("pairs", PAIRS), ("single", SINGLE))
     ),
@@ -146,16 +148,33 @@ SHIPPED = next(stage for stage in STAGES if stage.name == "pairs")
 
 def main() -> None:
     """Run the stages that are not done."""
-    given = arguments(__doc__, [stage.name for stage in STAGES], "stage")
+    given = arguments(__doc__, ["patients", *(stage.name for stage in STAGES)], "stage")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
+    if given.stage in (None, "patients"):
+        simulate(given, with_data)
     for stage in STAGES:
         if given.stage in (None, stage.name) and (with_data or stage.of_atlas):
+            stage = replace(stage, epochs=given.epochs or stage.epochs)
             run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
             if not stage.of_atlas:
                 average(stage, given.work)
     if given.keep_base:
         keep_base(given.work)
+
+
+def simulate(given: argparse.Namespace, with_data: bool) -> None:
+    """Make all patients of all stages, a process per thread; a stage that finds one missing makes it itself."""
+    stages = [stage for stage in STAGES if with_data or stage.of_atlas]
+    with worker_pool(given.threads) as pool:
+        made = [
+            pool.submit(atlas_patient, given.work, seed, given.data) for seed in {s for t in stages for s in t.atlas}
+        ]
+        for label in {label for stage in stages for label in stage.open_patients}:
+            for number, guise in enumerate(GUISES):
+                made.append(pool.submit(open_guise, given.work, label, number, guise, given.data))
+        for one in made:
+            one.result()
 
 
 def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[TrainingPatient]:
@@ -338,6 +357,7 @@ def arguments(description: str | None, parts: Sequence[str], name: str = "part")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(f"--{name}", choices=parts, help="this one alone")
     if name == "stage":
+        parser.add_argument("--epochs", type=int, help="instead of the stage's (with --stage)")
         parser.add_argument("--keep-base", action="store_true", help="put the base's weights into the repository")
     return parser.parse_args()
 

@@ -4,7 +4,9 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lesiondelta.images import Array, Volume, read_image, read_mask, require_sam
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit, content_hash, contrasts, visit_identifier
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
+from lesiondelta.processes import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ def description(folder: Path) -> dict[str, Any]:
     return found
 
 
-def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int]) -> dict[str, Any]:
+def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int], workers: int = 1) -> dict[str, Any]:
     """Store the patients in `folder` unless they are there already, and return the description of what is there.
 
     Where another process is storing into `folder`, wait for it and take what it stored.
@@ -69,6 +72,8 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
     folder : path
     patch : three ints
         Voxels of a typical read, which decide the compression chunks and nothing else.
+    workers : int
+        Processes that share the work.
 
     Returns
     -------
@@ -79,7 +84,7 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
     if not (folder / DESCRIPTION).is_file():
         with alone(folder, wait=True):
             if not (folder / DESCRIPTION).is_file():
-                _store(patients, names, content, folder, patch)
+                _store(patients, names, content, folder, patch, workers)
     found = description(folder)
     if found["content"] != content or found["contrasts"] != list(names):
         raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
@@ -87,13 +92,20 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
 
 
 def _store(
-    patients: Sequence[TrainingPatient], names: Sequence[str], content: str, folder: Path, patch: Sequence[int]
+    patients: Sequence[TrainingPatient],
+    names: Sequence[str],
+    content: str,
+    folder: Path,
+    patch: Sequence[int],
+    workers: int,
 ) -> None:
     shutil.rmtree(visits_folder(folder), ignore_errors=True)  # the rest of a build that was interrupted
     visits_folder(folder).mkdir(parents=True)
     places_path(visits_folder(folder), "").parent.mkdir(exist_ok=True)
-    with environment(folder):
-        stored = {p.label: _store_patient(p, names, visits_folder(folder), patch) for p in patients}
+    store = partial(_store_patient, names=names, folder=folder, patch=patch)
+    with worker_pool(workers) if workers > 1 else nullcontext() as pool:
+        visits_of = pool.map(store, patients) if pool else map(store, patients)
+        stored = {patient.label: visits for patient, visits in zip(patients, visits_of, strict=True)}
     visits = [visit for patient in stored.values() for visit in patient]
     _require_one_spacing(visits)
     write_json(preprocessed_folder(folder) / "dataset_fingerprint.json", fingerprint(visits, len(names)))
@@ -124,6 +136,11 @@ def fingerprint(visits: Sequence[Stored], channels: int) -> dict[str, Any]:
 
 
 def _store_patient(patient: TrainingPatient, names: Sequence[str], folder: Path, patch: Sequence[int]) -> list[Stored]:
+    with environment(folder):
+        return _store_visits(patient, names, visits_folder(folder), patch)
+
+
+def _store_visits(patient: TrainingPatient, names: Sequence[str], folder: Path, patch: Sequence[int]) -> list[Stored]:
     loaded = [_read_visit(visit, names) for visit in patient.visits]
     grid = loaded[0][1]
     for _, reference in loaded:

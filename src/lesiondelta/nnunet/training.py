@@ -28,7 +28,7 @@ from lesiondelta.nnunet.presets import Preset
 
 logger = logging.getLogger(__name__)
 
-LOADER_PROCESSES = 12  # with a GPU; on the CPU patches are read in between, which takes 3 % of the time
+WORTH_COMPILING = 10_000  # iterations: torch.compile takes a minute or two, more than a short training wins
 DEFAULT_PATCH = (128, 128, 128)  # for compression alone, where the plan chooses the patch
 THRESHOLD = 0.5
 
@@ -116,7 +116,8 @@ def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallb
         The planned or the stored patients, or the training in the job's folder, are not these.
     """
     _require_planned(patients, job)
-    stored = dataset.build(patients, job.data, job.preset.patch or DEFAULT_PATCH)
+    workers = 1 if job.device == "cpu" else job.threads  # without a GPU, storing is a small part of it all
+    stored = dataset.build(patients, job.data, job.preset.patch or DEFAULT_PATCH, workers)
     settings = {**_settings(job), "patients_content": stored["content"]}
     _require_same_settings(job.settings, settings)
     if not job.settings.is_file():
@@ -233,9 +234,10 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
     on_cpu, before = job.device == "cpu", torch.get_num_threads()
     torch.set_num_threads(job.threads)
     torch.backends.cudnn.benchmark = not on_cpu
-    processes = 0 if on_cpu else LOADER_PROCESSES
+    processes = 0 if on_cpu else job.threads  # on the CPU patches are read in between, which takes 3 % of the time
+    compiled = job.device == "cuda" and job.preset.epochs * job.preset.iterations_per_epoch >= WORTH_COMPILING
     try:
-        with environment(job.data, loader_processes=processes, compile_network=job.device == "cuda"):
+        with environment(job.data, loader_processes=processes, compile_network=compiled):
             trainer = _trainer(job, plan, progress)
             if trainer.current_epoch < trainer.num_epochs:
                 trainer.run_training()

@@ -62,19 +62,44 @@ def texture_fields(rng: np.random.Generator, anatomy: Anatomy) -> dict[str, Arra
 def normal_variants(rng: np.random.Generator, anatomy: Anatomy) -> Array:
     """What is bright on FLAIR without being a lesion, in units of white matter - CSF; the same at every visit.
 
-    Uneven cortex, the rim of the ventricles, choroid plexus, and fluid that flows.
+    Uneven cortex, the rim of the ventricles and the caps of their horns, choroid plexus, white matter that is a little
+    bright over centimetres, and fluid that flows.
     """
     shape, spacing = anatomy.brain.shape, anatomy.spacing_mm
-    csf, grey, _ = anatomy.tissues
+    csf, grey, white = anatomy.tissues
     uneven = rng.uniform(0.05, 0.22) * smooth_field(rng, shape, 4 / spacing)
     uneven += rng.uniform(0.03, 0.18) * smooth_field(rng, shape, 20 / spacing)
     uneven *= 0.3 + 0.7 * np.exp(-((anatomy.to_cortex_mm / 2) ** 2))  # the deep nuclei are more even
-    rim = np.exp(-((anatomy.to_ventricles_mm / 1.5) ** 2)) * rng.uniform(0, 0.3) * (1 - csf)
+    rim = np.exp(-((anatomy.to_ventricles_mm / 1.5) ** 2)) * rng.uniform(0, 0.3)
     coarse = smooth_field(rng, shape, 25 / spacing)
-    plexus = (smooth_field(rng, shape, 5 / spacing) > 1.7) & (anatomy.to_ventricles_mm <= spacing)
+    haze = white * np.clip(smooth_field(rng, shape, 10 / spacing) - 0.8, 0, 1.5) * rng.uniform(0, 0.15)
     flow = np.clip(coarse - 0.8, 0, 1) * rng.uniform(0, 0.8)
-    variants: Array = grey * uneven + rim * np.clip(1 + coarse, 0, 2) + csf * (flow + plexus * rng.uniform(0.3, 1.1))
+    variants: Array = grey * uneven + haze + csf * (flow + choroid_plexus(rng, anatomy))
+    variants += (1 - csf) * (rim * np.clip(1 + coarse, 0, 2) + ventricular_caps(rng, anatomy))
     return variants
+
+
+def choroid_plexus(rng: np.random.Generator, anatomy: Anatomy) -> Array:
+    """How much brighter than fluid the ventricles' voxels are: in clumps, hardly visible or as bright as a lesion."""
+    shape, spacing = anatomy.brain.shape, anatomy.spacing_mm
+    clumps = smooth_field(rng, shape, 6 / spacing) + 0.5 * smooth_field(rng, shape, 3 / spacing)
+    inside = (anatomy.to_ventricles_mm <= spacing) & (clumps > rng.uniform(1.1, 2.2))
+    brightness: Array = rng.uniform(0.3, 1.6) * np.clip(1 + 0.3 * smooth_field(rng, shape, 2 / spacing), 0, 2)
+    return inside * brightness
+
+
+def ventricular_caps(rng: np.random.Generator, anatomy: Anatomy) -> Array:
+    """Brightness about the tips of the frontal and the occipital horns, which most people have, each to its degree."""
+    away, caps = anatomy.to_ventricles_mm, np.zeros(anatomy.brain.shape, np.float32)
+    voxels = np.argwhere(away <= anatomy.spacing_mm)
+    middle = np.median(voxels[:, 0])
+    for side in (voxels[voxels[:, 0] < middle], voxels[voxels[:, 0] >= middle]):
+        for tip, strongest in ((side[side[:, 1].argmax()], 0.6), (side[side[:, 1].argmin()], 0.45)):
+            squares = [(np.arange(n) - c) ** 2 for n, c in zip(away.shape, tip, strict=True)]
+            to_tip = np.sqrt(np.add.outer(np.add.outer(squares[0], squares[1]), squares[2])) * anatomy.spacing_mm
+            near = np.exp(-((to_tip / rng.uniform(6, 12)) ** 2)) * np.exp(-((away / rng.uniform(1.5, 4)) ** 2))
+            np.maximum(caps, near * rng.uniform(0, strongest), out=caps)
+    return caps
 
 
 def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Array, variants: Array) -> Array:
