@@ -16,7 +16,7 @@ FLAIR = {"SeriesDescription": "t2_space_dark-fluid", "ScanningSequence": ["SE", 
          "RepetitionTime": 5000, "InversionTime": 1800, "FlipAngle": 120}  # fmt: skip
 T2 = {"SeriesDescription": "t2_tse_tra", "ScanningSequence": "SE", "EchoTime": 96, "RepetitionTime": 4000}
 LOCALISER = {**T1W, "SeriesDescription": "localizer", "ImageType": ["ORIGINAL", "PRIMARY", "M", "LOCALIZER"]}
-NAME = "DOE^JANE"
+NAME = "VANDERBILT^JOSEPHINE"
 
 PLANES = {
     "axial": ((1, 0, 0), (0, 1, 0)),

@@ -15,3 +15,9 @@ def same_places(a: Volume, b: Volume, tolerance_voxels: float = 1e-3) -> bool:
     if a.data.size != b.data.size or not inside or np.abs(there - nearest).max() > tolerance_voxels:
         return False
     return bool(np.array_equal(a.data.ravel(), b.data[tuple(nearest)]))
+
+
+def places(mask: Volume) -> np.ndarray:
+    """Places (N, 3) in mm of all voxels that are not 0, sorted: whatever the grid around them."""
+    points = np.argwhere(mask.data) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
+    return points[np.lexsort(np.round(points, 2).T)]

@@ -173,7 +173,9 @@ def test_one_slice_is_no_volume(tmp_path):
 def test_images_of_several_sizes_are_no_volume(tmp_path):
     study = new_study()
     write_series(tmp_path, speckle(), study, FLAIR | {"SeriesInstanceUID": "1.2.3"})
-    image = slice_of(Volume(np.ones((8, 8, 20)), affine_of("axial")), 12, study | FLAIR | {"SeriesInstanceUID": "1.2.3"})
+    image = slice_of(
+        Volume(np.ones((8, 8, 20)), affine_of("axial")), 12, study | FLAIR | {"SeriesInstanceUID": "1.2.3"}
+    )
     image.save_as(tmp_path / "small", enforce_file_format=True)
     refused(tmp_path, GeometryError, "several sizes")
 

@@ -11,7 +11,7 @@ from lesiondelta.atlas import mni152
 from lesiondelta.cli import main
 from lesiondelta.cohort import Change
 from lesiondelta.images import Grid, Volume
-from lesiondelta.pipeline.changes import changes_on_own_grid, follow, lesions_on_own_grid
+from lesiondelta.pipeline.changes import changes_on_own_grid, follow, lesions_on_own_grid, with_resolved
 from lesiondelta.pipeline.segmentation import Thresholds, counted
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import TrackingSettings
@@ -166,3 +166,6 @@ def test_lesions_that_are_gone_are_drawn_where_they_were_and_locations_are_found
     assert len(gone) > 5
     places = (np.linalg.inv(t1w.affine) @ OBLIQUE @ np.c_[gone, np.ones(len(gone))].T).T[:, :3]
     assert (np.abs(places - spots["beside"] - 0.5) < 1.01).all()
+    numbered = with_resolved(labels, segmented[1], followed, 1)
+    resolved = next(c.prior[0] for c in followed.tracking.changes[0] if c.change is Change.RESOLVED)
+    np.testing.assert_array_equal(numbered.data == resolved, codes.data == list(Change).index(Change.RESOLVED) + 1)

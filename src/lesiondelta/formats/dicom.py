@@ -145,7 +145,7 @@ def read_series(series: Series) -> Volume:
         syntax = UID(dcmread(series.files[0], stop_before_pixels=True).file_meta.get("TransferSyntaxUID", ""))
         said = " ".join(str(error).split())
         raise ImageError(
-            f"{series.name} cannot be read ({said}; {syntax.name}): export it again, uncompressed if that can be chosen."
+            f"{series.name} cannot be read ({said}; {syntax.name}): export it again, uncompressed if you can choose."
         ) from error
     affine = RAS_TO_LPS @ volume.affine[:, [2, 1, 0, 3]]
     data = np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32)

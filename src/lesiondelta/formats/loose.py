@@ -110,7 +110,7 @@ def _series(images: Sequence[Images]) -> Iterator[Series]:
 
 
 def _acquired(visit: Images) -> datetime | None:
-    return next((one.acquired for one in reversed(visit.values()) if isinstance(one, Series)), None)
+    return next((one.acquired for one in (visit["FLAIR"], visit["T1w"]) if isinstance(one, Series)), None)
 
 
 def _visit(images: Images, label: str, number: int, dated: bool, converted: Path) -> Visit:

@@ -5,16 +5,16 @@ segments too, where they were.
 """
 
 import logging
+import uuid
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-from highdicom.seg import SegmentDescription, Segmentation
+from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
 
 from lesiondelta.cohort import Change, Visit
 from lesiondelta.errors import ImageError
@@ -175,7 +175,7 @@ def _segment(index: int, number: int, change: Change | None, study: str) -> Segm
             name="lesiondelta", version=_version(), family=codes.DCM.ArtificialIntelligence
         ),
         tracking_id=f"lesion {number}",
-        tracking_uid=generate_uid(prefix=None, entropy_srcs=[study, str(number)]),
+        tracking_uid=f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{study} lesion {number}').int}",
         display_color=hd.color.CIELabColor.from_string(_colour(change)),
     )
     segment.SegmentDescription = f"{change} since the visit before" if change else "first visit"
@@ -205,5 +205,3 @@ def _colour(change: Change | None) -> str:
 
 def _version() -> str:
     return version("lesiondelta")
-
-

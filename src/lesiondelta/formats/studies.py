@@ -145,4 +145,3 @@ def name_of(series: Series) -> str:
     """What people and scanner call it, in small letters, words apart."""
     names = (series.value(name) for name in ("SeriesDescription", "ProtocolName", "SequenceName"))
     return re.sub(r"[^a-z0-9+]+", " ", " ".join(str(name) for name in names if name).lower())
-
