@@ -31,11 +31,19 @@ def lesions_on(volume: Volume) -> Volume:
 
 def written(tmp_path, plane, **other):
     """A FLAIR series in `plane`, and lesions on its grid, written beside it as DICOM SEG."""
-    files = write_series(tmp_path / "flair", speckle(plane), new_study(**other), FLAIR, number=7)
+    return segmented(tmp_path, written_series(tmp_path, plane, **other))
+
+
+def written_series(tmp_path, plane, **other):
+    write_series(tmp_path / "flair", speckle(plane), new_study(**other), FLAIR, number=7)
     (series,) = find_series(tmp_path / "flair")
+    return series
+
+
+def segmented(tmp_path, series):
     labels = lesions_on(read_series(series))
     path = tmp_path / "lesions.dcm"
-    write_dicom(path, labels, CHANGES, series.files, files[0])
+    write_dicom(path, labels, CHANGES, series.files, series.files[0])
     return path, labels
 
 
@@ -123,10 +131,23 @@ def test_a_lesion_keeps_its_identifier_over_the_visits(tmp_path):
     assert len({uid for _, uid in identifiers[0]}) == 3
 
 
-def test_headers_from_which_names_were_taken_are_enough(tmp_path):
-    study = {"PatientName": "", "PatientSex": "FEMALE", "StudyTime": "", "StudyDate": ""}
-    path, _ = written(tmp_path, "axial", **study)
+ODD = {
+    "emptied": {"PatientName": "", "PatientSex": "", "StudyTime": "", "StudyID": ""},
+    "replaced": {"PatientBirthDate": "ANON", "StudyTime": "25:99", "PatientSex": "FEMALE"},
+    "too long": {"PatientID": "VANDERBILT" * 8, "PatientName": "Josephine Vanderbilt"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:tests.dicoms", "ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("how", ODD)
+def test_odd_headers_are_enough_and_never_quoted(how, tmp_path, recwarn, caplog, capsys):
+    series = written_series(tmp_path, "axial", **ODD[how])
+    recwarn.clear()
+    caplog.clear()
+    path, _ = segmented(tmp_path, series)
     assert hd.seg.segread(path).number_of_segments == 3
+    assert not recwarn.list
+    assert "VANDERBILT" not in "".join([caplog.text, *capsys.readouterr()]).upper()
 
 
 def test_a_source_that_is_gone_is_named(tmp_path):

@@ -4,7 +4,10 @@ Names, folders and order of the files mean nothing; the headers say what belongs
 and pixels are read by highdicom (decision 082).
 """
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -90,6 +93,22 @@ class Series:
     def name(self) -> str:
         """For messages about what is wrong with it: the first of its files."""
         return f"The series of {self.files[0]}"
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Keep quiet what pydicom and highdicom say of odd headers: they quote them, names of patients included."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def find_series(folder: Path) -> list[Series]:

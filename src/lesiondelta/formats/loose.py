@@ -13,7 +13,7 @@ from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.errors import CohortError, ImageError
 from lesiondelta.files import atomic, write_json
 from lesiondelta.formats.bids import LABEL
-from lesiondelta.formats.dicom import Series, holds_dicom, read_series
+from lesiondelta.formats.dicom import Series, discreet, holds_dicom, read_series
 from lesiondelta.formats.studies import TIMES, choose_visits, named_series, unsuitable
 from lesiondelta.images import write_volume
 
@@ -22,6 +22,7 @@ AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the 
 Images = Mapping[str, Path | Series]
 
 
+@discreet()
 def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Path) -> Patient:
     """A patient from the images of each visit; the visits are called 1, 2, ...
 
@@ -88,7 +89,7 @@ def _require_once(images: Sequence[Images]) -> None:
     firsts = [one.files[0] if isinstance(one, Series) else one for visit in images for one in visit.values()]
     twice = [path for path, count in Counter(path.resolve() for path in firsts).items() if count > 1]
     if twice:
-        names = ", ".join(sorted(str(path) for path in firsts if path.resolve() in twice))
+        names = ", ".join(sorted({str(path) for path in firsts if path.resolve() in twice}))
         raise CohortError(f"{names} is given more than once: every visit needs images of its own.")
 
 

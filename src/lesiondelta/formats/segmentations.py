@@ -15,12 +15,13 @@ import numpy as np
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DA, TM
 
 from lesiondelta.cohort import Change, Visit
 from lesiondelta.errors import ImageError
 from lesiondelta.files import atomic
 from lesiondelta.formats.derivatives import Place
-from lesiondelta.formats.dicom import Series, read_header, volume_order
+from lesiondelta.formats.dicom import Series, discreet, read_header, volume_order
 from lesiondelta.formats.lesions import COLOURS, LESION_MAP, UNNAMED_COLOUR
 from lesiondelta.images import Array, Volume, to_sitk
 
@@ -104,6 +105,7 @@ def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
+@discreet()
 def write_dicom(path: Path, labels: Volume, changes: Changes, source: tuple[Path, ...], baseline: Path) -> None:
     """Write numbered lesions as DICOM SEG into the study that the FLAIR came from, one binary segment each.
 
@@ -134,11 +136,10 @@ def write_dicom(path: Path, labels: Volume, changes: Changes, source: tuple[Path
         segments = [_segment(index, n, changes[n], study) for index, n in enumerate(numbers, start=1)]
         result = _segmentation(images, planes, segments)
     except Exception as error:  # highdicom refuses headers for dozens of reasons
-        said = " ".join(str(error).split())
-        raise ImageError(
-            f"The headers of {source[0]} allow no DICOM SEG ({said}): give the converted NIfTI files (in sourcedata) "
-            "instead, and do without it."
-        ) from error
+        raise ImageError(  # without what was said, which may quote a name
+            f"The headers of {source[0]} allow no DICOM SEG ({type(error).__name__}): give the converted NIfTI files "
+            "(in sourcedata) instead, and do without it."
+        ) from None
     with atomic(path) as temporary:
         result.save_as(temporary)
 
@@ -183,12 +184,19 @@ def _segment(index: int, number: int, change: Change | None, study: str) -> Segm
 
 
 def _complete(image: Dataset) -> Dataset:
+    """Empty what is absent or not what the standard allows, which is what anonymising leaves."""
     for name in TYPE_2:
-        if name not in image:
+        if name not in image or not _allowed(name, str(image[name].value or "")):
             setattr(image, name, "")
-    if image.PatientSex not in ("M", "F", "O"):
-        image.PatientSex = ""
     return image
+
+
+def _allowed(name: str, value: str) -> bool:
+    try:
+        {"Date": DA, "Time": TM}.get(name[-4:], str)(value)
+    except ValueError:
+        return False
+    return name != "PatientSex" or value in ("M", "F", "O")
 
 
 def _numbers(labels: Volume) -> list[int]:
