@@ -37,6 +37,7 @@ HEADER = [
 SPACING_TOLERANCE = 0.05
 """Of the distance between slices, as a share of it."""
 ORIENTATION_TOLERANCE = 1e-3
+LARGEST_LEAN_MM = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,15 +189,16 @@ def require_volume(series: Series) -> None:
     places, orientation = positions(series)
     if len(places) < 2:
         raise GeometryError(f"{series.name} has only one slice: give a series that covers the brain.")
+    lean_mm = _lean_mm(places, orientation)
+    if lean_mm > LARGEST_LEAN_MM:
+        raise GeometryError(
+            f"{series.name} leans by {lean_mm:.1f} mm (gantry tilt): resample it to a rectangular grid first, and give "
+            "the NIfTI file."
+        )
     if _even(places, orientation):
         return
     if _even(places, orientation, allow_duplicate_positions=True, allow_missing_positions=True):
         raise GeometryError(_gaps(series, places, orientation))
-    if _even(places, orientation, perpendicular_tol=1.0):
-        raise GeometryError(
-            f"{series.name} has slices that are not perpendicular to their stack (gantry tilt): resample it to a "
-            "rectangular grid first, as dcm2niix does, and give the NIfTI file."
-        )
     raise GeometryError(f"{series.name} has slices at uneven distances: give a series that is one volume.")
 
 
@@ -229,6 +231,13 @@ def volume_order(series: Series) -> list[int]:
 def _even(places: Array, orientation: Array, **allowed: Any) -> bool:  # noqa: ANN401
     spacing, _ = hd.spatial.get_volume_positions(places, orientation, rtol=SPACING_TOLERANCE, **allowed)
     return spacing is not None
+
+
+def _lean_mm(places: Array, orientation: Array) -> float:
+    """How far the last slice lies beside the place that is straight over the first."""
+    along = places @ np.cross(orientation[:3], orientation[3:])
+    span = places[along.argmax()] - places[along.argmin()]
+    return float(np.sqrt(max(0.0, span @ span - np.ptp(along) ** 2)))
 
 
 def _gaps(series: Series, places: Array, orientation: Array) -> str:
