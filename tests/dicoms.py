@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.spatial.transform import Rotation
 
 from lesiondelta.images import RAS_TO_LPS, Volume
@@ -85,3 +85,36 @@ def speckle(plane: str = "axial", shape=(20, 24, 12), spacing=(1.0, 1.0, 3.0), s
     """Whole numbers that differ from voxel to voxel."""
     data = np.random.default_rng(seed).integers(0, 2000, shape).astype(np.float32)
     return Volume(data, affine_of(plane, spacing))
+
+
+def write_enhanced(path: Path, volume: Volume, study: dict, tags: dict, echoes: int = 1) -> None:
+    """Write an Enhanced MR image: all slices, of every echo, in one file, in scrambled order."""
+    slices = [slice_of(volume, index, study) for index in range(volume.data.shape[2]) for _ in range(echoes)]
+    slices = [slices[index] for index in np.random.default_rng(0).permutation(len(slices))]
+    image = slice_of(volume, 0, {"SeriesInstanceUID": generate_uid(), "SeriesNumber": 1, **study})
+    image.SOPClassUID, image.NumberOfFrames = EnhancedMRImageStorage, len(slices)
+    image.SeriesDescription = tags["SeriesDescription"]
+    image.PixelData = b"".join(one.PixelData for one in slices)
+    image.SharedFunctionalGroupsSequence = [
+        item(
+            PixelMeasuresSequence=[item(PixelSpacing=image.PixelSpacing, SliceThickness=image.SliceThickness)],
+            PlaneOrientationSequence=[item(ImageOrientationPatient=image.ImageOrientationPatient)],
+            MREchoSequence=[item(EffectiveEchoTime=tags["EchoTime"])],
+            MRTimingAndRelatedParametersSequence=[item(RepetitionTime=tags["RepetitionTime"], FlipAngle=9)],
+            MRModifierSequence=[item(InversionRecovery="YES", InversionTimes=tags["InversionTime"])],
+        )
+    ]
+    image.PerFrameFunctionalGroupsSequence = [
+        item(PlanePositionSequence=[item(ImagePositionPatient=one.ImagePositionPatient)]) for one in slices
+    ]
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        del image[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save_as(path, enforce_file_format=True)
+
+
+def item(**values) -> Dataset:
+    made = Dataset()
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made

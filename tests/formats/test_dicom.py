@@ -10,8 +10,20 @@ from pydicom.uid import JPEGLosslessSV1, RLELossless, generate_uid
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.formats.dicom import find_series, read_series
+from lesiondelta.formats.studies import weighting
 from lesiondelta.images import Volume, read_image
-from tests.dicoms import FLAIR, LOCALISER, PLANES, T1W, affine_of, new_study, slice_of, speckle, write_series
+from tests.dicoms import (
+    FLAIR,
+    LOCALISER,
+    PLANES,
+    T1W,
+    affine_of,
+    new_study,
+    slice_of,
+    speckle,
+    write_enhanced,
+    write_series,
+)  # fmt: skip
 from tests.places import same_places
 
 
@@ -78,7 +90,19 @@ def test_echoes_of_one_series_are_two_volumes(tmp_path):
     assert [series.value("EchoTime") for series in find_series(tmp_path)] == [20, 90]
 
 
-def test_enhanced_multi_frame_images_are_read(tmp_path):
+@pytest.mark.parametrize("plane", PLANES)
+def test_enhanced_images_are_read_and_recognised(plane, tmp_path):
+    write_enhanced(tmp_path / "one.dcm", speckle(plane), new_study(), FLAIR)
+    assert same_places(read_series(only(tmp_path)), speckle(plane))
+    assert weighting(only(tmp_path)) == "FLAIR"
+
+
+def test_echoes_in_one_enhanced_image_are_no_volume(tmp_path):
+    write_enhanced(tmp_path / "one.dcm", speckle(), new_study(), FLAIR, echoes=2)
+    refused(tmp_path, GeometryError, "several images at one place (12 of 24)")
+
+
+def test_legacy_enhanced_images_are_read(tmp_path):
     volume = speckle("oblique")
     paths = write_series(tmp_path / "single", volume, new_study(), FLAIR)
     enhanced = hd.legacy.LegacyConvertedEnhancedMRImage(

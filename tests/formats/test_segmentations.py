@@ -6,7 +6,6 @@ import numpy as np
 import pydicom
 import pytest
 import slicerio
-from pydicom.uid import generate_uid
 
 from lesiondelta.cohort import Change
 from lesiondelta.errors import ImageError
@@ -14,7 +13,7 @@ from lesiondelta.formats.dicom import find_series, read_series
 from lesiondelta.formats.lesions import COLOURS
 from lesiondelta.formats.segmentations import write_dicom, write_slicer
 from lesiondelta.images import RAS_TO_LPS, Volume, read_labels
-from tests.dicoms import FLAIR, NAME, PLANES, new_study, speckle, write_series
+from tests.dicoms import FLAIR, NAME, PLANES, new_study, speckle, write_enhanced, write_series
 from tests.places import places, same_places
 
 CHANGES = {2: Change.NEW, 5: None, 9: Change.RESOLVED}
@@ -78,12 +77,7 @@ def test_dcmqi_finds_every_lesion_where_it_is(plane, tmp_path):
 
 
 def test_lesions_of_a_multi_frame_source_are_where_they_are(tmp_path):
-    paths = write_series(tmp_path / "single", speckle("oblique"), new_study(), FLAIR)
-    single = [pydicom.dcmread(path) for path in paths]
-    (tmp_path / "enhanced").mkdir()
-    hd.legacy.LegacyConvertedEnhancedMRImage(single, generate_uid(), 5, generate_uid(), 1).save_as(
-        tmp_path / "enhanced/one.dcm"
-    )
+    write_enhanced(tmp_path / "enhanced/one.dcm", speckle("oblique"), new_study(), FLAIR)
     (series,) = find_series(tmp_path / "enhanced")
     labels = lesions_on(read_series(series))
     write_dicom(tmp_path / "seg.dcm", labels, CHANGES, series.files, series.files[0])
