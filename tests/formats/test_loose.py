@@ -60,6 +60,13 @@ def test_several_studies_in_one_folder_are_several_visits(tmp_path):
     assert [visit.acquired.year for visit in patient.visits] == [2019, 2021]
 
 
+def test_several_studies_without_dates_have_no_order(tmp_path):
+    for name, seed in (("x", 5), ("y", 0)):
+        write_study(tmp_path / "all" / name, "19000101", seed)
+    with pytest.raises(CohortError, match="all holds several studies without dates of their own"):
+        loose_patient([(tmp_path / "all",)], "x", tmp_path / "out")
+
+
 def test_dicom_and_nifti_go_together(tmp_path):
     write_volume(tmp_path / "t1.nii.gz", speckle())
     files = write_series(tmp_path / "flair", speckle("sagittal"), new_study(), FLAIR)

@@ -94,10 +94,11 @@ def test_every_study_of_a_folder_is_a_visit(tmp_path):
     assert numbers(choose_visits(tmp_path)) == [[1, 2], [1, 2]]
 
 
-def test_a_study_of_something_else_is_passed_over(tmp_path):
+def test_a_study_of_something_else_is_passed_over(tmp_path, caplog):
     write_study(tmp_path / "a", new_study(), T1W, FLAIR)
     write_study(tmp_path / "b", new_study(), T2 | {"SeriesDescription": "t2_tse_sag_spine"})
     assert numbers(choose_visits(tmp_path)) == [[1, 2]]
+    assert "1 studies with neither T1w nor FLAIR are passed over" in caplog.text
 
 
 def test_two_series_that_could_be_it_are_listed(tmp_path):

@@ -48,13 +48,18 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
     """
     if not LABEL.fullmatch(label):
         raise CohortError(f"The label {label!r} makes no file name: use letters and digits alone.")
-    images = [one for paths in visits for one in _images(paths)]
+    given = [_images(paths) for paths in visits]
+    images = [one for several in given for one in several]
     _require_once(images)
     _require_one_person(list(_series(images)))
-    dates = [_acquired(visit) for visit in images]
-    order = AS_GIVEN
-    if len(set(dates) - {None}) == len(images):
-        images, order = sorted(images, key=lambda visit: _acquired(visit) or datetime.max), BY_DATE
+    order = BY_DATE if len({_acquired(visit) for visit in images} - {None}) == len(images) else AS_GIVEN
+    if order == BY_DATE:
+        images.sort(key=lambda visit: _acquired(visit) or datetime.max)
+    elif len(images) > len(visits):
+        several = next(paths[0] for paths, found in zip(visits, given, strict=True) if len(found) > 1)
+        raise CohortError(
+            f"{several} holds several studies without dates of their own: give a --visit for each, in time order."
+        )
     made = [_visit(visit, label, number, order == BY_DATE, converted) for number, visit in enumerate(images, 1)]
     return Patient(label, tuple(made), order=order, notes=tuple(_notes(images)))
 

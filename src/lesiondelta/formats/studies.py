@@ -1,5 +1,6 @@
 """Which DICOM series of a study are the visit's T1w and FLAIR: recognised by their tags, asked for where in doubt."""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
 from lesiondelta.formats.dicom import Series, find_series
+
+log = logging.getLogger(__name__)
 
 FEWEST_SLICES = 10
 TIMES = (("EchoTime", "EffectiveEchoTime"), ("RepetitionTime",), ("InversionTime", "InversionTimes"))
@@ -35,10 +38,10 @@ def choose_visits(folder: Path) -> list[dict[str, Series]]:
     studies: dict[str, list[Series]] = {}
     for series in find_series(folder):
         studies.setdefault(str(series.value("StudyInstanceUID")), []).append(series)
-    wanted = [study for study in studies.values() if any(weighting(one) for one in study)]
-    return [
-        {contrast: choose(study, contrast, folder) for contrast in CONTRASTS} for study in wanted or studies.values()
-    ]
+    wanted = [study for study in studies.values() if any(weighting(one) for one in study)] or list(studies.values())
+    if len(wanted) < len(studies):
+        log.warning("%s: %d studies with neither T1w nor FLAIR are passed over", folder, len(studies) - len(wanted))
+    return [{contrast: choose(study, contrast, folder) for contrast in CONTRASTS} for study in wanted]
 
 
 def named_series(path: Path, contrast: str) -> Series:
