@@ -1,6 +1,7 @@
 """Whether two volumes hold the same values at the same places, however their axes run."""
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from lesiondelta.images import Volume
 
@@ -17,7 +18,9 @@ def same_places(a: Volume, b: Volume, tolerance_voxels: float = 1e-3) -> bool:
     return bool(np.array_equal(a.data.ravel(), b.data[tuple(nearest)]))
 
 
-def places(mask: Volume) -> np.ndarray:
-    """Places (N, 3) in mm of all voxels that are not 0, sorted: whatever the grid around them."""
-    points = np.argwhere(mask.data) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
-    return points[np.lexsort(np.round(points, 2).T)]
+def apart_mm(a: Volume, b: Volume) -> float:
+    """How far the voxels of two masks that are not 0 lie from one another at most; infinite if they are not as many."""
+    there, here = (
+        np.argwhere(mask.data) @ mask.affine[:3, :3].T + mask.affine[:3, 3] for mask in (a, b)
+    )  # fmt: skip
+    return float(KDTree(here).query(there)[0].max()) if len(here) == len(there) else float("inf")

@@ -14,7 +14,7 @@ from lesiondelta.formats.lesions import COLOURS
 from lesiondelta.formats.segmentations import write_dicom, write_slicer
 from lesiondelta.images import RAS_TO_LPS, Volume, read_labels
 from tests.dicoms import FLAIR, NAME, PLANES, new_study, speckle, write_enhanced, write_series
-from tests.places import places, same_places
+from tests.places import apart_mm, same_places
 
 CHANGES = {2: Change.NEW, 5: None, 9: Change.RESOLVED}
 
@@ -58,7 +58,7 @@ def test_highdicom_finds_every_lesion_where_it_is(plane, tmp_path):
     segmentation = hd.seg.segread(path)
     for segment, number in enumerate(CHANGES, start=1):
         mask = labels.with_data(labels.data == number)
-        np.testing.assert_allclose(places(volume_of(segmentation, segment)), places(mask), atol=1e-4)
+        assert apart_mm(volume_of(segmentation, segment), mask) < 1e-4
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -69,7 +69,7 @@ def test_dcmqi_finds_every_lesion_where_it_is(plane, tmp_path):
     for segment, number in enumerate(CHANGES, start=1):
         mask = labels.with_data(labels.data == number)
         found = read_labels(tmp_path / f"lesion-{segment}.nii.gz")
-        np.testing.assert_allclose(places(found), places(mask), atol=1e-3)
+        assert apart_mm(found, mask) < 1e-3
     names = [entry[0]["SegmentLabel"] for entry in json.loads((tmp_path / "lesion-meta.json").read_text())[
         "segmentAttributes"
     ]]  # fmt: skip
@@ -82,7 +82,7 @@ def test_lesions_of_a_multi_frame_source_are_where_they_are(tmp_path):
     labels = lesions_on(read_series(series))
     write_dicom(tmp_path / "seg.dcm", labels, CHANGES, series.files, series.files[0])
     found = volume_of(hd.seg.segread(tmp_path / "seg.dcm"), 1)
-    np.testing.assert_allclose(places(found), places(labels.with_data(labels.data == 2)), atol=1e-4)
+    assert apart_mm(found, labels.with_data(labels.data == 2)) < 1e-4
 
 
 def test_segments_say_what_became_of_a_lesion(tmp_path):

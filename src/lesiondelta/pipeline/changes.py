@@ -161,7 +161,7 @@ def changes_on_own_grid(lesions: Volume, seen: SegmentedVisit, followed: Followe
 
 
 def with_resolved(lesions: Volume, seen: SegmentedVisit, followed: Followed, index: int) -> Volume:
-    """`lesions`, and where there is none, those that are gone since the visit before, with their numbers."""
+    """`lesions`, and where there is none, those that are resolved since the visit before, with their numbers."""
     gone = _resolved(followed, index)
     if not gone:
         return lesions
@@ -173,10 +173,10 @@ def with_resolved(lesions: Volume, seen: SegmentedVisit, followed: Followed, ind
 
 
 def _resolved(followed: Followed, index: int) -> set[int]:
-    """Numbers of the lesions that are gone, without those that another lesion has now."""
+    """Numbers of the lesions that are resolved, without those that another lesion has now."""
     if not index:
         return set()
-    gone = {n for one in followed.tracking.changes[index - 1] if not one.current for n in one.prior}
+    gone = {n for one in followed.tracking.changes[index - 1] if one.change is Change.RESOLVED for n in one.prior}
     return gone - set(np.unique(followed.tracking.instances[index]).tolist())
 
 
