@@ -26,6 +26,8 @@ class Visit:
         A mask given by the user, on the grid of the FLAIR.
     reference : file or None
         Reference lesion mask, on the grid of the FLAIR; needed for training alone.
+    dicom : files
+        The DICOM series that the FLAIR was converted from, if it was: results go back to it as DICOM SEG.
     """
 
     label: str
@@ -33,6 +35,7 @@ class Visit:
     acquired: datetime | None = None
     brain_mask: Path | None = None
     reference: Path | None = None
+    dicom: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -247,16 +247,16 @@ def test_natural_order():
 def test_loose_files(tmp_path):
     images = [tmp_path / f"{name}.nii.gz" for name in ("t1_a", "flair_a", "t1_b", "flair_b")]
     with pytest.raises(ImageError, match="t1_a"):
-        loose_patient([(images[0], images[1])])
+        loose_patient([(images[0], images[1])], "patient", tmp_path)
     for path in images:
         path.touch()
-    patient = loose_patient([(images[0], images[1]), (images[2], images[3])], "x1")
+    patient = loose_patient([(images[0], images[1]), (images[2], images[3])], "x1", tmp_path)
     assert labels(patient) == ["1", "2"]
     assert patient.visits[1].images == {"T1w": images[2], "FLAIR": images[3]}
     with pytest.raises(CohortError, match=f"^{re.escape(str(images[0]))} is given more than once"):
-        loose_patient([(images[0], images[1]), (images[0], images[3])])
+        loose_patient([(images[0], images[1]), (images[0], images[3])], "patient", tmp_path)
     with pytest.raises(CohortError, match="letters and digits"):
-        loose_patient([(images[0], images[1])], "a b")
+        loose_patient([(images[0], images[1])], "a b", tmp_path)
 
 
 @pytest.mark.data

@@ -9,12 +9,13 @@ import pytest
 
 from lesiondelta.atlas import mni152
 from lesiondelta.cli import main
-from lesiondelta.cohort import Change
+from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Grid, Volume
-from lesiondelta.pipeline.changes import changes_on_own_grid, follow, lesions_on_own_grid
+from lesiondelta.pipeline.changes import Followed, changes_on_own_grid, follow, lesions_on_own_grid, with_resolved
 from lesiondelta.pipeline.segmentation import Thresholds, counted
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import TrackingSettings
+from lesiondelta.tracking import Tracking
 from tests.models import export_tiny_model
 from tests.tiny import call, write_patient
 
@@ -166,3 +167,19 @@ def test_lesions_that_are_gone_are_drawn_where_they_were_and_locations_are_found
     assert len(gone) > 5
     places = (np.linalg.inv(t1w.affine) @ OBLIQUE @ np.c_[gone, np.ones(len(gone))].T).T[:, :3]
     assert (np.abs(places - spots["beside"] - 0.5) < 1.01).all()
+    numbered = with_resolved(labels, segmented[1], followed, 1)
+    resolved = next(c.prior[0] for c in followed.tracking.changes[0] if c.change is Change.RESOLVED)
+    np.testing.assert_array_equal(numbered.data == resolved, codes.data == list(Change).index(Change.RESOLVED) + 1)
+
+
+def test_a_lesion_that_may_be_there_still_is_no_segment_where_the_mask_has_none():
+    """What was just above the threshold and is just below it is called stable, and is not drawn."""
+    shape = (60, 60, 60)
+    mask = np.zeros(shape, bool)
+    mask[20:26, 20:26, 20:26] = True
+    blank = Volume(np.ones(shape, np.float32), np.eye(4))
+    _, segmented = patient([mask, np.zeros(shape, bool)], np.eye(4), blank, blank)
+    gone = LesionChange((1,), (), Change.STABLE, 216.0, 0.0, 300.0, "within the measurement error")
+    tracking = Tracking((mask.astype(np.int32), np.zeros(shape, np.int32)), ((gone,),))
+    own = Volume(np.zeros(OWN_SHAPE, np.int32), OBLIQUE)
+    assert not with_resolved(own, segmented[1], Followed(tracking, ({}, {})), 1).data.any()

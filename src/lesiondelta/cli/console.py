@@ -23,28 +23,33 @@ out = Console()
 errors = Console(stderr=True)
 
 
+TOGETHER = "\0"
+"""Between values that belong together: no path and no argument holds it."""
+
+
 class SpacedValues(TyperCommand):
     """A command whose list options take values as fMRIPrep's do: `--participant-label 01 02`.
 
-    `exactly` has options that need a number of values each time: `--visit T1 FLAIR`.
+    `together` has options whose values, so many at most, belong together: `--visit T1 FLAIR`. They arrive as one, to
+    be parsed by `paths_together`.
     """
 
-    exactly: ClassVar[Mapping[str, int]] = {}
+    together: ClassVar[Mapping[str, int]] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  (typer's own click)
         """Repeat the option before each of its values, as the parser expects them."""
         lists = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
-        return super().parse_args(ctx, spread(args, lists, self.exactly))
+        return super().parse_args(ctx, spread(args, lists, self.together))
 
 
 class VisitValues(SpacedValues):
-    """`--visit` takes a T1w and a FLAIR."""
+    """`--visit` takes a T1w and a FLAIR, or one folder."""
 
-    exactly: ClassVar[Mapping[str, int]] = {"--visit": 2}
+    together: ClassVar[Mapping[str, int]] = {"--visit": 2}
 
 
-def spread(args: Sequence[str], lists: set[str], exactly: Mapping[str, int]) -> list[str]:
-    """Turn `--option a b` into `--option a --option b` for the options in `lists`."""
+def spread(args: Sequence[str], lists: set[str], together: Mapping[str, int]) -> list[str]:
+    """Turn `--option a b` into `--option a --option b` for the options in `lists`, or into one value of both."""
     spread_args: list[str] = []
     rest = list(args)
     while rest:
@@ -56,10 +61,17 @@ def spread(args: Sequence[str], lists: set[str], exactly: Mapping[str, int]) -> 
         values = [first] if first else []
         while rest and not rest[0].startswith("-"):
             values.append(rest.pop(0))
-        if len(values) != exactly.get(name, len(values)) or not values:
-            raise typer.BadParameter(f"{name} needs {exactly.get(name, 'one or more')} values, not {len(values)}.")
+        if len(values) > together.get(name, len(values)) or not values:
+            most = f"1 to {together[name]}" if name in together else "one or more"
+            raise typer.BadParameter(f"{name} needs {most} values, not {len(values)}.")
+        values = [TOGETHER.join(values)] if name in together else values
         spread_args += [item for value in values for item in (name, value)]
     return spread_args
+
+
+def paths_together(text: str) -> tuple[Path, ...]:
+    """The paths that `spread` left together."""
+    return tuple(map(Path, text.split(TOGETHER)))
 
 
 class Advance(Protocol):

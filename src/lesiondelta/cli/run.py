@@ -1,5 +1,6 @@
-"""`run` for a BIDS dataset and `segment` for loose files."""
+"""`run` for a BIDS dataset and `segment` for loose files and DICOM folders."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -227,7 +228,15 @@ def run(
 
 def segment(
     out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
-    visit: Annotated[list[Path], typer.Option(help="T1w and FLAIR of a visit; once a visit, in time order.")],
+    visit: Annotated[
+        list[tuple],  # type: ignore[type-arg]  # typer takes no parameters here
+        typer.Option(
+            parser=console.paths_together,
+            metavar="T1W FLAIR | FOLDER",
+            help="T1w and FLAIR of a visit (NIfTI files, DICOM folders, or a file of a DICOM series), or one DICOM "
+            "folder of both; once a visit, in time order.",
+        ),
+    ],
     patient: Annotated[str, typer.Option(help="Label in the names of the results.")] = "patient",
     model: Models = None,
     registration: RegistrationOption = Registration.elastix,
@@ -247,25 +256,32 @@ def segment(
     samseg_hours: SamsegHours = 24.0,
     work_dir: WorkDir = None,
 ) -> None:
-    """Segment the visits of one patient, given as loose files.
+    """Segment the visits of one patient, given as loose files or DICOM folders.
 
-    [dim]Example[/]
+    [dim]Examples[/]
 
       lesiondelta segment --visit t1_2019.nii.gz flair_2019.nii.gz --visit t1_2021.nii.gz flair_2021.nii.gz -o OUT
+
+      lesiondelta segment --visit STUDY_2019 --visit STUDY_2021 -o OUT
+
+    DICOM series are converted to OUT/sourcedata, and the lesions also written as DICOM SEG. Of a folder with several
+    studies, each becomes a visit.
     """
-    with nothing_built():
+    with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
         from lesiondelta.cohort import Cohort
-        from lesiondelta.formats.loose import loose_patient
+        from lesiondelta.formats.loose import keep_converted, loose_patient
         from lesiondelta.pipeline.checks import require_same_patient
+        from lesiondelta.pipeline.cohort import check_start
 
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
             min_lesion_volume, overlap, mirroring, least_growth, tolerance, device, omp_nthreads or console.cores(),
             samseg_hours,
         )  # fmt: skip
-        pairs = list(zip(visit[::2], visit[1::2], strict=True))
-        loose = loose_patient(pairs, patient)
+        loose = loose_patient(visit, patient, Path(converted))
         require_same_patient(loose, out)
+        check_start(settings, out, work=work_dir)
+        loose = keep_converted(loose, Path(converted), out / "sourcedata")
     if run_and_print(Cohort((loose,)), out, settings, work=work_dir):
         raise typer.Exit(EXIT_FAILED_PATIENT)
 

@@ -17,7 +17,7 @@ LOOSE_FILES = "loose files"
 BIDS_VERSION = "1.10.0"
 IGNORED = (
     "logs/", "sub-*/figures", "sub-*.html", "sub-*/*_visits.tsv", "sub-*/*_lesions.*", "sub-*/*_changes.*",
-    "lesiondelta.*", "group.html", "settings.json", "*_xfm.*",
+    "lesiondelta.*", "group.html", "settings.json", "*_xfm.*", "*.seg.nrrd", "*.dcm", "sourcedata/",
 )  # fmt: skip
 
 README = """Lesion masks of MS patients over time, made by lesiondelta (research software, no medical device).
@@ -26,7 +26,9 @@ sub-X.html            a patient's report; group.html links them all
 lesiondelta.tsv       one row a visit: status (look at what is flagged), volumes, counts of changes
 sub-X/ses-Y/anat      masks, probabilities, numbered lesions and changes on the FLAIR's own grid (space-orig), images
                       and mask in the patient's space (space-patient)
+                      *.seg.nrrd for 3D Slicer; *.dcm, DICOM SEG, where the images came as DICOM
 sub-X/*.tsv           lesions, changes and visits of a patient; columns are described in the .json of the same name
+sourcedata            what DICOM series were converted to
 logs                  what happened, and why a visit is flagged or has failed
 """
 

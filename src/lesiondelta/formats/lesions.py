@@ -37,6 +37,17 @@ class StepRow:
 
 
 Facts = Mapping[str, Any]
+COLOURS = {
+    Change.NEW: "#ff5a4f",
+    Change.ENLARGING: "#ff9f1c",
+    Change.SHRINKING: "#46c8ff",
+    Change.RESOLVED: "#3d7bff",
+    Change.STABLE: "#8fd694",
+    Change.MERGED: "#d783ff",
+    Change.SPLIT: "#ffd54a",
+}
+UNNAMED_COLOUR = COLOURS[Change.STABLE]
+"""Of the first visit's lesions: nothing is known of what they did."""
 LESION_MAP = "space-orig_seg-lesions_dseg"
 LESION_COLUMNS = {
     "session_id": "Visit.",

@@ -1,31 +1,158 @@
-"""One patient from loose files, without BIDS."""
+"""One patient from loose files or DICOM folders, without BIDS."""
 
-from collections.abc import Sequence
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from lesiondelta.cohort import Patient, Visit
+from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.errors import CohortError, ImageError
+from lesiondelta.files import atomic, write_json
 from lesiondelta.formats.bids import LABEL
+from lesiondelta.formats.dicom import Series, discreet, holds_dicom, read_series
+from lesiondelta.formats.studies import TIMES, choose_visits, named_series, unsuitable
+from lesiondelta.images import write_volume
+
+PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
+AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
+Images = Mapping[str, Path | Series]
 
 
-def loose_patient(visits: Sequence[tuple[Path, Path]], label: str = "patient") -> Patient:
-    """A patient from (T1w, FLAIR) pairs in time order; the visits are called 1, 2, ...
+@discreet()
+def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Path) -> Patient:
+    """A patient from the images of each visit; the visits are called 1, 2, ...
+
+    A visit is a T1w and a FLAIR, each a NIfTI file, a folder with a DICOM series or a file of one; or it is one folder
+    with the DICOM series of a study, or of several, which become as many visits. Different dates in the DICOM headers
+    of all visits decide their order; else it is as given.
+
+    Parameters
+    ----------
+    visits : sequence of one or two paths each
+    label : str
+        Of the patient. What names a person in the DICOM headers is not used.
+    converted : Path
+        Folder for the NIfTI files that DICOM series become, laid out as in BIDS.
 
     Raises
     ------
     CohortError
-        The label would make no BIDS name, or one image is given twice.
-    ImageError
-        A file is absent.
+        The label would make no BIDS name, an image is given twice, DICOM series are absent or ambiguous, or their
+        headers speak of several people.
+    ImageError, GeometryError
+        A file is absent, or a series is no volume that can be read.
     """
     if not LABEL.fullmatch(label):
         raise CohortError(f"The label {label!r} makes no file name: use letters and digits alone.")
-    paths = [path for pair in visits for path in pair]
+    given = [_images(paths) for paths in visits]
+    images = [one for several in given for one in several]
+    _require_once(images)
+    _require_one_person(list(_series(images)))
+    order = BY_DATE if len({_acquired(visit) for visit in images} - {None}) == len(images) else AS_GIVEN
+    if order == BY_DATE:
+        images.sort(key=lambda visit: _acquired(visit) or datetime.max)
+    elif len(images) > len(visits):
+        several = next(paths[0] for paths, found in zip(visits, given, strict=True) if len(found) > 1)
+        raise CohortError(
+            f"{several} holds several studies without dates of their own: give a --visit for each, in time order."
+        )
+    made = [_visit(visit, label, number, order == BY_DATE, converted) for number, visit in enumerate(images, 1)]
+    return Patient(label, tuple(made), order=order, notes=tuple(_notes(images)))
+
+
+def keep_converted(patient: Patient, old: Path, new: Path) -> Patient:
+    """Copy what was converted to the folder `old` to the folder `new`; returns the patient with the images there."""
+    for path in (path for path in old.rglob("*") if path.is_file()):
+        with atomic(new / path.relative_to(old)) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def kept(path: Path) -> Path:
+        return new / path.relative_to(old) if path.is_relative_to(old) else path
+
+    visits = [replace(v, images={name: kept(path) for name, path in v.images.items()}) for v in patient.visits]
+    return replace(patient, visits=tuple(visits))
+
+
+def _images(paths: tuple[Path, ...]) -> Sequence[Images]:
+    """The visits that one `--visit` gives."""
     for path in paths:
-        if not path.is_file():
+        if not path.exists():
             raise ImageError(f"{path} does not exist.")
-    twice = {str(path) for path in paths if [p.resolve() for p in paths].count(path.resolve()) > 1}
+    if len(paths) == 1 and not paths[0].is_dir():
+        raise CohortError(f"{paths[0]} is one file: --visit takes T1w and FLAIR, or one DICOM folder of both.")
+    if len(paths) == 1:
+        return choose_visits(paths[0])
+    pairs = zip(CONTRASTS, paths, strict=True)
+    return [{name: named_series(path, name) if holds_dicom(path) else path for name, path in pairs}]
+
+
+def _require_once(images: Sequence[Images]) -> None:
+    firsts = [one.files[0] if isinstance(one, Series) else one for visit in images for one in visit.values()]
+    twice = [path for path, count in Counter(path.resolve() for path in firsts).items() if count > 1]
     if twice:
-        raise CohortError(f"{', '.join(sorted(twice))} is given more than once: every visit needs images of its own.")
-    numbered = [Visit(str(n), {"T1w": t1w, "FLAIR": flair}) for n, (t1w, flair) in enumerate(visits, 1)]
-    return Patient(label, tuple(numbered), order="as given on the command line")
+        names = ", ".join(sorted({str(path) for path in firsts if path.resolve() in twice}))
+        raise CohortError(f"{names} is given more than once: every visit needs images of its own.")
+
+
+def _require_one_person(series: Sequence[Series]) -> None:
+    differing = [name for name in PERSON if len(_known(series, name)) > 1]
+    if len(differing) > 1:
+        raise CohortError(
+            f"The DICOM headers speak of several people ({', '.join(differing)} differ between "
+            f"{series[0].files[0].parent} and the others): give the images of one."
+        )
+
+
+def _known(series: Sequence[Series], name: str) -> set[str]:
+    return {str(one.value(name)) for one in series if one.value(name)}
+
+
+def _series(images: Sequence[Images]) -> Iterator[Series]:
+    return (one for visit in images for one in visit.values() if isinstance(one, Series))
+
+
+def _acquired(visit: Images) -> datetime | None:
+    return next((one.acquired for one in (visit["FLAIR"], visit["T1w"]) if isinstance(one, Series)), None)
+
+
+def _visit(images: Images, label: str, number: int, dated: bool, converted: Path) -> Visit:
+    folder = converted / f"sub-{label}" / f"ses-{number}" / "anat"
+    paths = {
+        name: _converted(one, folder / f"sub-{label}_ses-{number}_{name}.nii.gz") if isinstance(one, Series) else one
+        for name, one in images.items()
+    }
+    flair = images["FLAIR"]
+    files = flair.files if isinstance(flair, Series) else ()
+    return Visit(str(number), paths, acquired=_acquired(images) if dated else None, dicom=files)
+
+
+def _converted(series: Series, path: Path) -> Path:
+    """Write a series as NIfTI, with what of its header BIDS asks for."""
+    write_volume(path, read_series(series))
+    write_json(path.with_suffix("").with_suffix(".json"), _sidecar(series))
+    return path
+
+
+def _sidecar(series: Series) -> dict[str, Any]:
+    facts: dict[str, Any] = {"Modality": "MR", "Manufacturer": series.value("Manufacturer")}
+    facts["MagneticFieldStrength"] = series.value("MagneticFieldStrength")
+    facts |= {names[0]: series.number(*names, scale=0.001) for names in TIMES}
+    facts |= {"ConversionSoftware": "highdicom", "ConversionSoftwareVersion": version("highdicom")}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _notes(images: Sequence[Images]) -> Iterator[str]:
+    """What was chosen, for the log: by numbers, since descriptions are free text."""
+    for number, visit in enumerate(images, 1):
+        for name, one in visit.items():
+            if isinstance(one, Series):
+                doubt = f" ({unsuitable(one)})" if unsuitable(one) else ""
+                what = f"DICOM series {one.value('SeriesNumber') or '-'}, {len(one.frames)} images{doubt}"
+                yield f"the {name} of ses-{number} is {what}"
+    for name in PERSON:
+        if len(_known(list(_series(images)), name)) > 1:
+            yield f"the DICOM headers of the images differ in {name}"

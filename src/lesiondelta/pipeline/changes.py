@@ -13,6 +13,7 @@ from lesiondelta.cohort import Change, Visit
 from lesiondelta.errors import RegistrationError
 from lesiondelta.formats.derivatives import Place, bids_uri
 from lesiondelta.formats.lesions import LesionRow, StepRow, write_lesion_maps
+from lesiondelta.formats.segmentations import write_segmentations
 from lesiondelta.images import Array, Volume, resample
 from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
@@ -117,8 +118,12 @@ def write_maps(
     segmented: Sequence[SegmentedVisit],
     index: int,
     followed: Followed,
+    baseline: Path | None = None,
 ) -> None:
-    """Write the numbered lesions of a visit, and what became of them, on the grid of its own FLAIR."""
+    """Write the numbered lesions of a visit, and what became of them, on the grid of its own FLAIR.
+
+    `baseline` is a file of the patient's first visit from DICOM, where there is one.
+    """
     seen = segmented[index]
     lesions = lesions_on_own_grid(mask, seen, followed.tracking.instances[index])
     changes = changes_on_own_grid(lesions, seen, followed, index) if index else None
@@ -129,6 +134,8 @@ def write_maps(
         "SpatialReference": bids_uri(visit.images["FLAIR"], raw),
     }
     write_lesion_maps(place, segmented[index - 1].prepared.label if index else None, lesions, changes, facts)
+    labels = with_resolved(lesions, seen, followed, index)
+    write_segmentations(place, labels, _changes_of(labels, followed, index), visit, baseline)
 
 
 def lesions_on_own_grid(mask: Volume, seen: SegmentedVisit, instances: Array) -> Volume:
@@ -151,6 +158,32 @@ def changes_on_own_grid(lesions: Volume, seen: SegmentedVisit, followed: Followe
     to_patient = np.linalg.inv(seen.prepared.from_patient["FLAIR"]).astype(np.float64)
     own = resample(before, lesions.grid, to_patient, order="nearest").data.astype(np.int32)
     return lesions.with_data(np.where(lesions.data > 0, there[lesions.data], own))
+
+
+def with_resolved(lesions: Volume, seen: SegmentedVisit, followed: Followed, index: int) -> Volume:
+    """`lesions`, and where there is none, those that are resolved since the visit before, with their numbers."""
+    gone = _resolved(followed, index)
+    if not gone:
+        return lesions
+    before = followed.tracking.instances[index - 1]
+    to_patient = np.linalg.inv(seen.prepared.from_patient["FLAIR"]).astype(np.float64)
+    left = seen.mask.with_data(np.where(np.isin(before, list(gone)), before, 0))
+    own = resample(left, lesions.grid, to_patient, order="nearest").data.astype(np.int32)
+    return lesions.with_data(np.where(lesions.data > 0, lesions.data, own))
+
+
+def _resolved(followed: Followed, index: int) -> set[int]:
+    """Numbers of the lesions that are resolved, without those that another lesion has now."""
+    if not index:
+        return set()
+    gone = {n for one in followed.tracking.changes[index - 1] if one.change is Change.RESOLVED for n in one.prior}
+    return gone - set(np.unique(followed.tracking.instances[index]).tolist())
+
+
+def _changes_of(labels: Volume, followed: Followed, index: int) -> dict[int, Change | None]:
+    step = followed.tracking.changes[index - 1] if index else ()
+    known = {n: one.change for one in step for n in one.prior} | {n: one.change for one in step for n in one.current}
+    return {n: known.get(n) for n in np.unique(labels.data[labels.data > 0]).tolist()}
 
 
 def change_map(followed: Followed, index: int) -> Array:

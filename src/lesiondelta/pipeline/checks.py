@@ -132,7 +132,7 @@ def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model | S
 
 
 def visit_contents(patient: Patient) -> list[dict[str, str]]:
-    """The content of every image and brain mask, visit by visit in order."""
+    """The content of every image and brain mask (of a DICOM series, its first file), visit by visit in order."""
     return [
         {"visit": visit.label, **{name: content(path) for name, path in _inputs(visit).items()}}
         for visit in patient.visits
@@ -159,7 +159,8 @@ def visit_name(label: str) -> str:
 
 
 def _inputs(visit: Visit) -> dict[str, Path]:
-    return {**visit.images, **({"brain_mask": visit.brain_mask} if visit.brain_mask else {})}
+    masks = {"brain_mask": visit.brain_mask} if visit.brain_mask else {}
+    return {**visit.images, **masks, **({"dicom": visit.dicom[0]} if visit.dicom else {})}
 
 
 def content(path: Path) -> str:

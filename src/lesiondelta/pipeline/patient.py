@@ -13,6 +13,7 @@ from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import EXTRAS, Place, VisitOutput, visit_files, write_visit
 from lesiondelta.formats.lesions import map_files, table_files, write_lesion_tables
 from lesiondelta.formats.records import VisitResult
+from lesiondelta.formats.segmentations import segmentation_files
 from lesiondelta.images import Volume
 from lesiondelta.inference import Model, choose_device, mirrors
 from lesiondelta.inference.samseg import Samseg
@@ -109,6 +110,7 @@ def _run(
     possible = [f for place in places.values() for f in visit_files(place, contrasts, EXTRAS)]
     labels = list(places)
     possible += [f for n, place in enumerate(places.values()) for f in map_files(place, labels[:n])]
+    possible += [f for place in places.values() for f in segmentation_files(place)]
     possible += [*table_files(out, patient.label), report_path(out, patient.label)]
     records.begin(out, patient.label, identity, possible)
     log_choices(patient)
@@ -126,19 +128,21 @@ def _run(
     write_lesion_tables(out, patient.label, lesion_rows(followed, segmented), step_rows(followed, segmented))
     results = {label: VisitResult(patient.label, label, "failed", why) for label, why in problems.items()}
     visits = {visit.label: visit for visit in usable.visits}
+    baseline = next((visit.dicom[0] for visit in usable.visits if visit.dicom), None)
     for index, seen in enumerate(segmented):
         place = places[seen.prepared.label]
         output = _output(segmented, index, limits, models, settings.segmentation)
         result = _judge(patient.label, segmented, index, prepared, problems, output, models, followed)
         result = replace(result, figures={**result.figures, **_age(visits, segmented, index)})
         write_visit(place, visits[place.visit], output, raw)
-        write_maps(place, visits[place.visit], raw, output.orig_mask, segmented, index, followed)
+        write_maps(place, visits[place.visit], raw, output.orig_mask, segmented, index, followed, baseline)
         _draw(place, result, segmented, index, models[0].prior_index(index, len(segmented)))
         results[place.visit] = result
     write_report(report_path(out, patient.label), _report(patient, segmented, followed, results, settings, models))
     written = [f for seen in segmented for f in visit_files(places[seen.prepared.label], contrasts, seen.extras)]
     seen_labels = [seen.prepared.label for seen in segmented]
     written += [f for n, label in enumerate(seen_labels) for f in map_files(places[label], seen_labels[n - 1 : n])]
+    written += [f for label in seen_labels for f in segmentation_files(places[label]) if f.is_file()]
     written += [*table_files(out, patient.label), report_path(out, patient.label)]
     ordered = [results.pop(label) for label in _labels(patient) if label in results]
     records.finish(out, patient.label, identity, written, ordered)

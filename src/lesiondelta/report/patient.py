@@ -18,21 +18,12 @@ from scipy import ndimage
 from lesiondelta import __version__
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.files import write_text
-from lesiondelta.formats.lesions import LesionRow, StepRow
+from lesiondelta.formats.lesions import COLOURS, UNNAMED_COLOUR, LesionRow, StepRow
 from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.report.pictures import grey_values
 
-COLOURS = {
-    Change.NEW: "#ff5a4f",
-    Change.ENLARGING: "#ff9f1c",
-    Change.SHRINKING: "#46c8ff",
-    Change.RESOLVED: "#3d7bff",
-    Change.STABLE: "#8fd694",
-    Change.MERGED: "#d783ff",
-    Change.SPLIT: "#ffd54a",
-}
-UNNAMED, FIRST_COLOUR = len(Change) + 1, "#8fd694"
-"""Label and colour of the first visit's lesions in the viewer: nothing is known of what they did."""
+UNNAMED = len(Change) + 1
+"""Label of the first visit's lesions in the viewer: nothing is known of what they did."""
 PICTURED = (Change.NEW, Change.ENLARGING)
 MOST_PICTURES = 40
 LEVELS = 64
@@ -225,7 +216,7 @@ def _viewer_data(visits: Sequence[ReportVisit]) -> dict[str, Any]:
                 "marks": _packed(marks, visit.flair.affine),
             }
         )
-    return {"visits": made, "colours": [*COLOURS.values(), FIRST_COLOUR], "levels": LEVELS}
+    return {"visits": made, "colours": [*COLOURS.values(), UNNAMED_COLOUR], "levels": LEVELS}
 
 
 def _packed(values: Array, affine: Affine) -> str:

@@ -1,0 +1,128 @@
+import json
+
+import pytest
+
+from lesiondelta.errors import CohortError, GeometryError, ImageError
+from lesiondelta.formats.loose import keep_converted, loose_patient
+from lesiondelta.images import read_image, write_volume
+from tests.dicoms import FLAIR, T1W, T2, new_study, speckle, write_series
+from tests.places import same_places
+
+
+def write_study(folder, date="20200301", seed=0, **other):
+    study = new_study(date, **other)
+    for number, tags in enumerate((T2, T1W, FLAIR)):
+        write_series(folder, speckle("oblique", seed=seed + number), study, tags, number)
+    return folder
+
+
+def flairs(patient):
+    return [read_image(visit.images["FLAIR"]) for visit in patient.visits]
+
+
+def test_a_study_becomes_nifti_in_the_same_place(tmp_path):
+    patient = loose_patient([(write_study(tmp_path / "a"),)], "x", tmp_path / "out")
+    images = patient.visits[0].images
+    assert images["T1w"] == tmp_path / "out/sub-x/ses-1/anat/sub-x_ses-1_T1w.nii.gz"
+    assert same_places(read_image(images["T1w"]), speckle("oblique", seed=1))
+    assert same_places(read_image(images["FLAIR"]), speckle("oblique", seed=2))
+
+
+def test_the_sidecar_has_times_in_seconds_and_no_person(tmp_path):
+    patient = loose_patient([(write_study(tmp_path / "a"),)], "x", tmp_path / "out")
+    sidecar = json.loads(patient.visits[0].images["FLAIR"].with_suffix("").with_suffix(".json").read_text())
+    assert sidecar.pop("ConversionSoftwareVersion")
+    assert sidecar == {
+        "Modality": "MR", "Manufacturer": "TEST", "EchoTime": 0.388, "RepetitionTime": 5.0, "InversionTime": 1.8,
+        "ConversionSoftware": "highdicom",
+    }  # fmt: skip
+
+
+def test_dates_of_the_headers_order_the_visits(tmp_path):
+    late, early = write_study(tmp_path / "a", "20220301", 5), write_study(tmp_path / "b", "20200301")
+    patient = loose_patient([(late,), (early,)], "x", tmp_path / "out")
+    assert [visit.acquired.year for visit in patient.visits] == [2020, 2022]
+    assert same_places(flairs(patient)[0], speckle("oblique", seed=2))
+
+
+def test_dates_that_are_all_the_same_say_nothing(tmp_path):
+    """As those who anonymise leave them."""
+    visits = [(write_study(tmp_path / name, "19000101", seed),) for name, seed in (("a", 5), ("b", 0))]
+    patient = loose_patient(visits, "x", tmp_path / "out")
+    assert [visit.acquired for visit in patient.visits] == [None, None]
+    assert same_places(flairs(patient)[0], speckle("oblique", seed=7))
+
+
+def test_several_studies_in_one_folder_are_several_visits(tmp_path):
+    write_study(tmp_path / "all/x", "20210301", 5)
+    write_study(tmp_path / "all/y", "20190301")
+    patient = loose_patient([(tmp_path / "all",)], "x", tmp_path / "out")
+    assert [visit.acquired.year for visit in patient.visits] == [2019, 2021]
+
+
+def test_several_studies_without_dates_have_no_order(tmp_path):
+    for name, seed in (("x", 5), ("y", 0)):
+        write_study(tmp_path / "all" / name, "19000101", seed)
+    with pytest.raises(CohortError, match="all holds several studies without dates of their own"):
+        loose_patient([(tmp_path / "all",)], "x", tmp_path / "out")
+
+
+def test_dicom_and_nifti_go_together(tmp_path):
+    write_volume(tmp_path / "t1.nii.gz", speckle())
+    files = write_series(tmp_path / "flair", speckle("sagittal"), new_study(), FLAIR)
+    (visit,) = loose_patient([(tmp_path / "t1.nii.gz", tmp_path / "flair")], "x", tmp_path / "out").visits
+    assert visit.images["T1w"] == tmp_path / "t1.nii.gz"
+    assert set(visit.dicom) == set(files)
+
+
+def test_files_name_series_of_one_folder(tmp_path):
+    study = new_study()
+    write_series(tmp_path / "a", speckle(seed=1), study, T1W, 1)
+    again = write_series(tmp_path / "a", speckle(seed=2), study, T1W, 2)
+    flair = write_series(tmp_path / "a", speckle(seed=3), study, FLAIR, 3)
+    (visit,) = loose_patient([(again[0], flair[5])], "x", tmp_path / "out").visits
+    assert same_places(read_image(visit.images["T1w"]), speckle(seed=2))
+
+
+def test_a_pseudonym_for_each_visit_is_noted(tmp_path):
+    visits = [(write_study(tmp_path / name, f"{year}0101", patient=name),) for name, year in (("a", 2020), ("b", 2021))]
+    notes = loose_patient(visits, "x", tmp_path / "out").notes
+    assert "the DICOM headers of the images differ in PatientID" in notes
+
+
+def test_several_people_are_refused(tmp_path):
+    visits = [(write_study(tmp_path / "a"),), (write_study(tmp_path / "b", patient="2", PatientBirthDate="19700101"),)]
+    with pytest.raises(CohortError, match=r"several people .PatientID, PatientBirthDate differ"):
+        loose_patient(visits, "x", tmp_path / "out")
+
+
+def test_a_series_with_a_gap_is_no_visit(tmp_path):
+    study = new_study()
+    write_series(tmp_path / "a", speckle(), study, T1W, 1)
+    write_series(tmp_path / "a", speckle(), study, FLAIR, 2)[5].unlink()
+    with pytest.raises(GeometryError, match="lacks 1 of 12 slices"):
+        loose_patient([(tmp_path / "a",)], "x", tmp_path / "out")
+
+
+def test_a_study_given_twice_is_refused(tmp_path):
+    study = write_study(tmp_path / "a")
+    with pytest.raises(CohortError, match="given more than once"):
+        loose_patient([(study,), (study,)], "x", tmp_path / "out")
+
+
+def test_one_file_is_no_visit(tmp_path):
+    (tmp_path / "only-one.nii.gz").touch()
+    with pytest.raises(CohortError, match=r"only-one.nii.gz is one file"):
+        loose_patient([(tmp_path / "only-one.nii.gz",)], "x", tmp_path / "out")
+
+
+def test_an_absent_folder_is_named(tmp_path):
+    with pytest.raises(ImageError, match="nowhere does not exist"):
+        loose_patient([(tmp_path / "nowhere",)], "x", tmp_path / "out")
+
+
+def test_what_was_converted_is_kept_elsewhere(tmp_path):
+    patient = loose_patient([(write_study(tmp_path / "a"),)], "x", tmp_path / "temporary")
+    kept = keep_converted(patient, tmp_path / "temporary", tmp_path / "out")
+    assert kept.visits[0].images["FLAIR"].is_relative_to(tmp_path / "out")
+    assert same_places(flairs(kept)[0], flairs(patient)[0])
