@@ -68,7 +68,7 @@ OPEN_PATIENTS = ("07", "19")
 ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
 PRESET = Preset("bundled", 1, 50, 1, patch=(96, 96, 96), batch=4, base_features=16, max_features=128)
-TUNING_BATCH = 2  # of the stages that see real patients
+TUNING = replace(PRESET, patch=(64, 64, 64), batch=2)  # of the stages that see real patients: minutes without a GPU
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ class Stage:
     @property
     def preset(self) -> Preset:
         """Size of network and training."""
-        return replace(PRESET, epochs=self.epochs, batch=PRESET.batch if self.of_atlas else TUNING_BATCH)
+        return replace(PRESET if self.of_atlas else TUNING, epochs=self.epochs)
 
     @property
     def iterations(self) -> int:
         """Batches in all."""
-        return self.epochs * PRESET.iterations_per_epoch
+        return self.epochs * self.preset.iterations_per_epoch
 
     @property
     def of_atlas(self) -> bool:
@@ -138,7 +138,7 @@ STAGES = (
     Stage("base-pairs", PAIRS, (), range(1060, 1108), 24, 1e-3, "base"),
     Stage("base-single", SINGLE, (), range(1060, 1108), 24, 1e-3, "base"),
     *(
-        Stage(f"{name}{ending}", method, patients, range(1080, 1080 + 10 * len(patients)), 6, 5e-4, f"base-{name}")
+        Stage(f"{name}{ending}", method, patients, range(1080, 1080 + 10 * len(patients)), 5, 5e-4, f"base-{name}")
         for ending, patients in (("", OPEN_PATIENTS), ("-without-07", ("19",)), ("-without-19", ("07",)))
         for name, method in (("pairs", PAIRS), ("single", SINGLE))
     ),
@@ -217,12 +217,15 @@ def start_of(stage: Stage, work: Path) -> Path | None:
 
 
 def average(stage: Stage, work: Path) -> Path:
-    """Write the mean of a stage's weights and of those it started from; `TUNED_SHARE` is the stage's."""
+    """Write the mean of a stage's weights and of those it started from; `TUNED_SHARE` is the stage's.
+
+    Its window is that of the start, which learned from larger patches.
+    """
     tuned, start = load_model(work / stage.name / "model"), load_model(work / str(stage.start) / "model")
     first = start.network.state_dict()
     mean = {name: torch.lerp(first[name], weight, TUNED_SHARE) for name, weight in tuned.network.state_dict().items()}
     tuned.network.load_state_dict(mean)
-    description = tuned.description.model_dump(exclude={"weights_sha256"})
+    description = tuned.description.model_dump(exclude={"weights_sha256"}) | {"patch": start.description.patch}
     return export_model(work / stage.name / "averaged", tuned.network, description)
 
 
