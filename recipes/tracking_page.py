@@ -219,6 +219,16 @@ error and without it (`error_sd` 0):
 |---|---|---|---|---|
 {effect}
 
+## What it shows
+
+- On exact masks tracking does what its definition says. All that it misses is small: changes that voxels alone can make.
+- Between protocols, new and resolved lesions of exact masks are found, and most false ones are small lesions that two
+  sets of thick slices put at places over the tolerance (1 mm) apart. Merges and splits called there are mostly false:
+  neighbours run into each other in a thick slice. Take either with care where protocols differ.
+- The measurement error trades: it removes most false enlarging and shrinking lesions, and with outlines that are
+  uncertain nearly all true ones too. It is larger than need be (`inside`): the boundary's part lets a whole outline move
+  as one. Rescans as they are made here keep volumes, so that they cannot show it to be too small.
+
 ## Examples
 
 ![Four lesions of each true change, drawn at random](examples.png)
