@@ -1,94 +1,126 @@
-"""How well tracking names what simulated lesions do: `python recipes/tracking_accuracy.py OUT [--patients N]`.
+"""How well tracking names what simulated lesions do.
 
-Three kinds of masks, of patients simulated from the atlas with four visits:
+    python recipes/tracking_accuracy.py OUT [--patients N] [--segmented N]
 
-- their reference masks, in which some pairs of neighbours are joined from a visit on (merged) or until one (split):
-  what tracking itself gets wrong;
-- those of the bundled model: what a user gets;
-- those of the bundled model where nothing changes, scanned by another protocol at every visit: every change is false.
-
-A lesion counts where it stands alone, that is where it touches no other at both visits of a step. Writes a README.md.
+Patients are simulated from the atlas with three, four or five visits; some of their neighbours are joined from a visit
+on (merged), or until one (split). Their lesions are tracked as they are and as `tracking_masks` spoils them. Each
+patient's first visit is then spoiled as often as the patient has visits: there every change is false. What a user gets
+is measured on `--segmented` other patients, in whom nothing changes, by the bundled model: a visit with slices of 1 mm
+and one of 3 mm. Writes README.md, tables and a picture.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cc3d
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from tracking_masks import MASKS, segmented
+from tracking_page import Example, write_page
 
-from lesiondelta.cohort import Change
-from lesiondelta.files import write_text
-from lesiondelta.images import Array
-from lesiondelta.inference import bundled_model, lesion_mask, lesion_probabilities, load_model
-from lesiondelta.simulation import Acquisition, SimulatedPatient, simulate_patient
-from lesiondelta.simulation.evolution import Rates
-from lesiondelta.tracking import TrackedVisit, track
+from lesiondelta.cohort import LesionChange
+from lesiondelta.images import Array, Volume
+from lesiondelta.settings import TrackingSettings
+from lesiondelta.simulation import Rates, mni152_anatomy
+from lesiondelta.simulation.lesions import draw_count, draw_lesions
+from lesiondelta.tracking import Group, TrackedVisit, track
+from lesiondelta.tracking.change import classify
 
-FIRST_SEED, UNCHANGED_SEED = 8000, 8100
+FIRST_SEED, SEGMENTED_SEED = 8000, 8100
+SHOWN = "rescanned, noisy outlines"
 RATES = Rates(new=0.08, enlarging=0.08, shrinking=0.08, resolved=0.05, quiet=0)
-NOTHING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
-VISITS = 4
-NEAR_VOXELS = 8.0
-JOINED = 3  # pairs a patient
-MISSED = "not seen"
-COLUMNS = [str(change) for change in Change]
+NEAREST, FARTHEST = 3.0, 12.0  # voxels between lesions that are joined
+JOINED = 4  # pairs a patient
+MARGIN = 14  # voxels kept around all lesions
+GROWTH = TrackingSettings().least_growth
+HALF = 14  # voxels to either side in a picture
+Maps = tuple[Array, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """A simulated patient: for each visit, the lesions' numbers (X, Y, Z) int, cut to the lesions.
+
+    At visits at which a pair is joined, both have the number of one; `joined` has, by the other's number, that one's.
+    """
+
+    lesions: tuple[Volume, ...]
+    joined: dict[int, int]
 
 
 def main() -> None:
     """Simulate, track, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--patients", type=int, default=6, help="of each kind")
+    parser.add_argument("--patients", type=int, default=12)
+    parser.add_argument("--segmented", type=int, default=6, help="patients whose masks are the bundled model's")
     given = parser.parse_args()
-    perfect, predicted, false = [], [], []
+    rows: list[dict[str, object]] = []
+    examples: list[Example] = []
     for seed in range(FIRST_SEED, FIRST_SEED + given.patients):
-        patient = simulate_patient(seed, VISITS, acquisition=Acquisition(sharp_share=1.0), rates=RATES)
-        truth = [visit.instances.data for visit in patient.visits]
-        joined, named = with_joined(np.random.default_rng(seed), truth, patient)
-        perfect += compared(truth, named, [from_mask(mask) for mask in joined], 0.5)
-        model_visits, threshold = segmented(patient)
-        predicted += compared(truth, list(map(dict, patient.changes)), model_visits, threshold)
-        print(f"{seed}: {len(perfect)} and {len(predicted)} steps of lesions", flush=True)
-    for seed in range(UNCHANGED_SEED, UNCHANGED_SEED + given.patients):
-        patient = simulate_patient(seed, VISITS, acquisition=Acquisition(sharp_share=1.0), rates=NOTHING)
-        visits, threshold = segmented(patient)
-        steps = [one.change for step in track(visits, 1.0, threshold).changes for one in step]
-        false.append({change: steps.count(Change(change)) / (VISITS - 1) for change in COLUMNS})
-        print(seed, false[-1], flush=True)
-    write_text(given.out / "README.md", page(perfect, predicted, false))
+        patient, rng = simulated(seed), np.random.default_rng(seed)
+        still = Patient(patient.lesions[:1] * len(patient.lesions), {})
+        for kind, masks in MASKS.items():
+            for cohort, one in (("changing", patient), ("unchanged", still)):
+                visits = [masks(rng, lesions) for lesions in one.lesions]
+                steps = list(compared(one, visits, 0.5))
+                facts = {"cohort": cohort, "masks": kind, "patient": seed}
+                rows += [facts | {"step": index} | row for index, step in enumerate(steps) for row in step.rows()]
+                if one is patient and kind == SHOWN:
+                    examples += [example for step in steps for example in step.examples()]
+        print(f"{seed}: {len(rows)} rows", flush=True)
+    for seed in range(SEGMENTED_SEED, SEGMENTED_SEED + given.segmented):
+        lesions, visits, threshold = segmented(seed)
+        facts = {"cohort": "unchanged", "masks": "bundled model", "patient": seed}
+        (step,) = compared(Patient((lesions, lesions), {}), visits, threshold)
+        rows += [facts | {"step": 0} | row for row in step.rows()]
+        print(f"{seed}: {len(rows)} rows", flush=True)
+    write_page(given.out, pd.DataFrame(rows), examples, (FIRST_SEED, SEGMENTED_SEED))
 
 
-def with_joined(
-    rng: np.random.Generator, truth: Sequence[Array], patient: SimulatedPatient
-) -> tuple[list[Array], list[dict[int, str]]]:
-    """The masks with some neighbours joined by a bridge, and the changes by their new names."""
-    masks, named = [labels > 0 for labels in truth], [dict(step) for step in patient.changes]
-    pairs = list(neighbours(truth))
-    for number, (one, other) in enumerate(rng.permutation(pairs)[:JOINED] if pairs else []):
-        step = int(rng.integers(VISITS - 1))
-        merges = number % 2 == 0
-        for index in range(step + 1, VISITS) if merges else range(step + 1):
-            masks[index] |= bridge(truth[index] == one, truth[index] == other)
-        for index in range(VISITS - 1):
-            for lesion in (one, other):
-                named[index][lesion] = "stable" if index != step else "merged" if merges else "split"
-    return masks, named
+def simulated(seed: int) -> Patient:
+    """A patient of 3 to 5 visits, with some neighbours joined at some of them."""
+    rng, visits, anatomy = np.random.default_rng(seed), 3 + seed % 3, mni152_anatomy(seed)
+    lesions = draw_lesions(rng, anatomy, visits, RATES, draw_count(rng))
+    numbers = [np.zeros(anatomy.brain.shape, np.int32) for _ in range(visits)]
+    for visit, labels in enumerate(numbers):
+        for lesion in lesions:
+            labels[lesion.box][lesion.mask(visit)] = lesion.identity
+    box = ndimage.find_objects(np.any([labels > 0 for labels in numbers], axis=0).astype(np.uint8))[0]
+    box = tuple(slice(max(s.start - MARGIN, 0), s.stop + MARGIN) for s in box)
+    affine = anatomy.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    cut = [labels[box] for labels in numbers]
+    joined = join(rng, cut)
+    return Patient(tuple(Volume(labels, affine) for labels in cut), joined)
 
 
-def neighbours(truth: Sequence[Array]) -> Iterator[tuple[int, int]]:
-    """Pairs of lesions, each in one pair at most, that never change, stand alone and are near each other."""
-    numbers = [n for n in np.unique(truth[0][truth[0] > 0]).tolist() if all((t == n).sum() > 5 for t in truth)]
-    still = [n for n in numbers if len({int((t == n).sum()) for t in truth}) == 1 and all(alone(t, n) for t in truth)]
+def join(rng: np.random.Generator, numbers: Sequence[Array]) -> dict[int, int]:
+    """Join some neighbours in place, every other pair from a visit on, the others until one."""
+    pairs = list(neighbours(numbers))
+    chosen = [pairs[index] for index in rng.permutation(len(pairs))[:JOINED]]
+    for place, (one, other) in enumerate(chosen):
+        step = int(rng.integers(1, len(numbers)))
+        for labels in numbers[step:] if place % 2 == 0 else numbers[:step]:
+            labels[bridge(labels == one, labels == other) & (labels == 0)] = one
+            labels[labels == other] = one
+    return {other: one for one, other in chosen}
+
+
+def neighbours(numbers: Sequence[Array]) -> Iterator[tuple[int, int]]:
+    """Pairs of lesions, each in one pair at most, that never change, have over 5 voxels and are near each other."""
+    sizes = np.array([np.bincount(labels.ravel(), minlength=max(n.max() for n in numbers) + 1) for labels in numbers])
+    still = [n for n in np.flatnonzero((sizes.min(0) == sizes.max(0)) & (sizes[0] > 5)).tolist() if n]
     used: set[int] = set()
     for one in still:
-        apart = ndimage.distance_transform_edt(truth[0] != one)
-        near = [n for n in still if n != one and 3 < apart[truth[0] == n].min() <= NEAR_VOXELS and not {n, one} & used]
-        if near:
-            used |= {one, near[0]}
-            yield one, near[0]
+        away = ndimage.distance_transform_edt(numbers[0] != one) if one not in used else np.zeros(numbers[0].shape)
+        for other in still:
+            if other > one and not {one, other} & used and NEAREST < away[numbers[0] == other].min() <= FARTHEST:
+                used |= {one, other}
+                yield one, other
 
 
 def bridge(one: Array, other: Array) -> Array:
@@ -103,109 +135,112 @@ def bridge(one: Array, other: Array) -> Array:
     return wide
 
 
-def from_mask(mask: Array) -> TrackedVisit:
-    """A visit whose probabilities rise evenly through the mask's edge."""
-    inside, outside = (ndimage.distance_transform_edt(side) for side in (mask, ~mask))
-    return TrackedVisit(mask, 1 / (1 + np.exp(2 * (outside - inside))))
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What truly happened from a visit to the next, and what tracking says.
+
+    The maps (X, Y, Z) int of both visits have the indices, from 1, of the list beside them.
+    """
+
+    true: Sequence[str]
+    true_maps: Maps
+    found: Sequence[LesionChange]
+    found_maps: Maps
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """One row for each true change with what it is called, and one for each call with what is true."""
+        found_of, true_of = self.matched()
+        for change, index in zip(self.true, found_of, strict=True):
+            yield {"side": "true", "true": change, **(calls(self.found[index - 1]) if index else MISSED)}
+        for one, index in zip(self.found, true_of, strict=True):
+            yield {"side": "called", "true": self.true[index - 1] if index else "nothing there", **calls(one)}
+
+    def matched(self) -> tuple[list[int], list[int]]:
+        """For every true change the index of the call that shares most voxels with it, and the other way round."""
+        shared = np.zeros((len(self.true) + 1, len(self.found) + 1), int)
+        for maps in zip(self.true_maps, self.found_maps, strict=True):
+            np.add.at(shared, tuple(labels.ravel() for labels in maps), 1)
+        shared[0] = shared[:, 0] = 0  # an argmax of 0 is none
+        return shared.argmax(axis=1)[1:].tolist(), shared.argmax(axis=0)[1:].tolist()
+
+    def examples(self) -> Iterator[Example]:
+        """Every true change as a picture: the slice in which it is largest, at both visits."""
+        found_of, _ = self.matched()
+        boxes = ndimage.find_objects(np.maximum(*self.true_maps), max_label=len(self.true))
+        for index, (change, box, call) in enumerate(zip(self.true, boxes, found_of, strict=True), 1):
+            if box is not None:
+                level = box[2].start + int((np.maximum(*self.true_maps)[box] == index).sum(axis=(0, 1)).argmax())
+                middle = [(s.start + s.stop) // 2 for s in box[:2]]
+                here = (*(slice(max(m - HALF, 0), m + HALF + 1) for m in middle), level)
+                true, found = ([maps[here] > 0 for maps in both] for both in (self.true_maps, self.found_maps))
+                name = calls(self.found[call - 1])["called"] if call else "not seen"
+                yield Example(change, str(name), true, found)
 
 
-def segmented(patient: SimulatedPatient) -> tuple[list[TrackedVisit], float]:
-    """The bundled model's visits, and its threshold."""
-    model = load_model(bundled_model())
-    images = [np.stack([visit.images[name].data for name in model.contrasts]) for visit in patient.visits]
-    seen = lesion_probabilities(images, [model], mirroring=False, device="cpu")
-    masks = [lesion_mask(p, model.threshold, model.min_lesion_mm3, (1, 1, 1)) for p in seen]
-    return [TrackedVisit(mask, p) for mask, p in zip(masks, seen, strict=True)], model.threshold
+MISSED = {"called": "not seen", "without": "not seen", "inside": None}
 
 
-def compared(
-    truth: Sequence[Array], named: Sequence[dict[int, str]], visits: Sequence[TrackedVisit], threshold: float
-) -> list[tuple[str, str]]:
-    """What each true lesion does in each step, and what tracking says of the lesion at its place."""
+def calls(one: LesionChange) -> dict[str, object]:
+    """What tracking calls a change, what it would without the measurement error, and whether this error covers it."""
+    apart = one.current_mm3 - one.prior_mm3
+    without, _ = classify(Group(one.prior, one.current), one.prior_mm3, one.current_mm3, 0.0, GROWTH)
+    return {
+        "called": "within error" if one.reason.startswith("within the measurement error") else str(one.change),
+        "without": str(without),
+        "inside": abs(apart) <= one.error_mm3 if len(one.prior) == len(one.current) == 1 else None,
+    }
+
+
+def compared(patient: Patient, visits: Sequence[TrackedVisit], threshold: float) -> Iterator[Step]:
+    """Track the visits, and lay what was found beside what is true."""
     found = track(visits, 1.0, threshold)
-    rows = []
-    for index, step in enumerate(named):
-        of = {("prior", n): c.change for c in found.changes[index] for n in c.prior}
-        of |= {("current", n): c.change for c in found.changes[index] for n in c.current}
-        for lesion, change in step.items():
-            places = [truth[index + k] == lesion for k in (0, 1)]
-            if not all(alone(truth[index + k], lesion) for k in (0, 1)):
-                continue
-            sides = [("current", index + 1, places[1]), ("prior", index, places[0])]
-            seen = [
-                (side, n)
-                for side, visit, place in sides
-                for n in np.unique(found.instances[visit][place]).tolist()
-                if n
-            ]
-            rows.append((change, str(of[seen[0]]) if seen else MISSED))
-    return rows
+    for index, changes in enumerate(found.changes):
+        both = slice(index, index + 2)
+        before, after = (lesions.data for lesions in patient.lesions[both])
+        sides = [[one.prior for one in changes], [one.current for one in changes]]
+        first, second = (indices(of, labels) for of, labels in zip(sides, found.instances[both], strict=True))
+        yield Step(*true_changes(before, after, patient.joined), changes, (first, second))
 
 
-def alone(labels: Array, lesion: int) -> bool:
-    """Whether a lesion touches no other one."""
-    place = labels == lesion
-    if not place.any():
-        return True
-    box = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in ndimage.find_objects(place.astype(np.uint8))[0])
-    pieces = cc3d.connected_components(labels[box] > 0, connectivity=26)
-    return len(np.unique(labels[box][np.isin(pieces, np.unique(pieces[place[box]]))])) == 1
+def true_changes(before: Array, after: Array, joined: Mapping[int, int]) -> tuple[list[str], Maps]:
+    """What every lesion does, by its exact volume and by how many pieces it is in; and the maps of their indices."""
+    there = [set(np.unique(labels[labels > 0]).tolist()) for labels in (before, after)]
+    first_of = {other: one for other, one in joined.items() if other not in there[0] & there[1]}
+    firsts = sorted({first_of.get(number, number) for number in there[0] | there[1]})
+    members = [[first, *(other for other, one in first_of.items() if one == first)] for first in firsts]
+    maps = indices(members, before), indices(members, after)
+    volumes = [np.bincount(labels.ravel(), minlength=len(firsts) + 1)[1:].tolist() for labels in maps]
+    counts = [pieces(labels, len(firsts)) for labels in maps]
+    return [change_of(*one) for one in zip(*volumes, *counts, strict=True)], maps
 
 
-def page(
-    perfect: Sequence[tuple[str, str]], predicted: Sequence[tuple[str, str]], false: Sequence[dict[str, float]]
-) -> str:
-    """The results in words and tables."""
-    rates = pd.DataFrame(false)
-    return PAGE.format(
-        perfect=confusion(perfect),
-        predicted=confusion(predicted),
-        false=" | ".join(f"{rates[change].mean():.1f}" for change in COLUMNS),
-        columns=" | ".join(COLUMNS),
-        rule="|".join(["---"] * len(COLUMNS)),
-        patients=len(false),
-    )
+def change_of(before: int, after: int, pieces_before: int, pieces_after: int) -> str:
+    """The change by its definition (decision 080), from volumes and numbers of pieces that are exact."""
+    if not before or not after:
+        return "resolved" if before else "new"
+    if pieces_before != pieces_after:
+        return "merged" if pieces_before > pieces_after else "split"
+    if max(before, after) <= (1 + GROWTH) * min(before, after):
+        return "stable"
+    return "enlarging" if after > before else "shrinking"
 
 
-def confusion(rows: Sequence[tuple[str, str]]) -> str:
-    """One line for each true change: how many were called what, and the share that is right."""
-    frame = pd.DataFrame(rows, columns=["true", "called"])
-    lines = []
-    for change in COLUMNS:
-        called = frame[frame.true == change].called.value_counts()
-        total = int(called.sum())
-        if total:
-            counts = " | ".join(str(int(called.get(name, 0))) for name in (*COLUMNS, MISSED))
-            lines.append(f"| {change} | {counts} | {called.get(change, 0) / total:.0%} of {total} |")
-    return "\n".join(lines)
+def pieces(labels: Array, count: int) -> list[int]:
+    """In how many pieces each number from 1 to `count` is."""
+    parts = cc3d.connected_components(labels, connectivity=26)
+    numbers = labels[labels > 0], parts[labels > 0]
+    each = np.unique(np.stack(numbers), axis=1)[0]
+    counts: list[int] = np.bincount(each, minlength=count + 1)[1:].tolist()
+    return counts
 
 
-PAGE = """# Tracking of simulated lesions
-
-`python recipes/tracking_accuracy.py docs/results/tracking`: {patients} patients simulated from the atlas with four
-visits (1 mm voxels, rates of change raised), every lesion that stands alone, in every step from visit to visit. Rows
-are what the simulation did, columns what tracking said ([decision 080](../../decisions/080-tracking.md)).
-
-Reference masks, with some neighbours joined from a visit on (merged) or until one (split):
-
-| | {columns} | not seen | right |
-|---|{rule}|---|---|
-{perfect}
-
-Masks of the bundled model. What it does not see, or sees at one visit alone, no tracking can name; `stable` is also the
-name of changes that are within the measurement error:
-
-| | {columns} | not seen | right |
-|---|{rule}|---|---|
-{predicted}
-
-Masks of the bundled model of {patients} patients in whom nothing changes, scanned by another protocol at every visit:
-lesions a step, mean over patients; all but `stable` are false.
-
-| {columns} |
-|{rule}|
-| {false} |
-"""
+def indices(members: Sequence[Sequence[int]], labels: Array) -> Array:
+    """Where the numbers of a map are members, the index from 1 of whose they are."""
+    of = np.zeros(max([int(labels.max()), *(max(m, default=0) for m in members)]) + 1, int)
+    for index, numbers in enumerate(members, 1):
+        of[list(numbers)] = index
+    found: Array = of[labels]
+    return found
 
 
 if __name__ == "__main__":
