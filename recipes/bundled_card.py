@@ -26,6 +26,7 @@ from bundled_model import (
     SHIPPED,
     STAGES,
     TUNED_SHARE,
+    TUNING,
     Stage,
     arguments,
 )
@@ -38,7 +39,7 @@ from lesiondelta.files import write_json, write_text
 from lesiondelta.inference import load_model
 from lesiondelta.nnunet.export import export_model
 
-NAME = "bundled-5"
+NAME = "bundled-6"
 CAUTION = "the bundled model knows two real patients and was validated on none: check every lesion"
 LICENCE = "Apache-2.0; learned from images of the University of Ljubljana (CC-BY), see the model card"
 RESULTS = REPOSITORY / "docs" / "results" / "bundled-model"
@@ -78,8 +79,7 @@ def training_facts(work: Path, training: Mapping[str, Any]) -> dict[str, Any]:
         "commit": training["commit"],
         "versions": training["versions"],
         "stages": {
-            stage.name: {"iterations": stage.iterations, "cpu_minutes": cpu_minutes(work, stage.name)}
-            for stage in line()
+            stage.name: {"iterations": stage.iterations, "minutes": minutes(work, stage.name)} for stage in line()
         },
         "precision": training["precision"],
         "data": "simulated patients (MNI152 atlas), Ljubljana cross-sectional sub-07 and sub-19 (CC-BY)",
@@ -98,10 +98,20 @@ def line() -> list[Stage]:
     return passed
 
 
-def cpu_minutes(work: Path, stage: str) -> float:
-    """CPU time of a stage, all its interrupted parts together."""
-    record = work / stage / "cpu_seconds.json"
-    return round(float(json.loads(record.read_text(encoding="utf-8"))["seconds"]) / 60, 1)
+def minutes(work: Path, stage: str) -> str:
+    """What a stage took: CPU time, all its interrupted parts together, or the time on a GPU."""
+    training = training_of(work, stage)
+    if training["device"] == "cuda":
+        return f"{training['seconds'] / 60:.1f} GPU"
+    record = json.loads((work / stage / "cpu_seconds.json").read_text(encoding="utf-8"))
+    return f"{record['seconds'] / 60:.1f} CPU"
+
+
+def training_of(work: Path, stage: str) -> dict[str, Any]:
+    """What the model of a stage says of its training."""
+    path = work / stage / "model" / "model.json"
+    training: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["training"]
+    return training
 
 
 def card(work: Path, scores: Mapping[str, Any]) -> str:
@@ -112,7 +122,7 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
         budget="\n".join(budget_row(stage, work) for stage in STAGES),
         guises=len(GUISES), deformed=sum(not guise.untouched for guise in GUISES), own=AS_IT_IS,
         first_gamma=FIRST_GAMMA, tuned_share=TUNED_SHARE, share=SELF_PRIOR_SHARE, batch=PRESET.batch,
-        patch=description.patch, foreground_share=RECIPE.foreground_share,
+        patch=PRESET.patch, tuning=TUNING, foreground_share=RECIPE.foreground_share,
         precision=description.training["precision"], point=description,
         left_out=left_out_table(scores["left-out"]["rows"]),
     )  # fmt: skip
@@ -127,8 +137,8 @@ def budget_row(stage: Stage, work: Path) -> str:
     """A stage in the table of the card."""
     patients = " + ".join((f"{len(stage.atlas)} atlas", *(f"sub-{label}" for label in stage.open_patients)))
     how = f"{stage.start or 'scratch'} | {stage.learning_rate:g} | {stage.iterations}"
-    commit = load_model(work / stage.name / "model").description.training["commit"][:7]
-    return f"| {stage.name} | {stage.method} | {patients} | {how} | {cpu_minutes(work, stage.name)} | {commit} |"
+    commit = training_of(work, stage.name)["commit"][:7]
+    return f"| {stage.name} | {stage.method} | {patients} | {how} | {minutes(work, stage.name)} | {commit} |"
 
 
 def left_out_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -200,7 +210,7 @@ def means_table(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     )
 
 
-HEAD = """# The bundled model, version 5
+HEAD = """# The bundled model, version 6
 
 Segments the white-matter lesions of every visit of a patient from T1w and FLAIR, using the visit before it
 (difference weighting, Rokuss et al. 2024). It works offline on a CPU.
@@ -222,13 +232,16 @@ children, contrast agent, spinal cord, or scanners below 1.5 T.
   which lesions vanish or are added and contrast, noise, brain mask and slices (1 to 5 mm) differ; {deformed} of these
   guises are deformed into another brain. The shapes of added lesions come from the other 23 open consensus masks.
 - Data: University of Ljubljana, CC-BY (Lesjak et al., Neuroinformatics 16, 51-63, 2018); MNI152 (nilearn).
-- Patches of {patch[0]}^3, {batch} an iteration, {foreground_share} of them centred on a lesion; AdamW with polynomial
+- Patches of {patch[0]}^3, {batch} an iteration ({tuning.patch[0]}^3 and {tuning.batch} in the stages that see real
+  patients), {foreground_share} of them centred on a lesion; AdamW with polynomial
   decay, Dice + cross-entropy with deep supervision, nnU-Net's augmentation, {precision}.
 - What ships is the mean of the weights of stage `pairs` (share {tuned_share}) and of those it started from; so is the
   twin, and so are the stages `-without-`. It keeps more of what simulated patients taught (Wortsman et al., CVPR 2022).
 - The twin is a single-visit nnU-Net: the same base, patients, guises and numbers of iterations.
 
-| stage | method | patients | starts from | learning rate | iterations | CPU minutes | commit |
+The stages on a GPU ran on an H100 (torch 2.11.0), all others on a CPU.
+
+| stage | method | patients | starts from | learning rate | iterations | minutes | commit |
 |---|---|---|---|---|---|---|---|
 {budget}
 
