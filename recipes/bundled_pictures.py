@@ -18,6 +18,7 @@ RIGHT, MISSED, FALSE = "#3ddc84", "#46c8ff", "#ff5a4f"
 INK = "#e8eaed"
 COLUMNS = 4
 WIDTH_IN = 12.0
+BEHIND = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
 
 
 Mark = tuple[Array, str]
@@ -77,7 +78,9 @@ def draw(path: Path, rows: Sequence[Sequence[Cell]], title: str, names: Sequence
         for axes, (image, marks) in zip(line, row, strict=True):
             show(axes, image, marks)
         if names:
-            line[0].text(0.01, 0.98, names[number], color=INK, fontsize=9, va="top", transform=line[0].transAxes)
+            line[0].text(
+                0.01, 0.98, names[number], color=INK, fontsize=9, va="top", transform=line[0].transAxes, bbox=BEHIND
+            )
     figure.suptitle(title, color=INK, fontsize=11, y=1 - 0.15 / figure.get_figheight())
     figure.subplots_adjust(0, 0, 1, 1 - 0.45 / figure.get_figheight(), 0.01, 0.01)
     path.parent.mkdir(parents=True, exist_ok=True)

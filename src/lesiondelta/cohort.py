@@ -90,6 +90,11 @@ class LesionChange:
     returned: bool = False
 
 
+def visit_name(label: str) -> str:
+    """`ses-Y`, or words for the only visit of a dataset without sessions."""
+    return f"ses-{label}" if label else "the only visit"
+
+
 def prior_index(index: int, visits: int, policy: Literal["previous", "baseline"] = "previous") -> int:
     """Index of the visit that visit `index` is compared with.
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lesiondelta.images import Grid, Volume
-from lesiondelta.pipeline.patient import implausible, uncovered
+from lesiondelta.pipeline.results import implausible, uncovered
 from lesiondelta.pipeline.segmentation import SegmentedVisit, on_own_grid
 from lesiondelta.preprocessing.patient import PreparedVisit
 

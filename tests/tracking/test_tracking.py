@@ -49,6 +49,12 @@ def test_each_change(before, after, expected):
     assert changes(boxes(*before), boxes(*after)) == [expected]
 
 
+def test_numbers_do_not_depend_on_how_a_mask_lies_in_memory():
+    mask = boxes((5, 20, 5, 3), (20, 5, 5, 3), (12, 12, 20, 3))
+    (one,), (other,) = (track([sure(m)], 1.0, 0.5).instances for m in (mask, np.asfortranarray(mask)))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_a_change_counts_from_30_percent_in_either_direction():
     ten = boxes((5, 5, 5, 10))
     thirteen = ten.copy()

@@ -126,7 +126,7 @@ def log_file(path: Path) -> Iterator[None]:
         The file cannot be written.
     """
     lowest = logging.WARNING if errors.is_terminal else logging.INFO
-    with logged_to(path), log_lines(_print_line, lowest, logging.WARNING):
+    with logged_to(path), log_lines(print_warning, lowest, logging.WARNING):
         try:
             yield
         except BaseException:
@@ -134,7 +134,8 @@ def log_file(path: Path) -> Iterator[None]:
             raise
 
 
-def _print_line(line: str) -> None:
+def print_warning(line: str) -> None:
+    """One line on the standard error."""
     errors.print(plain(line), soft_wrap=True, highlight=False)
 
 

@@ -194,15 +194,11 @@ def _write(found: "Found", out: Path, protocol: Callable[[Path], None], rater: "
     from lesiondelta.formats.conversion import convert as write_bids
 
     with (
-        console.log_lines(_print_warning, logging.WARNING),
+        console.log_lines(console.print_warning, logging.WARNING),
         console.progress("converting", len(found.patients)) as advance,
     ):
         write_bids(found, out, rater, lambda label: advance(f"sub-{label}"), lambda: protocol(out / "protocol"))
     _say_what_is_there(found, out)
-
-
-def _print_warning(line: str) -> None:
-    console.errors.print(console.plain(line), soft_wrap=True, highlight=False)
 
 
 def _say_what_is_there(found: "Found", out: Path) -> None:

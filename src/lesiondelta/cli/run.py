@@ -1,5 +1,6 @@
 """`run` for a BIDS dataset and `segment` for loose files and DICOM folders."""
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -143,6 +144,15 @@ Stop = Annotated[
 ]
 
 
+ReportsOnly = Annotated[
+    bool,
+    typer.Option(
+        "--reports-only", help="Segment nothing: tables, maps and reports again, as masks corrected by hand have it."
+    ),
+]
+WITH_REPORTS_ONLY = {"bids", "out", "level", "participant_label", "omp_nthreads", "reports_only"}
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"lesiondelta {__version__}")
@@ -150,6 +160,7 @@ def _print_version(asked: bool) -> None:
 
 
 def run(
+    context: typer.Context,
     bids: Annotated[Path, typer.Argument(help="Root of the BIDS dataset.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Output folder, such as BIDS/derivatives/lesiondelta.")],
     level: Annotated[Level, typer.Argument(help="Analysis level.")],
@@ -188,6 +199,7 @@ def run(
     samseg_hours: SamsegHours = 24.0,
     work_dir: WorkDir = None,
     stop_on_first_crash: Stop = False,
+    reports_only: ReportsOnly = False,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
 ) -> None:
     """Segment every visit of every patient of a BIDS dataset.
@@ -203,11 +215,17 @@ def run(
     participant writes masks, changes and a report (OUT/sub-X.html) of every patient; group writes the cohort's table
     and page (OUT/lesiondelta.tsv, OUT/group.html) again, from all patients in OUT.
 
+    To correct a mask by hand, edit OUT/sub-X/ses-Y/anat/*_space-orig_label-L_mask.nii.gz in ITK-SNAP or Slicer, save
+    it, and give the command again with --reports-only. Results of `segment` have no dataset: give OUT for BIDS too.
+
     Exit code: 0 if every patient succeeded, 1 if one failed, 70 if nothing could be started. Finished patients are
     skipped when the command is given again; a changed input, setting or model is not.
     """
     if level is Level.group:
         _write_group(out)
+        return
+    if reports_only:
+        _report_again(context, bids, out, participant_label, omp_nthreads or console.cores())
         return
     with nothing_built():
         from lesiondelta.cohort import CONTRASTS
@@ -296,6 +314,28 @@ def _write_group(out: Path) -> None:
             raise OutputError(f"{out} holds no results: run the level participant first.")
         results = write_group(out)
     console.out.print(f"{len(results)} visits: {out / PAGE}", soft_wrap=True, markup=False)
+
+
+def _report_again(
+    context: typer.Context, bids: Path, out: Path, participants: Sequence[str] | None, threads: int
+) -> None:
+    from lesiondelta.errors import InputError
+    from lesiondelta.formats.derivatives import require_own_results
+    from lesiondelta.pipeline.cohort import any_failed, report_cohort
+
+    with nothing_built():
+        given = {p for p in context.params if str(context.get_parameter_source(p)).endswith("COMMANDLINE")}
+        if useless := sorted(given - WITH_REPORTS_ONLY):
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+            raise InputError(
+                f"--reports-only keeps the settings that the masks were made with: leave out {names}, or leave it out."
+            )
+        require_own_results(out, bids)
+        with console.log_lines(console.print_warning, logging.WARNING, logging.WARNING):
+            results = report_cohort(out, participants, threads)
+    _print_results(results, out)
+    if any_failed(results):
+        raise typer.Exit(EXIT_FAILED_PATIENT)
 
 
 def register(app: typer.Typer) -> None:

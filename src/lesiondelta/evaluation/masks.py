@@ -170,10 +170,14 @@ def names(visit: Visit) -> tuple[str, str]:
 
 
 def _only(files: Sequence[BidsFile], space: str | None) -> BidsFile:
-    """The one mask of a visit: of several, the one in the reference's space, `orig` if that has none."""
+    """The one mask of a visit: of several, the one in the reference's space, `orig` if that has none.
+
+    Of these the one without `desc`: `run` keeps the automatic mask, and the one corrected by hand, beside it.
+    """
     if len(files) == 1:
         return files[0]
     fitting = [file for file in files if file.entities.get("space") == (space or "orig")]
+    fitting = [file for file in fitting if "desc" not in file.entities] or fitting
     if len(fitting) != 1:
         names = ", ".join(file.path.name for file in files)
         raise CohortError(f"{files[0].path.parent} holds {len(files)} lesion masks of one visit ({names}): keep one.")

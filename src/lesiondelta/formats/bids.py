@@ -34,6 +34,8 @@ CONVERSION = ".convert"
 """Folder that `lesiondelta convert` makes first, as it writes the description last."""
 ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
 LABEL = re.compile(r"[a-zA-Z0-9+]+")
+LONGEST_LABEL = 50
+"""Characters; three labels are in the longest name of an output, and a name holds 255 bytes."""
 LONG_NAMES = {
     "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec",
     "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res",
@@ -91,6 +93,9 @@ def read_cohort(
         raise CohortError(f"{brain_masks} is not a folder: check --brain-mask-dir.")
     patients, problems = [], {}
     for label in selected:
+        if unfit := _unfit(f"sub-{label}"):
+            problems[label] = f"{folder / f'sub-{label}'}: {unfit}"
+            continue
         patient = _read_patient(folder, label, sessions, contrasts, filters or {}, brain_masks)
         if patient.visits or patient.problems:
             patients.append(patient)
@@ -159,6 +164,18 @@ def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
     return sorted(found, key=natural)
 
 
+def _unfit(name: str) -> str:
+    """Why `sub-X` or `ses-Y` cannot be in names of files, or nothing."""
+    label = name.split("-", 1)[1]
+    if not LABEL.fullmatch(label):
+        return f"{label!r} is no label of BIDS: rename it, and its files, with the letters a to z and digits alone."
+    if len(label) > LONGEST_LABEL:
+        return (
+            f"a label of {len(label)} characters is too long: rename it, and its files, with {LONGEST_LABEL} at most."
+        )
+    return ""
+
+
 def _warn_of_absent(table: Path, present: Sequence[str]) -> None:
     try:
         listed = [row.get("participant_id") or "" for row in _table(table)]
@@ -193,6 +210,9 @@ def _read_patient(
     visits, problems, notes = [], {}, []
     for session in _sessions(root, sessions):
         place = Path(root.name, f"ses-{session}" if session else "", "anat")
+        if session and (unfit := _unfit(f"ses-{session}")):
+            problems[session] = f"{folder / place.parent}: {unfit}"
+            continue
         try:
             images, remarks = _images(folder / place, contrasts, filters)
             acquired, doubts = _acquired(root, session, images)

@@ -14,6 +14,10 @@ from lesiondelta.images import Affine, Array, Grid, Volume, write_displacement, 
 
 DESCRIPTION = "dataset_description.json"
 LOOSE_FILES = "loose files"
+MASK, AUTOMATIC = "space-orig_label-L_mask", "space-orig_label-L_desc-automatic_mask"
+PATIENT_MASK, PATIENT_AUTOMATIC = "space-patient_label-L_mask", "space-patient_label-L_desc-automatic_mask"
+PATIENT_PROBABILITY = "space-patient_label-L_probseg"
+"""The masks that count, those that the model made (they differ once a reader has corrected one), its probabilities."""
 BIDS_VERSION = "1.10.0"
 IGNORED = (
     "logs/", "sub-*/figures", "sub-*.html", "sub-*/*_visits.tsv", "sub-*/*_lesions.*", "sub-*/*_changes.*",
@@ -25,7 +29,9 @@ README = """Lesion masks of MS patients over time, made by lesiondelta (research
 sub-X.html            a patient's report; group.html links them all
 lesiondelta.tsv       one row a visit: status (look at what is flagged), volumes, counts of changes
 sub-X/ses-Y/anat      masks, probabilities, numbered lesions and changes on the FLAIR's own grid (space-orig), images
-                      and mask in the patient's space (space-patient)
+                      and mask in the patient's space (space-patient). Correct a mask by hand: edit
+                      *_space-orig_label-L_mask.nii.gz, then `lesiondelta run BIDS OUT participant --reports-only`;
+                      *_desc-automatic_mask stays what the model made
                       *.seg.nrrd for 3D Slicer; *.dcm, DICOM SEG, where the images came as DICOM
 sub-X/*.tsv           lesions, changes and visits of a patient; columns are described in the .json of the same name
 sourcedata            what DICOM series were converted to
@@ -93,6 +99,10 @@ class Place:
         name = f"{self.stem}_from-{source}_to-patient_mode-image_xfm{suffix}"
         return self.out / f"sub-{self.patient}" / name
 
+    def brain(self, suffix: str = ".nii.gz") -> Path:
+        """The brain in the patient's space, one mask for all visits, or its sidecar."""
+        return self.out / f"sub-{self.patient}" / "anat" / f"sub-{self.patient}_space-patient_desc-brain_mask{suffix}"
+
     @property
     def picture(self) -> Path:
         """The overview picture."""
@@ -110,6 +120,8 @@ class VisitOutput:
     orig_mask: Volume
     orig_probability: Volume
     patient_mask: Volume
+    patient_probability: Volume
+    brain: Volume
     patient_images: Mapping[str, Volume]
     from_patient: Mapping[str, Affine]
     facts: Mapping[str, Any]
@@ -117,25 +129,28 @@ class VisitOutput:
 
 
 def visit_files(place: Place, contrasts: Sequence[str], extras: Iterable[str] = ()) -> list[Path]:
-    """Every file `write_visit` writes, with these outputs of EXTRAS, and the picture."""
-    names = ["space-orig_label-L_mask", "space-orig_label-L_probseg", "space-patient_label-L_mask"]
+    """Every file `write_visit` and `write_masks` write, with these outputs of EXTRAS, and the picture."""
+    names = [MASK, AUTOMATIC, "space-orig_label-L_probseg", PATIENT_MASK, PATIENT_AUTOMATIC, PATIENT_PROBABILITY]
     names += [f"space-patient_{contrast}" for contrast in contrasts]
     names += [EXTRAS[extra].name for extra in extras]
     images = [place.anat(f"{name}{suffix}") for name in names for suffix in (".nii.gz", ".json")]
     transforms = [place.transform(_source(c), suffix) for c in contrasts for suffix in (".txt", ".json")]
-    return [*images, *transforms, place.picture]
+    return [*images, *transforms, place.picture, place.brain(), place.brain(".json")]
 
 
 def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | None) -> None:
-    """Write masks, probabilities, images in the patient's space and transforms, each with its sidecar."""
+    """Write automatic masks, probabilities, images in the patient's space and transforms, each with its sidecar."""
     flair = bids_uri(visit.images["FLAIR"], raw)
     sources = [bids_uri(path, raw) for path in visit.images.values()]
     masks = [bids_uri(visit.brain_mask, raw)] if visit.brain_mask else []
     lesions = {"Type": "Lesion", "Sources": [*sources, *masks], **output.facts}
-    _write(place, "space-orig_label-L_mask", output.orig_mask, {**lesions, "SpatialReference": flair})
+    _write(place, AUTOMATIC, output.orig_mask, {**lesions, "SpatialReference": flair})
     _write(place, "space-orig_label-L_probseg", output.orig_probability, {**lesions, "SpatialReference": flair})
-    space = f"bids::{place.anat('space-patient_FLAIR.nii.gz').relative_to(place.out).as_posix()}"
-    _write(place, "space-patient_label-L_mask", output.patient_mask, {**lesions, "SpatialReference": space})
+    space = own_uri(place, "space-patient_FLAIR")
+    _write(place, PATIENT_AUTOMATIC, output.patient_mask, {**lesions, "SpatialReference": space})
+    _write(place, PATIENT_PROBABILITY, output.patient_probability, {**lesions, "SpatialReference": space})
+    write_volume(place.brain(), output.brain)
+    write_json(place.brain(".json"), {"Type": "Brain", "Sources": sources, "SpatialReference": space})
     for name, values in output.extras.items():
         extra = EXTRAS[name]
         extra.write(place.anat(f"{extra.name}.nii.gz"), values, output.patient_mask.grid)
@@ -146,6 +161,27 @@ def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | Non
         _write(place, f"space-patient_{contrast}", volume, own)
     for contrast, transform in output.from_patient.items():
         _write_transform(place, contrast, transform, bids_uri(visit.images[contrast], raw), space)
+
+
+def write_masks(place: Place, orig: Volume, patient: Volume, facts: Mapping[str, Any]) -> None:
+    """Write the masks that count, with the sidecars of the automatic ones and these further facts."""
+    for name, automatic, mask in ((MASK, AUTOMATIC, orig), (PATIENT_MASK, PATIENT_AUTOMATIC, patient)):
+        _write(place, name, mask, {**read_sidecar(place, automatic), **facts})
+
+
+def read_sidecar(place: Place, name: str) -> dict[str, Any]:
+    """What an output's JSON says; OutputError where it cannot be read."""
+    path = place.anat(f"{name}.json")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read ({error}): run the patient again without --reports-only.") from error
+    return content
+
+
+def own_uri(place: Place, name: str) -> str:
+    """BIDS URI of an image among the outputs."""
+    return f"bids::{place.anat(f'{name}.nii.gz').relative_to(place.out).as_posix()}"
 
 
 def bids_uri(path: Path, raw: Path | None) -> str:
@@ -172,6 +208,16 @@ def prepare_output(out: Path, raw: Path | None, description: Mapping[str, Any]) 
     write_text(out / "README", README)
     write_text(out / ".bidsignore", "".join(f"{line}\n" for line in IGNORED))
     write_json(out / "settings.json", description)
+
+
+def require_own_results(out: Path, raw: Path) -> None:
+    """Raise OutputError unless `out` holds results that lesiondelta made of the dataset `raw`.
+
+    Those of loose files belong to no dataset: the folder itself stands for it.
+    """
+    if not out.is_dir():
+        raise OutputError(f"{out} is not a folder: give one with results of `lesiondelta run`.")
+    _require_ours(out, None if out.resolve() == raw.resolve() else raw)
 
 
 def _require_outside(out: Path, raw: Path) -> None:

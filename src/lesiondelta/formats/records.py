@@ -9,7 +9,7 @@ with a failed visit is never finished: its cause may be gone.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ COLUMNS = {
     "lesion_volume_mm3": "Of all lesions, in the patient's space, so that visits compare.",
     "lesions": "Number of lesions (26-connected).",
     "*_lesions": "Number of lesions that have done this since the visit before; n/a at the first visit.",
+    "correction": "What a reader has changed in the mask by hand; n/a where it is the model's.",
     "brain_volume_mm3": "Of the brain mask, the same for all visits.",
     "*_residual_mm": "How far a registration may still be off.",
 }
@@ -48,13 +49,20 @@ class VisitResult:
 
 @dataclass(frozen=True)
 class Record:
-    """A patient's record: what it was made from (`fingerprint`), what was written (relative paths), how it ended."""
+    """A patient's record: what it was made from (`fingerprint`), what was written (relative paths), how it ended.
+
+    `kept` is what tables and report follow from beside the images in the output folder; `masks` has the hashes of
+    masks as they were left, by file name, and `corrections` those of masks corrected by hand, by visit.
+    """
 
     patient: str
     finished: bool
     fingerprint: Mapping[str, Any]
     files: tuple[str, ...]
     results: tuple[VisitResult, ...] = ()
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    masks: Mapping[str, str] = field(default_factory=dict)
+    corrections: Mapping[str, str] = field(default_factory=dict)
 
 
 def record_path(out: Path, patient: str) -> Path:
@@ -99,13 +107,9 @@ def begin(out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterab
         raise OutputError(f"Cannot clear the earlier results of sub-{patient} in {out}: {error}.") from error
 
 
-def finish(
-    out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterable[Path], results: Sequence[VisitResult]
-) -> None:
-    """Record how the run ended; it is finished if no visit failed."""
-    written = tuple(sorted({path.relative_to(out).as_posix() for path in files}))
-    done = all(result.status != "failed" for result in results)
-    write_record(out, Record(patient, done, fingerprint, written, tuple(results)))
+def finish(out: Path, record: Record) -> None:
+    """Write the record of a run that came to its end; it is finished if no visit failed."""
+    write_record(out, replace(record, finished=all(result.status != "failed" for result in record.results)))
 
 
 def fail(out: Path, patient: str, results: Sequence[VisitResult]) -> None:

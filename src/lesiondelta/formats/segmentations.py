@@ -7,6 +7,7 @@ segments too, where they were.
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DA, TM
 
-from lesiondelta.cohort import Change, Visit
+from lesiondelta.cohort import Change
 from lesiondelta.errors import ImageError
 from lesiondelta.files import atomic
 from lesiondelta.formats.derivatives import Place
@@ -57,16 +58,32 @@ def segmentation_files(place: Place) -> list[Path]:
     return [slicer_path(place), dicom_path(place)]
 
 
-def write_segmentations(place: Place, labels: Volume, changes: Changes, visit: Visit, baseline: Path | None) -> None:
+@dataclass(frozen=True)
+class DicomSource:
+    """The series that a visit's FLAIR came from, and a file of the patient's first DICOM visit."""
+
+    series: tuple[Path, ...]
+    baseline: Path
+
+
+def write_segmentations(
+    place: Place, labels: Volume, changes: Changes, source: DicomSource | None, *, by_hand: bool = False
+) -> None:
     """Write the segmentation for Slicer, and DICOM SEG for a visit from DICOM that has lesions.
 
-    `baseline` is a file of the patient's first DICOM visit.
+    `by_hand`: a reader has corrected the mask.
     """
     write_slicer(slicer_path(place), labels, changes)
-    if visit.dicom and not changes:
+    dicom_path(place).unlink(missing_ok=True)  # of the mask before it was corrected
+    if source is None:
+        return
+    absent = [path for path in (*source.series, source.baseline) if not path.is_file()]
+    if not changes:
         log.info("%s has no lesion: there is no DICOM SEG, which cannot be empty", place.stem)
-    elif visit.dicom and baseline:
-        write_dicom(dicom_path(place), labels, changes, visit.dicom, baseline)
+    elif absent:
+        log.warning("%s: %s is gone: there is no DICOM SEG without the series", place.stem, absent[0])
+    else:
+        write_dicom(dicom_path(place), labels, changes, source.series, source.baseline, by_hand=by_hand)
 
 
 def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:
@@ -106,7 +123,15 @@ def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:
 
 
 @discreet()
-def write_dicom(path: Path, labels: Volume, changes: Changes, source: tuple[Path, ...], baseline: Path) -> None:
+def write_dicom(
+    path: Path,
+    labels: Volume,
+    changes: Changes,
+    source: tuple[Path, ...],
+    baseline: Path,
+    *,
+    by_hand: bool = False,
+) -> None:
     """Write numbered lesions as DICOM SEG into the study that the FLAIR came from, one binary segment each.
 
     Patient, study, frame of reference and the place of every slice are those of the source.
@@ -121,6 +146,8 @@ def write_dicom(path: Path, labels: Volume, changes: Changes, source: tuple[Path
         The FLAIR's DICOM series.
     baseline : file
         Of the patient's first DICOM visit, whose study makes the identifiers that a lesion keeps over all visits.
+    by_hand : bool
+        A reader has corrected the mask.
 
     Raises
     ------
@@ -133,7 +160,7 @@ def write_dicom(path: Path, labels: Volume, changes: Changes, source: tuple[Path
         numbers = _numbers(labels)
         planes = np.searchsorted([0, *numbers], labels.data.transpose(2, 1, 0)[order]).astype(np.uint16)
         study = str(dcmread(baseline, stop_before_pixels=True).StudyInstanceUID)
-        segments = [_segment(index, n, changes[n], study) for index, n in enumerate(numbers, start=1)]
+        segments = [_segment(index, n, changes[n], study, by_hand) for index, n in enumerate(numbers, start=1)]
         result = _segmentation(images, planes, segments)
     except Exception as error:  # highdicom refuses headers for dozens of reasons
         raise ImageError(  # without what was said, which may quote a name
@@ -164,14 +191,14 @@ def _segmentation(images: list[Dataset], planes: Array, segments: list[SegmentDe
     )
 
 
-def _segment(index: int, number: int, change: Change | None, study: str) -> SegmentDescription:
+def _segment(index: int, number: int, change: Change | None, study: str, by_hand: bool) -> SegmentDescription:
     segment = SegmentDescription(
         segment_number=index,
         segment_label=_name(number, change),
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=codes.SCT.Lesion,
         anatomic_regions=[codes.SCT.Brain],
-        algorithm_type="AUTOMATIC",
+        algorithm_type="SEMIAUTOMATIC" if by_hand else "AUTOMATIC",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name="lesiondelta", version=_version(), family=codes.DCM.ArtificialIntelligence
         ),

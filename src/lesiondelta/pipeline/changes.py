@@ -3,17 +3,16 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from lesiondelta.atlas.location import Location, locate
-from lesiondelta.cohort import Change, Visit
+from lesiondelta.cohort import Change
 from lesiondelta.errors import RegistrationError
-from lesiondelta.formats.derivatives import Place, bids_uri
+from lesiondelta.formats.derivatives import MASK, Place, own_uri, read_sidecar
 from lesiondelta.formats.lesions import LesionRow, StepRow, write_lesion_maps
-from lesiondelta.formats.segmentations import write_segmentations
+from lesiondelta.formats.segmentations import DicomSource, write_segmentations
 from lesiondelta.images import Array, Volume, resample
 from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
@@ -112,30 +111,30 @@ def change_figures(followed: Followed, index: int) -> dict[str, float | str]:
 
 def write_maps(
     place: Place,
-    visit: Visit,
-    raw: Path | None,
     mask: Volume,
     segmented: Sequence[SegmentedVisit],
     index: int,
     followed: Followed,
-    baseline: Path | None = None,
+    source: DicomSource | None = None,
+    *,
+    by_hand: bool = False,
 ) -> None:
     """Write the numbered lesions of a visit, and what became of them, on the grid of its own FLAIR.
 
-    `baseline` is a file of the patient's first visit from DICOM, where there is one.
+    `mask` is the one that counts there, and has been written; `by_hand`: a reader has corrected it. `source` is the
+    visit's DICOM, where that is what it came as.
     """
     seen = segmented[index]
     lesions = lesions_on_own_grid(mask, seen, followed.tracking.instances[index])
     changes = changes_on_own_grid(lesions, seen, followed, index) if index else None
-    own_mask = place.anat("space-orig_label-L_mask.nii.gz").relative_to(place.out).as_posix()
     facts = {
         "Type": "Lesion",
-        "Sources": [f"bids::{own_mask}"],
-        "SpatialReference": bids_uri(visit.images["FLAIR"], raw),
+        "Sources": [own_uri(place, MASK)],
+        "SpatialReference": read_sidecar(place, MASK)["SpatialReference"],
     }
     write_lesion_maps(place, segmented[index - 1].prepared.label if index else None, lesions, changes, facts)
     labels = with_resolved(lesions, seen, followed, index)
-    write_segmentations(place, labels, _changes_of(labels, followed, index), visit, baseline)
+    write_segmentations(place, labels, _changes_of(labels, followed, index), source, by_hand=by_hand)
 
 
 def lesions_on_own_grid(mask: Volume, seen: SegmentedVisit, instances: Array) -> Volume:

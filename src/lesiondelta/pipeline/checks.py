@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
-from lesiondelta.cohort import CONTRASTS, Patient, Visit
+from lesiondelta.cohort import CONTRASTS, Patient, Visit, visit_name
 from lesiondelta.errors import CohortError, LesionDeltaError, ModelError, NoVisitError, OutputError
 from lesiondelta.files import sha256
 from lesiondelta.formats.records import read_record
@@ -151,11 +151,6 @@ def deciding(settings: Settings) -> dict[str, Any]:
     """The settings that change results: not the numbers of threads, and models by content instead of by folder."""
     speed = {"preprocessing": {"threads"}, "segmentation": {"threads", "models", "samseg_hours"}}
     return settings.model_dump(mode="json", exclude=speed)
-
-
-def visit_name(label: str) -> str:
-    """`ses-Y`, or words for the only visit of a dataset without sessions."""
-    return f"ses-{label}" if label else "the only visit"
 
 
 def _inputs(visit: Visit) -> dict[str, Path]:

@@ -11,13 +11,15 @@ from typing import Any
 
 from lesiondelta import __version__
 from lesiondelta.cohort import Cohort, Patient
-from lesiondelta.files import require_writable
+from lesiondelta.errors import OutputError
+from lesiondelta.files import logged_to, require_writable
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import prepare_output
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.inference import Model, choose_device
 from lesiondelta.pipeline.checks import load_models, load_segmenters, require_programs
 from lesiondelta.pipeline.patient import failed_results, run_patient
+from lesiondelta.pipeline.results import log_path, reason_of, report_again
 from lesiondelta.pipeline.samseg import require_not_stripped
 from lesiondelta.pipeline.segmentation import Segmenter
 from lesiondelta.processes import worker_pool
@@ -66,6 +68,39 @@ def run_cohort(
         results.setdefault(patient.label, failed_results(patient, stopped))
     write_group(out)
     return [result for patient in patients for result in results[patient.label]]
+
+
+def report_cohort(out: Path, participants: Sequence[str] | None = None, threads: int = 1) -> list[VisitResult]:
+    """Write again what follows from the masks in `out`, those corrected by hand included, and the cohort's table.
+
+    `participants` are labels with or without sub-; None for all that have results. A patient of whom this fails keeps
+    what it has, and has status `failed` in what is returned.
+
+    Raises
+    ------
+    OutputError
+        There are no results of a participant.
+    """
+    there = [path.stem.removeprefix("sub-") for path in (out / records.RECORDS).glob("sub-*.json")]
+    asked = sorted(there) if participants is None else [name.removeprefix("sub-") for name in participants]
+    absent = [label for label in asked if label not in there]
+    if absent or not there:
+        whom = ", ".join(f"sub-{label}" for label in absent)
+        raise OutputError(f"{out} holds no results{f' of {whom}' if whom else ''}: run without --reports-only first.")
+    results = [result for label in asked for result in _reported(out, label, threads)]
+    write_group(out)
+    return results
+
+
+def _reported(out: Path, label: str, threads: int) -> Results:
+    try:
+        with logged_to(log_path(out, label)):
+            return report_again(out, label, threads)
+    except Exception as error:
+        record = records.read_record(out, label)
+        visits = tuple(result.visit for result in record.results) if record else ()
+        reason = reason_of(error, out, label)
+        return tuple(VisitResult(label, visit, "failed", reason) for visit in visits or ("",))
 
 
 def write_group(out: Path) -> list[VisitResult]:

@@ -5,7 +5,7 @@ WORK/sub-X/prepared.json (written last: without it nothing counts), brain.nii.gz
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,19 +65,51 @@ def _write(folder: Path, prepared: PreparedPatient, identity: Mapping[str, Any])
     for visit in prepared.visits:
         for contrast, image in visit.images.items():
             write_volume(image_path(folder.parent, prepared.label, visit.label, contrast), image)
-    visits = [_description(visit) for visit in prepared.visits]
-    content = {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "visits": visits}
-    write_json(folder / RECORD, {"identity": identity, **content})
+    write_json(folder / RECORD, {"identity": identity, **described(prepared)})
 
 
 def _read(folder: Path, identity: Mapping[str, Any], contrasts: Sequence[str]) -> PreparedPatient:
     content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if content["identity"] != identity:
         raise ValueError("another input or other settings")
-    label, grid = folder.name.removeprefix("sub-"), _grid(content["grid"])
-    brain = replace(read_mask(folder / "brain.nii.gz"), affine=grid.affine)
-    visits = tuple(_visit(folder.parent, label, entry, contrasts, grid) for entry in content["visits"])
-    return PreparedPatient(label, grid, brain, visits, content["failures"])
+    label = folder.name.removeprefix("sub-")
+    return restored(
+        label,
+        content,
+        folder / "brain.nii.gz",
+        contrasts,
+        lambda visit, name: image_path(folder.parent, label, visit, name),
+    )
+
+
+def described(prepared: PreparedPatient) -> dict[str, Any]:
+    """All of a prepared patient but its images, as plain JSON."""
+    visits = [_description(visit) for visit in prepared.visits]
+    return {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "visits": visits}
+
+
+def restored(
+    label: str,
+    content: Mapping[str, Any],
+    brain: Path,
+    contrasts: Sequence[str],
+    path_of: Callable[[str, str], Path],
+) -> PreparedPatient:
+    """The patient that was `described`, with its images read: `path_of` names them by visit and contrast.
+
+    Raises
+    ------
+    ImageError, GeometryError
+        An image is absent or damaged.
+    """
+    grid = _grid(content["grid"])
+    return PreparedPatient(
+        label,
+        grid,
+        replace(read_mask(brain), affine=grid.affine),
+        tuple(_visit(entry, contrasts, grid, path_of) for entry in content["visits"]),
+        content["failures"],
+    )
 
 
 def _description(visit: PreparedVisit) -> dict[str, Any]:
@@ -90,8 +122,10 @@ def _description(visit: PreparedVisit) -> dict[str, Any]:
     }
 
 
-def _visit(work: Path, patient: str, entry: Mapping[str, Any], contrasts: Sequence[str], grid: Grid) -> PreparedVisit:
-    paths = {contrast: image_path(work, patient, entry["label"], contrast) for contrast in contrasts}
+def _visit(
+    entry: Mapping[str, Any], contrasts: Sequence[str], grid: Grid, path_of: Callable[[str, str], Path]
+) -> PreparedVisit:
+    paths = {contrast: path_of(entry["label"], contrast) for contrast in contrasts}
     return PreparedVisit(
         label=entry["label"],
         images={contrast: replace(read_image(path), affine=grid.affine) for contrast, path in paths.items()},

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
+from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit, visit_name
 from lesiondelta.errors import CohortError
 from lesiondelta.images import Volume, read_mask, require_same_grid, resample, write_volume
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
-from lesiondelta.pipeline.checks import log_choices, usable_visits, visit_name
+from lesiondelta.pipeline.checks import log_choices, usable_visits
 from lesiondelta.pipeline.store import image_path, prepared_patient
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.processes import worker_pool

@@ -8,6 +8,7 @@ from lesiondelta import __version__
 from lesiondelta.cohort import Change
 from lesiondelta.files import write_text
 from lesiondelta.formats.records import NOT_AVAILABLE, VisitResult
+from lesiondelta.report.rates import a_year
 
 ORDER = {"failed": 0, "flagged": 1, "ok": 2, "ok-zero-lesions": 2}
 
@@ -50,8 +51,8 @@ def _patient(folder: Path, label: str, results: Sequence[VisitResult]) -> dict[s
         "status": min((result.status for result in results), key=lambda status: ORDER[status]),
         "volumes": volumes,
         "changes": changes,
-        "ml_a_year": (volumes[-1] - volumes[0]) / years if years > 0 else None,
-        "new_a_year": changes[str(Change.NEW)] / years if years > 0 else None,
+        "ml_a_year": a_year(volumes[-1] - volumes[0], years) if seen else None,
+        "new_a_year": a_year(changes[str(Change.NEW)], years) if seen else None,
         "reasons": list(reasons),
     }
 

@@ -16,11 +16,12 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta import __version__
-from lesiondelta.cohort import Change, LesionChange
+from lesiondelta.cohort import Change, LesionChange, visit_name
 from lesiondelta.files import write_text
 from lesiondelta.formats.lesions import COLOURS, UNNAMED_COLOUR, LesionRow, StepRow
 from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.report.pictures import grey_values
+from lesiondelta.report.rates import a_year
 
 UNNAMED = len(Change) + 1
 """Label of the first visit's lesions in the viewer: nothing is known of what they did."""
@@ -28,15 +29,18 @@ PICTURED = (Change.NEW, Change.ENLARGING)
 MOST_PICTURES = 40
 LEVELS = 64
 """Grey values of the viewer's images: a quarter of what 8 bits hold compresses to half of the size."""
-HALF_MM, ZOOM = 20, 4
-"""Of a lesion's pictures: half the edge, and screen pixels a voxel."""
+HALF_MM, ZOOM, GAP = 20, 4, 4
+"""Of a lesion's pictures: half the edge, screen pixels a voxel, and black pixels between planes."""
 TILE = 24
 """Voxels of a field of the checkerboard."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReportVisit:
-    """A visit in the patient's space, the same RAS grid for all; `figures` are its numbers for the table."""
+    """A visit in the patient's space, the same RAS grid for all; `figures` are its numbers for the table.
+
+    `correction` says what a reader has changed in its mask by hand, or nothing.
+    """
 
     label: str
     acquired: datetime | None
@@ -46,6 +50,12 @@ class ReportVisit:
     instances: Array
     changes: Array
     figures: Mapping[str, float | str]
+    correction: str = ""
+
+    @property
+    def name(self) -> str:
+        """`ses-Y`, or words for the only visit of a dataset without sessions."""
+        return visit_name(self.label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +84,10 @@ def write_report(path: Path, report: Report) -> None:
         report=report,
         version=__version__,
         colours={str(change): colour for change, colour in COLOURS.items()},
+        reasons={visit.label: _reason(visit, report.cautions) for visit in report.visits},
+        failed={visit_name(label): why for label, why in report.failed.items()},
         volumes=_volumes(report.visits),
+        rates=_rates(report),
         steps=steps,
         locations=_locations(report),
         script=(files("lesiondelta.report") / "vendor" / "niivue.umd.js").read_text(encoding="utf-8"),
@@ -82,6 +95,14 @@ def write_report(path: Path, report: Report) -> None:
         settings=json.dumps(report.settings, indent=1, default=str),
     )
     write_text(path, page)
+
+
+def _reason(visit: ReportVisit, cautions: Sequence[str]) -> str:
+    """Why a visit is flagged, without what is said of all of them on top of the page."""
+    reason = visit.reason
+    for caution in cautions:
+        reason = reason.replace(caution.rstrip("."), "see above")
+    return reason
 
 
 def _step(report: Report, index: int, centres: Mapping[tuple[str, int], tuple[float, float, float]]) -> dict[str, Any]:
@@ -96,8 +117,8 @@ def _step(report: Report, index: int, centres: Mapping[tuple[str, int], tuple[fl
         row["picture"] = _png(lesion_picture(before, after, row["centre"]))
     return {
         "index": index,
-        "prior": before.label,
-        "current": after.label,
+        "prior": before.name,
+        "current": after.name,
         "counts": [(str(change), sum(row["change"] == change for row in listed)) for change in Change],
         "changed": [row for row in listed if row["change"] != Change.STABLE],
         "stable": [row for row in listed if row["change"] == Change.STABLE],
@@ -135,7 +156,9 @@ def lesion_picture(before: ReportVisit, after: ReportVisit, centre_mm: tuple[flo
         tiles = []
         for axis in (2, 1, 0):
             image, mask = (_cut(values, centre, axis, half) for values in (grey, marks.astype(np.float32)))
-            tiles.append(_coloured(np.kron(image, np.ones((ZOOM, ZOOM))), np.kron(mask, np.ones((ZOOM, ZOOM))) > 0.5))
+            tile = _coloured(np.kron(image, np.ones((ZOOM, ZOOM))), np.kron(mask, np.ones((ZOOM, ZOOM))) > 0.5)
+            tile[-GAP:], tile[:, -GAP:] = 0, 0
+            tiles.append(tile)
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows)
 
@@ -190,9 +213,36 @@ def _volumes(visits: Sequence[ReportVisit]) -> dict[str, Any]:
         {"x": 60 + 500 * day / last, "y": 150 - 130 * ml / top, "ml": ml, "label": visit.label}
         for day, ml, visit in zip(days, volumes, visits, strict=True)
     ]
-    years = days[-1] / 365.25 if known else 0.0
-    rate = (volumes[-1] - volumes[0]) / years if years > 0.1 else None
-    return {"points": points, "line": " ".join(f"{p['x']:.1f},{p['y']:.1f}" for p in points), "rate": rate, "top": top}
+    return {
+        "points": points,
+        "line": " ".join(f"{p['x']:.1f},{p['y']:.1f}" for p in points),
+        "known": known,
+    }
+
+
+def _rates(report: Report) -> list[dict[str, Any]]:
+    """What happened a year in every step, and from the first visit to the last; nothing where no rate is known."""
+    visits = report.visits
+    spans = [(index - 1, index) for index in range(1, len(visits))]
+    if len(spans) > 1:
+        spans.append((0, len(visits) - 1))
+    rates = []
+    for first, last in spans:
+        between = {visit.label for visit in visits[first + 1 : last + 1]}
+        changes = [row.step.change for row in report.steps if row.visit in between]
+        ml = [float(visits[index].figures["lesion_volume_mm3"]) / 1000 for index in (first, last)]
+        start, end = visits[first].acquired, visits[last].acquired
+        years = (end - start).total_seconds() / 86400 / 365.25 if start and end else None
+        rates.append(
+            {
+                "span": f"{visits[first].name} to {visits[last].name}",
+                "years": years,
+                "ml": a_year(ml[1] - ml[0], years),
+                "new": a_year(changes.count(Change.NEW), years),
+                "enlarging": a_year(changes.count(Change.ENLARGING), years),
+            }
+        )
+    return [rate for rate in rates if rate["ml"] is not None]
 
 
 def _locations(report: Report) -> list[tuple[str, int, float]]:
@@ -211,7 +261,7 @@ def _viewer_data(visits: Sequence[ReportVisit]) -> dict[str, Any]:
         marks = np.where((visit.instances > 0) & (visit.changes == 0), UNNAMED, visit.changes).astype(np.uint8)
         made.append(
             {
-                "label": visit.label,
+                "name": visit.name,
                 "image": _packed(levels, visit.flair.affine),
                 "marks": _packed(marks, visit.flair.affine),
             }

@@ -65,7 +65,8 @@ def track(
         raise GeometryError("The visits of a patient lie on different grids: resample them to one.")
     settings = settings or TrackingSettings()
     tolerance = settings.tolerance_mm / spacing_mm
-    found = [cc3d.connected_components(np.asarray(visit.mask, bool), connectivity=26) for visit in visits]
+    masks = [np.ascontiguousarray(visit.mask, bool) for visit in visits]  # numbers follow the order in memory
+    found = [cc3d.connected_components(mask, connectivity=26) for mask in masks]
     named = name_lesions(found, tolerance)
     changes = []
     for index in range(1, len(visits)):

@@ -1,0 +1,385 @@
+"""A mask corrected by hand: how it is found, what follows from it, and that no mask is ever lost."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from lesiondelta.formats import records
+from lesiondelta.formats.derivatives import Place
+from lesiondelta.images import Grid, Volume, read_mask, write_volume
+from lesiondelta.pipeline.corrected import correct
+from lesiondelta.pipeline.segmentation import counted
+from lesiondelta.preprocessing.patient import PreparedVisit
+from tests.models import export_tiny_model
+from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
+
+MASK, AUTOMATIC, CORRECTED = (f"space-orig_label-L_{name}mask" for name in ("", "desc-automatic_", "desc-corrected_"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two visits, segmented; tests work on copies."""
+    root = tmp_path_factory.mktemp("finished")
+    write_patient(root / "bids", "01", ("1", "2"))
+    export_tiny_model(root / "model")
+    return root
+
+
+@pytest.fixture
+def root(finished, tmp_path, capsys):
+    if not (finished / "out").is_dir():
+        assert run(capsys, finished).code == 0
+    for name in ("bids", "model", "out"):
+        shutil.copytree(finished / name, tmp_path / name)
+    description = tmp_path / "out/dataset_description.json"
+    description.write_text(description.read_text().replace(str(finished), str(tmp_path)))
+    return tmp_path
+
+
+def run(capsys, root, *more):
+    given = ("--model", root / "model", "--threshold", "0.2", *OPTIONS)
+    return call(capsys, "run", root / "bids", root / "out", "participant", *given, *more)
+
+
+def report(capsys, root, *more):
+    return call(capsys, "run", root / "bids", root / "out", "participant", "--reports-only", *more)
+
+
+def mask_path(root, name=MASK, session="2"):
+    return image_path(root / "out", "01", session, name)
+
+
+def contents(folder):
+    """Every file that results consist of, but logs and the records."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and "logs" not in path.parts]
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if ".lesiondelta" not in path.parts
+    }
+
+
+def erase(root, session="2", name=MASK):
+    """Take the lesions of one half away."""
+    automatic = read_mask(mask_path(root, AUTOMATIC, session))
+    half = automatic.data.copy()
+    half[: SHAPE[0] // 2] = False
+    assert 0 < half.sum() < automatic.data.sum()
+    write_volume(mask_path(root, name, session), automatic.with_data(half))
+    return half
+
+
+def test_without_a_correction_nothing_changes(root, capsys):
+    before = contents(root / "out")
+    done = report(capsys, root)
+    assert done.code == 0, done.err
+    assert contents(root / "out") == before
+
+
+def test_a_mask_edited_in_place_is_followed_and_recorded(root, capsys):
+    automatic, page = mask_path(root, AUTOMATIC).read_bytes(), (root / "out/sub-01.html").read_text()
+    volume = float(rows(root / "out")["sub-01", "ses-2"]["lesion_volume_mm3"])
+    half = erase(root)
+    done = report(capsys, root)
+    assert done.code == 0, done.err
+    assert "mask of ses-2 corrected by hand" in done.err
+    row = rows(root / "out")["sub-01", "ses-2"]
+    assert float(row["lesion_volume_mm3"]) < volume
+    assert row["correction"].endswith("ml")
+    assert rows(root / "out")["sub-01", "ses-1"]["correction"] == "n/a"
+    assert f"{row['correction']}</p>" in (root / "out/sub-01.html").read_text() != page
+    for name in (MASK, CORRECTED):
+        np.testing.assert_array_equal(read_mask(mask_path(root, name)).data, half)
+    assert mask_path(root, AUTOMATIC).read_bytes() == automatic
+    sidecar = json.loads(mask_path(root).with_name(f"sub-01_ses-2_{MASK}.json").read_text())
+    assert sidecar["Manual"] is True
+    assert sidecar["Correction"]["Summary"] == row["correction"]
+    assert sidecar["Sources"] == [
+        f"bids::sub-01/ses-2/anat/sub-01_ses-2_{name}.nii.gz" for name in (AUTOMATIC, CORRECTED)
+    ]
+    numbers = nib.load(mask_path(root, "space-orig_seg-lesions_dseg")).get_fdata()
+    np.testing.assert_array_equal(numbers > 0, half)
+    changes = pd.read_csv(root / "out/sub-01/sub-01_changes.tsv", sep="\t", keep_default_na=False)
+    assert changes.volume_mm3.sum() == pytest.approx(float(row["lesion_volume_mm3"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("way", ["unzipped", "named corrected", "unzipped and named corrected", "float"])
+def test_it_may_be_saved_in_other_ways(root, capsys, way):
+    half = erase(root)
+    edited = nib.load(mask_path(root))
+    name = CORRECTED if "named" in way else MASK
+    path = mask_path(root, name).with_suffix("") if "unzipped" in way else mask_path(root, name)
+    nib.save(
+        nib.Nifti1Image(edited.get_fdata().astype(np.float32 if way == "float" else np.int16), edited.affine), path
+    )
+    if way != "float":
+        shutil.copy(mask_path(root, AUTOMATIC), mask_path(root))
+    assert report(capsys, root).code == 0
+    assert not list((root / "out").rglob("*.nii"))
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, half)
+    assert nib.load(mask_path(root)).get_data_dtype() == np.uint8
+    assert rows(root / "out")["sub-01", "ses-2"]["correction"] != "n/a"
+
+
+def other_grid(root):
+    write_volume(mask_path(root), Volume(np.ones((5, 5, 5), bool), np.eye(4)))
+
+
+def shifted(root):
+    moved = AFFINE.copy()
+    moved[0, 3] += 3
+    write_volume(mask_path(root), Volume(np.ones(SHAPE, bool), moved))
+
+
+def several_labels(root):
+    write_volume(mask_path(root), Volume(np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE) % 3, AFFINE))
+
+
+def damaged(root):
+    mask_path(root).write_bytes(mask_path(root).read_bytes()[:60])
+
+
+def two_of_them(root):
+    erase(root)
+    automatic = read_mask(mask_path(root, AUTOMATIC))
+    write_volume(mask_path(root, CORRECTED), automatic.with_data(np.zeros(SHAPE, bool)))
+
+
+def unknown_visit(root):
+    path = mask_path(root, session="9")
+    path.parent.mkdir(parents=True)
+    shutil.copy(mask_path(root), path)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (other_grid, "is not on the grid of the FLAIR that it corrects"),
+        (shifted, "lie 3.00 mm apart"),
+        (several_labels, "is not a mask: it holds several labels"),
+        (damaged, "cannot be read"),
+        (two_of_them, "are both corrections of one mask: keep one of them"),
+        (unknown_visit, "is of no visit of sub-01 that has results (ses-1, ses-2)"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence_and_changes_nothing(root, capsys, break_it, said):
+    break_it(root)
+    before = contents(root / "out")
+    done = report(capsys, root)
+    assert done.code == 1
+    assert said in done.out.replace("\n", " ")
+    assert "Traceback" not in done.out + done.err
+    assert contents(root / "out") == before
+    if break_it is not unknown_visit:  # a normal run destroys nothing either
+        assert run(capsys, root).code == 1
+        assert contents(root / "out").keys() == before.keys()
+        assert mask_path(root).read_bytes() == before[mask_path(root).relative_to(root / "out").as_posix()]
+
+
+def test_an_empty_mask_says_that_there_is_no_lesion(root, capsys):
+    automatic = read_mask(mask_path(root))
+    write_volume(mask_path(root), automatic.with_data(np.zeros(SHAPE, bool)))
+    assert report(capsys, root).code == 0
+    row = rows(root / "out")["sub-01", "ses-2"]
+    assert (row["lesions"], float(row["lesion_volume_mm3"])) == ("0", 0)
+    assert "removed" in row["correction"]
+
+
+def test_taking_the_corrected_mask_away_takes_the_correction_back(root, capsys):
+    before = contents(root / "out")
+    erase(root)
+    report(capsys, root)
+    mask_path(root, CORRECTED).unlink()
+    assert report(capsys, root).code == 0
+    after = contents(root / "out")
+    assert {name for name in after if after[name] != before.get(name)} <= {
+        f"sub-01/ses-2/anat/sub-01_ses-2_{CORRECTED}.json"
+    }
+
+
+def test_a_mask_edited_back_ends_the_correction(root, capsys):
+    before = contents(root / "out")
+    erase(root)
+    report(capsys, root)
+    shutil.copy(mask_path(root, AUTOMATIC), mask_path(root))
+    assert report(capsys, root).code == 0
+    assert contents(root / "out") == before
+
+
+def test_a_second_edit_replaces_the_first(root, capsys):
+    erase(root)
+    report(capsys, root)
+    write_volume(mask_path(root), read_mask(mask_path(root)).with_data(np.zeros(SHAPE, bool)))
+    report(capsys, root)
+    assert rows(root / "out")["sub-01", "ses-2"]["lesions"] == "0"
+
+
+def test_a_normal_run_follows_a_correction_of_a_finished_patient(root, capsys):
+    probability = mask_path(root, "space-orig_label-L_probseg").stat().st_mtime_ns
+    half = erase(root)
+    assert run(capsys, root).code == 0
+    assert rows(root / "out")["sub-01", "ses-2"]["correction"] != "n/a"
+    assert mask_path(root, "space-orig_label-L_probseg").stat().st_mtime_ns == probability, "nothing is segmented again"
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, half)
+
+
+def test_a_correction_outlives_another_threshold_even_if_it_was_not_followed_yet(root, capsys):
+    half = erase(root)
+    done = call(
+        capsys,
+        "run",
+        root / "bids",
+        root / "out",
+        "participant",
+        "--model",
+        root / "model",
+        "--threshold",
+        "0.4",
+        *OPTIONS,
+    )
+    assert done.code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, half)
+    assert rows(root / "out")["sub-01", "ses-2"]["correction"] != "n/a"
+    assert "mask of ses-2 corrected by hand" in (root / "out/logs/sub-01.log").read_text()
+
+
+def test_a_correction_outlives_the_loss_of_the_records(root, capsys):
+    half = erase(root)
+    shutil.rmtree(root / "out/.lesiondelta")
+    assert run(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, half)
+    assert rows(root / "out")["sub-01", "ses-1"]["correction"] == "n/a"
+
+
+def test_a_correction_outlives_a_failure(root, capsys):
+    half, flair = erase(root), image_path(root / "bids", "01", "1", "FLAIR")
+    whole = flair.read_bytes()
+    for path in (root / "bids").rglob("*.nii.gz"):
+        path.write_bytes(path.read_bytes()[:50]) if path != flair else None
+    flair.write_bytes(whole[:100])
+    assert run(capsys, root).code == 1
+    assert not mask_path(root).exists()
+    np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, half)
+
+
+def test_a_correction_of_another_flair_is_kept_but_not_used(root, capsys):
+    half = erase(root)
+    report(capsys, root)
+    write_volume(image_path(root / "bids", "01", "2", "FLAIR"), image(77))
+    assert run(capsys, root).code == 0
+    row = rows(root / "out")["sub-01", "ses-2"]
+    assert "its FLAIR has changed since the mask was corrected by hand" in row["reason"]
+    assert row.get("correction", "n/a") == "n/a"
+    np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, half)
+    half = erase(root)
+    assert report(capsys, root).code == 0
+    row = rows(root / "out")["sub-01", "ses-2"]
+    assert row["correction"] != "n/a", "a mask edited since was drawn on the new one"
+    assert "its FLAIR has changed" not in row["reason"]
+
+
+def test_other_settings_and_foreign_or_absent_results_are_refused(root, capsys):
+    done = report(capsys, root, "--threshold", "0.3")
+    assert done.code == 70
+    assert "leave out --threshold" in done.err
+    write_patient(root / "other", "01")
+    done = call(capsys, "run", root / "other", root / "out", "participant", "--reports-only")
+    assert done.code == 70
+    assert "holds results of" in done.err
+    done = report(capsys, root, "--participant-label", "02")
+    assert done.code == 70
+    assert "no results of sub-02" in done.err
+
+
+def test_results_of_loose_files_can_be_corrected_too(root, capsys, tmp_path):
+    images = [image_path(root / "bids", "01", "1", contrast) for contrast in ("T1w", "FLAIR")]
+    out = tmp_path / "loose"
+    given = ("segment", "--visit", *images, "-o", out, "--model", root / "model", "--threshold", "0.2", *OPTIONS)
+    assert call(capsys, *given).code == 0
+    path = Place(out, "patient", "1").anat(f"{MASK}.nii.gz")
+    write_volume(path, read_mask(path).with_data(np.zeros(SHAPE, bool)))
+    assert call(capsys, "run", out, out, "participant", "--reports-only").code == 0
+    assert rows(out)["sub-patient", "ses-1"]["lesions"] == "0"
+
+
+def test_evaluation_scores_the_mask_that_counts(root, capsys):
+    erase(root)
+    report(capsys, root)
+    for session in ("1", "2"):
+        target = image_path(root / "reference", "01", session, MASK)
+        target.parent.mkdir(parents=True)
+        shutil.copy(mask_path(root, MASK, session), target)
+    assert call(capsys, "evaluate", root / "reference", root / "out", "-o", root / "scores").code == 0
+    scores = pd.read_csv(root / "scores/per_visit.tsv", sep="\t")
+    assert (scores.dsc == 1).all()
+
+
+def test_results_of_an_unfinished_patient_are_told_to_be_made_first(root, capsys):
+    record = records.read_record(root / "out", "01")
+    records.write_record(root / "out", records.Record("01", False, record.fingerprint, record.files))
+    done = report(capsys, root)
+    assert done.code == 1
+    assert "run it without --reports-only first" in done.out.replace("\n", " ")
+
+
+THICK = np.diag([1.0, 1, 4, 1])
+
+
+def visit_of(mask, probability=None):
+    """A visit on a grid of 1 mm whose FLAIR has slices of 4 mm at the same place."""
+    prepared = PreparedVisit("1", {}, {"FLAIR": np.eye(4)}, {"FLAIR": Grid((20, 20, 5), THICK)}, {})
+    probability = np.where(mask, 0.9, 0.1).astype(np.float32) if probability is None else probability
+    return counted(prepared, probability, mask, Grid(mask.shape, np.eye(4)))
+
+
+def boxes(shape, *places):
+    mask = np.zeros(shape, bool)
+    for x, y, z in places:
+        mask[x, y, z] = True
+    return mask
+
+
+def test_lesions_that_were_not_touched_stay_as_fine_as_they_were():
+    """The automatic mask of the patient's space is finer than the slices: a stays, b goes wholly, c is added."""
+    a, b = (slice(2, 5), slice(2, 5), slice(3, 6)), (slice(12, 15), slice(12, 15), slice(6, 11))
+    seen = visit_of(boxes((20, 20, 20), a, b))
+    own_a, own_b, own_c = (
+        (*x[:2], z) for x, z in ((a, slice(1, 2)), (b, slice(2, 3)), (((slice(2, 3), slice(15, 16))), slice(2, 3)))
+    )
+    automatic, corrected = (
+        Volume(boxes((20, 20, 5), own_a, own_b), THICK),
+        Volume(boxes((20, 20, 5), own_a, own_c), THICK),
+    )
+    result, said = correct(seen, automatic, corrected)
+    expected = boxes((20, 20, 20), a)
+    assert (result.mask.data & ~expected).sum() > 0
+    np.testing.assert_array_equal(result.mask.data[:8, :8], expected[:8, :8])
+    assert not result.mask.data[10:].any()
+    assert (said.removed, said.added, said.redrawn) == (1, 1, 0)
+    assert said.apart_ml == pytest.approx((result.mask.data.sum() - seen.mask.data.sum()) / 1000)
+    assert (result.probability.data[result.mask.data & ~seen.mask.data] == 1).all()
+    assert (result.probability.data[b] == 0).all()
+    np.testing.assert_array_equal(result.probability.data[a], seen.probability.data[a])
+
+
+def test_nothing_corrected_is_nothing_changed():
+    mask = boxes((20, 20, 20), (slice(2, 5), slice(2, 5), slice(3, 6)))
+    seen = visit_of(mask)
+    automatic = Volume(boxes((20, 20, 5), (slice(2, 5), slice(2, 5), slice(1, 2))), THICK)
+    result, said = correct(seen, automatic, automatic)
+    np.testing.assert_array_equal(result.mask.data, mask)
+    np.testing.assert_array_equal(result.probability.data, seen.probability.data)
+    assert str(said) == "+0.00 ml"
+
+
+def test_a_drawn_voxel_between_those_of_the_patients_space_counts_and_one_outside_is_counted_as_lost():
+    seen = visit_of(np.zeros((20, 20, 20), bool))
+    fine = np.diag([0.4, 0.4, 4, 1])
+    fine[:2, 3] = 5.3, 5.3
+    empty, drawn = (Volume(np.zeros((200, 20, 5), bool), fine) for _ in range(2))
+    drawn.data[0, 0, 1] = drawn.data[190, 3, 2] = True
+    result, said = correct(seen, empty, drawn)
+    assert np.argwhere(result.mask.data).tolist() == [[5, 5, 4]]
+    assert (said.added, said.lost) == (2, 1)
