@@ -1,5 +1,6 @@
 """`segment` from DICOM folders to results, with a tiny model."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pydicom
 import pytest
 
 from lesiondelta.cli import main
-from lesiondelta.images import RAS_TO_LPS, Volume, read_image, read_mask
+from lesiondelta.images import RAS_TO_LPS, Volume, read_image, read_mask, write_volume
 from tests.dicoms import FLAIR, NAME, T1W, T2, affine_of, new_study, write_series
 from tests.models import export_tiny_model
 from tests.places import apart_mm, same_places
@@ -101,6 +102,26 @@ def test_nothing_that_names_the_patient_is_in_what_is_not_dicom(finished):
     for path in (path for path in finished.out.rglob("*") if path.is_file() and path.suffix != ".dcm"):
         content = path.name.encode() + path.read_bytes()
         assert not [word for word in words if word in content], path
+
+
+def test_a_mask_corrected_by_hand_is_followed_by_its_dicom_seg(capsys, finished, tmp_path):
+    copy = Finished(Path(shutil.copytree(finished.out, tmp_path / "out")), ())
+    path, seg = copy.anat(2, "label-L_mask.nii.gz"), copy.anat(2, "seg-lesions_dseg.dcm")
+    mask = read_mask(path)
+    half = mask.data.copy()
+    half[: SHAPE[0] // 2] = False
+    write_volume(path, mask.with_data(half))
+    again = ("run", copy.out, copy.out, "participant", "--reports-only")
+    assert call(capsys, *again).code == 0
+    there = [s for s in pydicom.dcmread(seg).SegmentSequence if "resolved" not in s.SegmentLabel]
+    assert {segment.SegmentAlgorithmType for segment in there} == {"SEMIAUTOMATIC"}
+    volume = hd.seg.segread(seg).get_volume(combine_segments=True, segment_numbers=[s.SegmentNumber for s in there])
+    assert np.count_nonzero(volume.array) == np.count_nonzero(half)
+
+    path, seg = copy.anat(1, "label-L_mask.nii.gz"), copy.anat(1, "seg-lesions_dseg.dcm")
+    write_volume(path, mask.with_data(np.zeros_like(half)))
+    assert call(capsys, *again).code == 0
+    assert not seg.exists(), "it would show lesions that have been taken away"
 
 
 def test_a_second_run_is_skipped(capsys, finished):
