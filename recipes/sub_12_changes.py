@@ -26,7 +26,7 @@ from lesiondelta.formats.bids import read_cohort
 from lesiondelta.formats.lesions import COLOURS
 from lesiondelta.images import Array, Grid, read_itk_transform, read_labels, resample
 from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort import check_start
+from lesiondelta.pipeline.cohort import check_start, report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 
 PATIENT, VISITS = "12", ("1", "2")
@@ -53,6 +53,7 @@ def segmented(data: Path, work: Path, models: Sequence[Path], threads: int) -> P
     )
     cohort = read_cohort(raw, participants=[PATIENT])
     run_cohort(cohort, out, check_start(settings, out, raw), raw=raw, work=work / "prepared")
+    report_cohort(out, [PATIENT], threads)  # by the tracking of today, whatever the masks are of
     return out
 
 
