@@ -65,7 +65,7 @@ def test_a_visit_is_stored_once_normalised_and_cropped_to_the_patients_box(patie
 def test_two_processes_store_the_same(patients, folder, tmp_path):
     dataset.build(patients, tmp_path, PATCH, workers=2)
     assert dataset.description(tmp_path) == dataset.description(folder)
-    for identifier in dataset.description(folder)["patients"]["sub-003"]:
+    for identifier in dataset.description(folder)["patients"]["003"]:
         for stored, again in zip(load(folder, identifier)[:2], load(tmp_path, identifier)[:2], strict=True):
             np.testing.assert_array_equal(stored, again)
 
