@@ -144,6 +144,26 @@ def test_odd_headers_are_enough_and_never_quoted(how, tmp_path, recwarn, caplog,
     assert "VANDERBILT" not in "".join([caplog.text, *capsys.readouterr()]).upper()
 
 
+def test_angles_that_swing_and_an_absent_thickness_are_enough(tmp_path):
+    """As `read_series` takes them."""
+    rng = np.random.default_rng(0)
+    for path in write_series(tmp_path / "flair", speckle(), new_study(), FLAIR):
+        image = pydicom.dcmread(path)
+        image.ImageOrientationPatient = [f"{v:.8f}" for v in np.add([1, 0, 0, 0, 1, 0], rng.normal(0, 1e-5, 6))]
+        del image.SliceThickness
+        image.save_as(path)
+    (series,) = find_series(tmp_path / "flair")
+    path, labels = segmented(tmp_path, series)
+    found = hd.seg.segread(path)
+    assert apart_mm(volume_of(found, 1), labels.with_data(labels.data == 2)) < 1e-2
+    assert found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == pytest.approx(3, abs=1e-3)
+
+
+def test_a_name_in_another_alphabet_is_kept(tmp_path):
+    path, _ = written(tmp_path, "axial", SpecificCharacterSet="ISO_IR 192", PatientName="ŁUKASZ^Ż")
+    assert str(pydicom.dcmread(path).PatientName) == "ŁUKASZ^Ż"
+
+
 def test_a_source_that_is_gone_is_named(tmp_path):
     _, labels = written(tmp_path, "axial")
     with pytest.raises(ImageError, match=r"The headers of .*gone allow no DICOM SEG"):

@@ -155,8 +155,9 @@ def write_dicom(
         The source has changed, or its headers allow no DICOM SEG.
     """
     try:
-        order = volume_order(Series(source, tuple(header for file in source if (header := read_header(file)))))
-        images = [_complete(dcmread(file)) for file in source]
+        series = Series(source, tuple(header for file in source if (header := read_header(file))))
+        order = volume_order(series)
+        images = [_complete(dcmread(file), series, float(labels.grid.spacing[2])) for file in source]
         numbers = _numbers(labels)
         planes = np.searchsorted([0, *numbers], labels.data.transpose(2, 1, 0)[order]).astype(np.uint16)
         study = str(dcmread(baseline, stop_before_pixels=True).StudyInstanceUID)
@@ -210,11 +211,14 @@ def _segment(index: int, number: int, change: Change | None, study: str, by_hand
     return segment
 
 
-def _complete(image: Dataset) -> Dataset:
-    """Empty what is absent or not what the standard allows, which is what anonymising leaves."""
+def _complete(image: Dataset, series: Series, slice_mm: float) -> Dataset:
+    """Empty what is absent or not what the standard allows, which is what anonymising leaves; one angle for all."""
     for name in TYPE_2:
         if name not in image or not _allowed(name, str(image[name].value or "")):
             setattr(image, name, "")
+    if not series.multi_frame:
+        image.ImageOrientationPatient = series.headers[0].ImageOrientationPatient
+        image.SliceThickness = image.get("SliceThickness") or f"{slice_mm:.6g}"
     return image
 
 
