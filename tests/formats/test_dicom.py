@@ -18,6 +18,7 @@ from tests.dicoms import (
     PLANES,
     T1W,
     affine_of,
+    item,
     new_study,
     slice_of,
     speckle,
@@ -101,6 +102,19 @@ def test_an_echo_time_that_swings_from_slice_to_slice_is_one_echo(tmp_path):
 def test_enhanced_images_are_read_and_recognised(plane, tmp_path):
     write_enhanced(tmp_path / "one.dcm", speckle(plane), new_study(), FLAIR)
     assert same_places(read_series(only(tmp_path)), speckle(plane))
+    assert weighting(only(tmp_path)) == "FLAIR"
+
+
+def test_the_second_header_that_philips_keeps_is_not_read(tmp_path):
+    path = tmp_path / "one.dcm"
+    write_enhanced(path, speckle("oblique"), new_study(), FLAIR)
+    image = pydicom.dcmread(path)
+    for frame in image.PerFrameFunctionalGroupsSequence:
+        block = frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+        other = item(EchoTime=1, RepetitionTime=2, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+        block.add_new(0x0F, "SQ", [other])
+    image.save_as(path)
+    assert same_places(read_series(only(tmp_path)), speckle("oblique"))
     assert weighting(only(tmp_path)) == "FLAIR"
 
 

@@ -78,8 +78,17 @@ def test_images_exchanged_between_visits_are_noticed(tmp_path):
 def test_studies_of_one_folder_that_differ_in_who_are_refused(tmp_path):
     for name, year in (("a", 2020), ("b", 2021)):
         write_study(tmp_path / "all" / name, f"{year}0101", patient=name, PatientBirthDate="")
-    with pytest.raises(CohortError, match="all holds studies that differ in PatientID"):
+    with pytest.raises(CohortError, match="all and what was given with it differ in PatientID"):
         loose_patient([(tmp_path / "all",)], "x", tmp_path / "out")
+
+
+def test_a_visit_of_two_people_is_refused(tmp_path):
+    paths = []
+    for name, tags in (("a", T1W), ("b", FLAIR)):
+        write_series(tmp_path / name, speckle(), new_study(patient=name, PatientSex=""), tags)
+        paths.append(tmp_path / name)
+    with pytest.raises(CohortError, match="a and what was given with it differ in PatientID"):
+        loose_patient([tuple(paths)], "x", tmp_path / "out")
 
 
 def test_several_studies_in_one_folder_are_several_visits(tmp_path):

@@ -76,8 +76,17 @@ def test_dcmqi_finds_every_lesion_where_it_is(plane, tmp_path):
     assert names == ["lesion 2: new", "lesion 5", "lesion 9: resolved"]
 
 
-def test_lesions_of_a_multi_frame_source_are_where_they_are(tmp_path):
+@pytest.mark.parametrize("shared", [True, False])
+def test_lesions_of_a_multi_frame_source_are_where_they_are(shared, tmp_path):
+    """Also of one that says spacing and angle with every frame."""
     write_enhanced(tmp_path / "enhanced/one.dcm", speckle("oblique"), new_study(), FLAIR)
+    if not shared:
+        image = pydicom.dcmread(tmp_path / "enhanced/one.dcm")
+        for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            group = image.SharedFunctionalGroupsSequence[0].pop(name)
+            for frame in image.PerFrameFunctionalGroupsSequence:
+                frame[name] = group
+        image.save_as(tmp_path / "enhanced/one.dcm")
     (series,) = find_series(tmp_path / "enhanced")
     labels = lesions_on(read_series(series))
     write_dicom(tmp_path / "seg.dcm", labels, CHANGES, series.files, series.files[0])

@@ -156,7 +156,7 @@ def read_header(path: Path) -> Dataset | None:
     if not known or not all(header.get(name) for name in ("SOPInstanceUID", "SeriesInstanceUID")):
         return None
     try:
-        list(header.iterall())  # pydicom decodes a value when it is asked for
+        list(_public(header))  # pydicom decodes a value when it is asked for
     except Exception as error:  # it raises a dozen kinds
         raise ImageError(
             f"The header of {path} is damaged ({type(error).__name__}): copy or export it again."
@@ -324,13 +324,22 @@ def _values(header: Dataset, keyword: str) -> Iterator[Any]:
         yield header[keyword].value
     for name in FUNCTIONAL_GROUPS:
         for group in list(header.get(name) or [])[:1]:
-            found = (element for element in group.iterall() if element.keyword == keyword)
+            found = (element for element in _public(group) if element.keyword == keyword)
             yield from (element.value for element in found if element.value not in (None, ""))
+
+
+def _public(dataset: Dataset) -> Iterator[Any]:
+    """The elements of a header at all depths, but for the makers' private ones: Philips keeps a second header there."""
+    for element in dataset:
+        if not element.tag.is_private:
+            yield element
+            for one in element.value if element.VR == "SQ" else ():
+                yield from _public(one)
 
 
 def _place(frame: Dataset, series: Series, keyword: str) -> Any:  # noqa: ANN401
     """The attribute of an image or a frame; where frames have none, what all of the file share."""
-    own = next((element.value for element in frame.iterall() if element.keyword == keyword), None)
+    own = next((element.value for element in _public(frame) if element.keyword == keyword), None)
     return next(_values(series.headers[0], keyword), None) if own is None and series.multi_frame else own
 
 

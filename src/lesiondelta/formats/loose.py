@@ -123,12 +123,13 @@ def _require_one_person(series: Sequence[Series]) -> None:
 
 
 def _require_one_pseudonym(folder: Path, found: Sequence[Images]) -> None:
-    """Several studies in a folder are of one person only if all say so: their visits were not given one by one."""
+    """What one `--visit` gives is of one person only if all of it says so: a pseudonym stands for a visit at least."""
     series = list(_series(found))
     known = all(len(_known(series, name)) == 1 for name in PERSON[1:])
-    if len(found) > 1 and len(_known(series, "PatientID")) > 1 and not known:
+    if len(_known(series, "PatientID")) > 1 and not known:
         raise CohortError(
-            f"{folder} holds studies that differ in PatientID: give a --visit for each, if they are of one person."
+            f"The DICOM images of {folder} and what was given with it differ in PatientID: give the images of one "
+            "person, and every study of them as a --visit of its own."
         )
 
 

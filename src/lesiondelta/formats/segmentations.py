@@ -216,10 +216,20 @@ def _complete(image: Dataset, series: Series, slice_mm: float) -> Dataset:
     for name in TYPE_2:
         if name not in image or not _allowed(name, str(image[name].value or "")):
             setattr(image, name, "")
-    if not series.multi_frame:
+    if series.multi_frame:
+        _share(image, ("PixelMeasuresSequence", "PlaneOrientationSequence"))
+    else:
         image.ImageOrientationPatient = series.headers[0].ImageOrientationPatient
         image.SliceThickness = image.get("SliceThickness") or f"{slice_mm:.6g}"
     return image
+
+
+def _share(image: Dataset, groups: tuple[str, ...]) -> None:
+    """Say once for all frames what each of them says: highdicom looks for it there alone."""
+    shared, first = image.SharedFunctionalGroupsSequence[0], image.PerFrameFunctionalGroupsSequence[0]
+    for name in groups:
+        if name not in shared and name in first:
+            setattr(shared, name, first[name].value)
 
 
 def _allowed(name: str, value: str) -> bool:
