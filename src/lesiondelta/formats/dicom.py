@@ -288,9 +288,12 @@ def _gaps(series: Series, places: Array, orientation: Array) -> str:
 
 def _read(series: Series) -> hd.Volume:
     if series.multi_frame:
-        return hd.imread(series.files[0]).get_volume(rtol=SPACING_TOLERANCE, apply_real_world_transform=False)
+        return hd.imread(series.files[0]).get_volume(
+            dtype=np.float32, rtol=SPACING_TOLERANCE, apply_real_world_transform=False
+        )
     return hd.get_volume_from_series(
         [dcmread(path) for path in series.files],
+        dtype=np.float32,
         rtol=SPACING_TOLERANCE,
         orientation_tol=ORIENTATION_TOLERANCE,
         apply_real_world_transform=False,
