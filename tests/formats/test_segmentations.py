@@ -9,9 +9,17 @@ import slicerio
 
 from lesiondelta.cohort import Change
 from lesiondelta.errors import ImageError
+from lesiondelta.formats.derivatives import Place
 from lesiondelta.formats.dicom import find_series, read_series
 from lesiondelta.formats.lesions import COLOURS
-from lesiondelta.formats.segmentations import write_dicom, write_slicer
+from lesiondelta.formats.segmentations import (
+    DicomSource,
+    dicom_path,
+    slicer_path,
+    write_dicom,
+    write_segmentations,
+    write_slicer,
+)
 from lesiondelta.images import RAS_TO_LPS, Volume, read_labels
 from tests.dicoms import FLAIR, NAME, PLANES, new_study, speckle, write_enhanced, write_series
 from tests.places import apart_mm, same_places
@@ -178,6 +186,19 @@ def test_a_source_that_is_gone_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"The headers of .*gone allow no DICOM SEG"):
         write_dicom(tmp_path / "new.dcm", labels, CHANGES, (tmp_path / "gone",), tmp_path / "gone")
     assert not (tmp_path / "new.dcm").exists()
+
+
+def test_headers_that_allow_no_dicom_seg_cost_no_other_result(tmp_path, caplog):
+    series = written_series(tmp_path, "axial")
+    labels, place = lesions_on(read_series(series)), Place(tmp_path / "out", "x", "1")
+    for file in series.files:
+        image = pydicom.dcmread(file)
+        del image.FrameOfReferenceUID
+        image.save_as(file)
+    write_segmentations(place, labels, CHANGES, DicomSource(series.files, series.files[0]))
+    assert slicer_path(place).is_file()
+    assert not dicom_path(place).exists()
+    assert "allow no DICOM SEG" in caplog.text
 
 
 @pytest.mark.parametrize("plane", PLANES)

@@ -71,7 +71,8 @@ def write_segmentations(
 ) -> None:
     """Write the segmentation for Slicer, and DICOM SEG for a visit from DICOM that has lesions.
 
-    `by_hand`: a reader has corrected the mask.
+    `by_hand`: a reader has corrected the mask. Where the series is gone or its headers allow no DICOM SEG, the log says
+    so: all other results stand.
     """
     write_slicer(slicer_path(place), labels, changes)
     dicom_path(place).unlink(missing_ok=True)  # of the mask before it was corrected
@@ -83,7 +84,10 @@ def write_segmentations(
     elif absent:
         log.warning("%s: %s is gone: there is no DICOM SEG without the series", place.stem, absent[0])
     else:
-        write_dicom(dicom_path(place), labels, changes, source.series, source.baseline, by_hand=by_hand)
+        try:
+            write_dicom(dicom_path(place), labels, changes, source.series, source.baseline, by_hand=by_hand)
+        except ImageError as error:  # the masks are no worse for it
+            log.warning("%s: %s", place.stem, error)
 
 
 def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:
@@ -165,8 +169,8 @@ def write_dicom(
         result = _segmentation(images, planes, segments)
     except Exception as error:  # highdicom refuses headers for dozens of reasons
         raise ImageError(  # without what was said, which may quote a name
-            f"The headers of {source[0]} allow no DICOM SEG ({type(error).__name__}): give the converted NIfTI files "
-            "(in sourcedata) instead, and do without it."
+            f"The headers of {source[0]} allow no DICOM SEG ({type(error).__name__}): take the lesions from the "
+            "NIfTI files or .seg.nrrd."
         ) from None
     with atomic(path) as temporary:
         result.save_as(temporary)
