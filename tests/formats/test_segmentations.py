@@ -128,6 +128,69 @@ def test_patient_and_study_are_those_of_the_source(tmp_path):
     assert result.SeriesInstanceUID != source.SeriesInstanceUID
 
 
+# PS3.3 A.51: attributes of type 1 and 2 in the mandatory modules of the Segmentation IOD, but for pixels and frames
+TYPE_1 = [
+    "StudyInstanceUID",
+    "Modality",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "FrameOfReferenceUID",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+    "InstanceNumber",
+    "ContentDate",
+    "ContentTime",
+    "ImageType",
+    "ContentLabel",
+    "SegmentationType",
+    "SegmentSequence",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "DimensionOrganizationSequence",
+    "DimensionIndexSequence",
+    "LossyImageCompression",
+    "ReferencedSeriesSequence",
+]
+TYPE_2 = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+    "PositionReferenceIndicator",
+    "ContentDescription",
+    "ContentCreatorName",
+]
+FRAME = {"PlanePositionSequence", "DerivationImageSequence", "FrameContentSequence"}
+
+
+@pytest.mark.parametrize("name", [None, *TYPE_2[:9]])
+def test_what_the_standard_asks_for_is_there_whatever_the_source_lacks(name, tmp_path):
+    for path in write_series(tmp_path / "flair", speckle(), new_study(), FLAIR, number=7):
+        image = pydicom.dcmread(path)
+        if name:
+            del image[name]
+        image.save_as(path)
+    (series,) = find_series(tmp_path / "flair")
+    path, _ = segmented(tmp_path, series)
+    result = pydicom.dcmread(path)
+    assert not [keyword for keyword in TYPE_1 if result.get(keyword) in (None, "")]
+    assert not [keyword for keyword in TYPE_2 if keyword not in result]
+    assert [one.SegmentNumber for one in result.SegmentSequence] == [1, 2, 3]
+    instances = {image.SOPInstanceUID: image.ImagePositionPatient for image in map(pydicom.dcmread, series.files)}
+    for frame in result.PerFrameFunctionalGroupsSequence:
+        assert {element.keyword for element in frame} >= FRAME
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        place = frame.PlanePositionSequence[0].ImagePositionPatient
+        assert instances[source.ReferencedSOPInstanceUID] == place
+
+
 def test_a_lesion_keeps_its_identifier_over_the_visits(tmp_path):
     files = write_series(tmp_path / "first", speckle(), new_study(), FLAIR)
     identifiers = []

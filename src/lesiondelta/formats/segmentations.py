@@ -177,7 +177,7 @@ def write_dicom(
 
 
 def _segmentation(images: list[Dataset], planes: Array, segments: list[SegmentDescription]) -> Segmentation:
-    return Segmentation(
+    made = Segmentation(
         source_images=images,
         pixel_array=planes,
         segmentation_type="BINARY",
@@ -194,6 +194,8 @@ def _segmentation(images: list[Dataset], planes: Array, segments: list[SegmentDe
         content_description="MS lesions and their change; research only",
         series_description="lesiondelta: MS lesions (research only)",
     )
+    made.ContentCreatorName = ""  # which the standard asks for, empty or not
+    return made
 
 
 def _segment(index: int, number: int, change: Change | None, study: str, by_hand: bool) -> SegmentDescription:
