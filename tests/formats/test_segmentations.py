@@ -130,43 +130,17 @@ def test_patient_and_study_are_those_of_the_source(tmp_path):
 
 # PS3.3 A.51: attributes of type 1 and 2 in the mandatory modules of the Segmentation IOD, but for pixels and frames
 TYPE_1 = [
-    "StudyInstanceUID",
-    "Modality",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "FrameOfReferenceUID",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "DeviceSerialNumber",
-    "SoftwareVersions",
-    "InstanceNumber",
-    "ContentDate",
-    "ContentTime",
-    "ImageType",
-    "ContentLabel",
-    "SegmentationType",
-    "SegmentSequence",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "DimensionOrganizationSequence",
-    "DimensionIndexSequence",
-    "LossyImageCompression",
+    "StudyInstanceUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID", "Manufacturer",
+    "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "InstanceNumber", "ContentDate",
+    "ContentTime", "ImageType", "ContentLabel", "SegmentationType", "SegmentSequence", "SOPClassUID",
+    "SOPInstanceUID", "DimensionOrganizationSequence", "DimensionIndexSequence", "LossyImageCompression",
     "ReferencedSeriesSequence",
-]
+]  # fmt: skip
 TYPE_2 = [
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-    "PositionReferenceIndicator",
-    "ContentDescription",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "ReferringPhysicianName", "StudyID", "AccessionNumber", "PositionReferenceIndicator", "ContentDescription",
     "ContentCreatorName",
-]
+]  # fmt: skip
 FRAME = {"PlanePositionSequence", "DerivationImageSequence", "FrameContentSequence"}
 
 

@@ -112,6 +112,8 @@ UNSUITABLE = {
     "no agent in an examination with and without": ({"ProtocolName": "BRAIN W/WO CONTRAST"}, ""),
     "agent, and no of something else": ({"SeriesDescription": "T1 POST no FS"}, "contrast agent"),
     "agent in one word": ({"SeriesDescription": "t1_mprage_postgad"}, "contrast agent"),
+    "agent in German": ({"SeriesDescription": "t1_mprage_nachKM"}, "contrast agent"),
+    "agent as a plus": ({"SeriesDescription": "T1W+"}, "contrast agent"),
     "agent behind T1": ({"SeriesDescription": "3D T1GD"}, "contrast agent"),
     "posterior": ({"SeriesDescription": "t1 posterior"}, ""),
     "subtraction": ({"ImageType": ["DERIVED", "SECONDARY", "SUBTRACTION"]}, "computed"),

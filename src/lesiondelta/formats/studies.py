@@ -23,7 +23,8 @@ OTHER = re.compile(
 LOCALISER = re.compile(r"\b(loc|locali[sz]er\w*|\w*scout\w*|\w*survey\w*|3 ?pl(ane)?)\b")
 AGENT = r"(gad\w*|gd\w*|ce|km|mdc|[ck]ontrast\w*|dotarem|magnevist|prohance|clariscan|vueway|elucirem)"
 ENHANCED = re.compile(
-    rf"\b({AGENT}|\w*post(?!erior)\w*|enhanc\w*|inj\w*|t1w?(c|ce|km|gd\w*|gad\w*))\b|\+ ?c\b|\bc ?\+|\+ ?({AGENT})\b"
+    rf"\b({AGENT}|\w*post(?!erior)\w*|enhanc\w*|inj\w*|\w*km|t1w?(c|ce|gd\w*|gad\w*))\b|"
+    rf"\+ ?c\b|\w ?\+( |$)|\+ ?{AGENT}\b"
 )
 NOT_ENHANCED = re.compile(rf"\b(pre|no|non|without|w ?o|ohne|vor|sans|sin|senza)( iv)? {AGENT}\b")
 T1W = re.compile(r"\b(t1\w*|mp ?rage|bravo|f?spgr|tfe|flash)\b")
