@@ -18,6 +18,7 @@ from tests.dicoms import (
     PLANES,
     T1W,
     affine_of,
+    item,
     new_study,
     slice_of,
     speckle,
@@ -90,10 +91,30 @@ def test_echoes_of_one_series_are_two_volumes(tmp_path):
     assert [series.value("EchoTime") for series in find_series(tmp_path)] == [20, 90]
 
 
+def test_an_echo_time_that_swings_from_slice_to_slice_is_one_echo(tmp_path):
+    """As GE writes it: with every second slice apart, half a volume would be as even as the whole."""
+    for index, path in enumerate(write_series(tmp_path, speckle(), new_study(), FLAIR)):
+        rewrite(path, EchoTime=(119.016, 119.048)[index % 2])
+    assert same_places(read_series(only(tmp_path)), speckle())
+
+
 @pytest.mark.parametrize("plane", PLANES)
 def test_enhanced_images_are_read_and_recognised(plane, tmp_path):
     write_enhanced(tmp_path / "one.dcm", speckle(plane), new_study(), FLAIR)
     assert same_places(read_series(only(tmp_path)), speckle(plane))
+    assert weighting(only(tmp_path)) == "FLAIR"
+
+
+def test_the_second_header_that_philips_keeps_is_not_read(tmp_path):
+    path = tmp_path / "one.dcm"
+    write_enhanced(path, speckle("oblique"), new_study(), FLAIR)
+    image = pydicom.dcmread(path)
+    for frame in image.PerFrameFunctionalGroupsSequence:
+        block = frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+        other = item(EchoTime=1, RepetitionTime=2, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+        block.add_new(0x0F, "SQ", [other])
+    image.save_as(path)
+    assert same_places(read_series(only(tmp_path)), speckle("oblique"))
     assert weighting(only(tmp_path)) == "FLAIR"
 
 
@@ -177,6 +198,56 @@ def test_uneven_distances_are_no_volume(tmp_path):
     paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
     rewrite(paths[-1], ImagePositionPatient=[-20, 15, 8 + 3 * 11 + 1.4])
     refused(tmp_path, GeometryError, "uneven distances")
+
+
+def test_small_errors_of_distance_that_add_up_are_no_volume(tmp_path):
+    """Every step is within 5 % of the mean, and the middle slice 3 mm from its place."""
+    places = np.cumsum([0, *[1.04] * 80, *[0.96] * 79])
+    paths = write_series(tmp_path, speckle(shape=(4, 4, 160), spacing=(1, 1, 1)), new_study(), FLAIR)
+    for path, place in zip(paths, places, strict=True):
+        rewrite(path, ImagePositionPatient=[0, 0, f"{place:.2f}"])
+    refused(tmp_path, GeometryError, "uneven distances")
+
+
+def test_one_part_of_several_is_no_volume(tmp_path):
+    write_enhanced(tmp_path / "one.dcm", speckle(), new_study(), FLAIR)
+    rewrite(tmp_path / "one.dcm", InConcatenationTotalNumber=2)
+    refused(tmp_path, GeometryError, "one part of several")
+
+
+def test_colours_are_refused(tmp_path):
+    for path in write_series(tmp_path, speckle(), new_study(), FLAIR):
+        rewrite(path, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0, BitsAllocated=8,
+                BitsStored=8, HighBit=7, PixelData=bytes(20 * 24 * 3))  # fmt: skip
+    refused(tmp_path, ImageError, "is in colour")
+
+
+DAMAGED = {"place": (b"-20.00000000", b"-20.0x000000"), "orientation": (b"1.0000000000", b"1.0000z00000")}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_place_is_none(what, tmp_path):
+    paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
+    paths[3].write_bytes(paths[3].read_bytes().replace(*DAMAGED[what]))
+    refused(tmp_path, GeometryError, "do not say where they lie")
+
+
+def test_a_damaged_header_is_named_and_its_slice_not_passed_over(tmp_path):
+    paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
+    paths[0].write_bytes(paths[0].read_bytes().replace(b"\x08\x00\x22\x00DA", b"\x08\x00\x22\x00DN"))
+    with pytest.raises(ImageError, match=f"header of {paths[0]} is damaged"):
+        find_series(tmp_path)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_signed_pixels_keep_their_sign(plane, tmp_path):
+    """12 bits of 16, as Siemens stores phase and GE everything."""
+    volume = speckle(plane)
+    signed = volume.with_data(volume.data - 1000)
+    for index, path in enumerate(write_series(tmp_path, volume, new_study(), FLAIR)):
+        pixels = (signed.data[:, :, index].T.astype("<i2").view("<u2") & 0x0FFF).tobytes()
+        rewrite(path, PixelRepresentation=1, BitsStored=12, HighBit=11, PixelData=pixels)
+    assert same_places(read_series(only(tmp_path)), signed)
 
 
 def test_images_without_a_place_are_refused(tmp_path):

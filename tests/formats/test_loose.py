@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +53,42 @@ def test_dates_that_are_all_the_same_say_nothing(tmp_path):
     patient = loose_patient(visits, "x", tmp_path / "out")
     assert [visit.acquired for visit in patient.visits] == [None, None]
     assert same_places(flairs(patient)[0], speckle("oblique", seed=7))
+
+
+def test_times_of_one_date_say_nothing_either(tmp_path):
+    """Some change the dates and leave the times."""
+    visits = []
+    for seed, time in ((5, "161616"), (0, "111111")):
+        visits.append((write_study(tmp_path / time, "19000101", seed, AcquisitionTime=time),))
+    patient = loose_patient(visits, "x", tmp_path / "out")
+    assert [visit.acquired for visit in patient.visits] == [None, None]
+    assert same_places(flairs(patient)[0], speckle("oblique", seed=7))
+
+
+def test_images_exchanged_between_visits_are_noticed(tmp_path):
+    a, b = write_study(tmp_path / "a", "20190101"), write_study(tmp_path / "b", "20210101", 5)
+    t1w, flair = ({folder: str(next(folder.glob(f"{number}_*"))) for folder in (a, b)} for number in (1, 2))
+    visits = [(Path(t1w[a]), Path(flair[b])), (Path(t1w[b]), Path(flair[a]))]
+    with pytest.raises(CohortError, match="exchanged between visits: those of 2019-01-01 and 2021-01-01"):
+        loose_patient(visits, "x", tmp_path / "out")
+    notes = loose_patient(visits[:1], "x", tmp_path / "out").notes
+    assert "the T1w and FLAIR of ses-1 were acquired on different days" in notes
+
+
+def test_studies_of_one_folder_that_differ_in_who_are_refused(tmp_path):
+    for name, year in (("a", 2020), ("b", 2021)):
+        write_study(tmp_path / "all" / name, f"{year}0101", patient=name, PatientBirthDate="")
+    with pytest.raises(CohortError, match="all and what was given with it differ in PatientID"):
+        loose_patient([(tmp_path / "all",)], "x", tmp_path / "out")
+
+
+def test_a_visit_of_two_people_is_refused(tmp_path):
+    paths = []
+    for name, tags in (("a", T1W), ("b", FLAIR)):
+        write_series(tmp_path / name, speckle(), new_study(patient=name, PatientSex=""), tags)
+        paths.append(tmp_path / name)
+    with pytest.raises(CohortError, match="a and what was given with it differ in PatientID"):
+        loose_patient([tuple(paths)], "x", tmp_path / "out")
 
 
 def test_several_studies_in_one_folder_are_several_visits(tmp_path):
@@ -108,6 +146,13 @@ def test_a_study_given_twice_is_refused(tmp_path):
     study = write_study(tmp_path / "a")
     with pytest.raises(CohortError, match="given more than once"):
         loose_patient([(study,), (study,)], "x", tmp_path / "out")
+
+
+def test_a_copy_of_a_study_is_refused(tmp_path):
+    study = write_study(tmp_path / "a")
+    shutil.copytree(study, tmp_path / "b")
+    with pytest.raises(CohortError, match="given more than once"):
+        loose_patient([(study,), (tmp_path / "b",)], "x", tmp_path / "out")
 
 
 def test_one_file_is_no_visit(tmp_path):

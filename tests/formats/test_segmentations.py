@@ -9,9 +9,17 @@ import slicerio
 
 from lesiondelta.cohort import Change
 from lesiondelta.errors import ImageError
+from lesiondelta.formats.derivatives import Place
 from lesiondelta.formats.dicom import find_series, read_series
 from lesiondelta.formats.lesions import COLOURS
-from lesiondelta.formats.segmentations import write_dicom, write_slicer
+from lesiondelta.formats.segmentations import (
+    DicomSource,
+    dicom_path,
+    slicer_path,
+    write_dicom,
+    write_segmentations,
+    write_slicer,
+)
 from lesiondelta.images import RAS_TO_LPS, Volume, read_labels
 from tests.dicoms import FLAIR, NAME, PLANES, new_study, speckle, write_enhanced, write_series
 from tests.places import apart_mm, same_places
@@ -76,8 +84,17 @@ def test_dcmqi_finds_every_lesion_where_it_is(plane, tmp_path):
     assert names == ["lesion 2: new", "lesion 5", "lesion 9: resolved"]
 
 
-def test_lesions_of_a_multi_frame_source_are_where_they_are(tmp_path):
+@pytest.mark.parametrize("shared", [True, False])
+def test_lesions_of_a_multi_frame_source_are_where_they_are(shared, tmp_path):
+    """Also of one that says spacing and angle with every frame."""
     write_enhanced(tmp_path / "enhanced/one.dcm", speckle("oblique"), new_study(), FLAIR)
+    if not shared:
+        image = pydicom.dcmread(tmp_path / "enhanced/one.dcm")
+        for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            group = image.SharedFunctionalGroupsSequence[0].pop(name)
+            for frame in image.PerFrameFunctionalGroupsSequence:
+                frame[name] = group
+        image.save_as(tmp_path / "enhanced/one.dcm")
     (series,) = find_series(tmp_path / "enhanced")
     labels = lesions_on(read_series(series))
     write_dicom(tmp_path / "seg.dcm", labels, CHANGES, series.files, series.files[0])
@@ -109,6 +126,43 @@ def test_patient_and_study_are_those_of_the_source(tmp_path):
     assert str(result.PatientName) == NAME
     assert result.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
     assert result.SeriesInstanceUID != source.SeriesInstanceUID
+
+
+# PS3.3 A.51: attributes of type 1 and 2 in the mandatory modules of the Segmentation IOD, but for pixels and frames
+TYPE_1 = [
+    "StudyInstanceUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID", "Manufacturer",
+    "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "InstanceNumber", "ContentDate",
+    "ContentTime", "ImageType", "ContentLabel", "SegmentationType", "SegmentSequence", "SOPClassUID",
+    "SOPInstanceUID", "DimensionOrganizationSequence", "DimensionIndexSequence", "LossyImageCompression",
+    "ReferencedSeriesSequence",
+]  # fmt: skip
+TYPE_2 = [
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "ReferringPhysicianName", "StudyID", "AccessionNumber", "PositionReferenceIndicator", "ContentDescription",
+    "ContentCreatorName",
+]  # fmt: skip
+FRAME = {"PlanePositionSequence", "DerivationImageSequence", "FrameContentSequence"}
+
+
+@pytest.mark.parametrize("name", [None, *TYPE_2[:9]])
+def test_what_the_standard_asks_for_is_there_whatever_the_source_lacks(name, tmp_path):
+    for path in write_series(tmp_path / "flair", speckle(), new_study(), FLAIR, number=7):
+        image = pydicom.dcmread(path)
+        if name:
+            del image[name]
+        image.save_as(path)
+    (series,) = find_series(tmp_path / "flair")
+    path, _ = segmented(tmp_path, series)
+    result = pydicom.dcmread(path)
+    assert not [keyword for keyword in TYPE_1 if result.get(keyword) in (None, "")]
+    assert not [keyword for keyword in TYPE_2 if keyword not in result]
+    assert [one.SegmentNumber for one in result.SegmentSequence] == [1, 2, 3]
+    instances = {image.SOPInstanceUID: image.ImagePositionPatient for image in map(pydicom.dcmread, series.files)}
+    for frame in result.PerFrameFunctionalGroupsSequence:
+        assert {element.keyword for element in frame} >= FRAME
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        place = frame.PlanePositionSequence[0].ImagePositionPatient
+        assert instances[source.ReferencedSOPInstanceUID] == place
 
 
 def test_a_lesion_keeps_its_identifier_over_the_visits(tmp_path):
@@ -144,11 +198,44 @@ def test_odd_headers_are_enough_and_never_quoted(how, tmp_path, recwarn, caplog,
     assert "VANDERBILT" not in "".join([caplog.text, *capsys.readouterr()]).upper()
 
 
+def test_angles_that_swing_and_an_absent_thickness_are_enough(tmp_path):
+    """As `read_series` takes them."""
+    rng = np.random.default_rng(0)
+    for path in write_series(tmp_path / "flair", speckle(), new_study(), FLAIR):
+        image = pydicom.dcmread(path)
+        image.ImageOrientationPatient = [f"{v:.8f}" for v in np.add([1, 0, 0, 0, 1, 0], rng.normal(0, 1e-5, 6))]
+        del image.SliceThickness
+        image.save_as(path)
+    (series,) = find_series(tmp_path / "flair")
+    path, labels = segmented(tmp_path, series)
+    found = hd.seg.segread(path)
+    assert apart_mm(volume_of(found, 1), labels.with_data(labels.data == 2)) < 1e-2
+    assert found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == pytest.approx(3, abs=1e-3)
+
+
+def test_a_name_in_another_alphabet_is_kept(tmp_path):
+    path, _ = written(tmp_path, "axial", SpecificCharacterSet="ISO_IR 192", PatientName="ŁUKASZ^Ż")
+    assert str(pydicom.dcmread(path).PatientName) == "ŁUKASZ^Ż"
+
+
 def test_a_source_that_is_gone_is_named(tmp_path):
     _, labels = written(tmp_path, "axial")
     with pytest.raises(ImageError, match=r"The headers of .*gone allow no DICOM SEG"):
         write_dicom(tmp_path / "new.dcm", labels, CHANGES, (tmp_path / "gone",), tmp_path / "gone")
     assert not (tmp_path / "new.dcm").exists()
+
+
+def test_headers_that_allow_no_dicom_seg_cost_no_other_result(tmp_path, caplog):
+    series = written_series(tmp_path, "axial")
+    labels, place = lesions_on(read_series(series)), Place(tmp_path / "out", "x", "1")
+    for file in series.files:
+        image = pydicom.dcmread(file)
+        del image.FrameOfReferenceUID
+        image.save_as(file)
+    write_segmentations(place, labels, CHANGES, DicomSource(series.files, series.files[0]))
+    assert slicer_path(place).is_file()
+    assert not dicom_path(place).exists()
+    assert "allow no DICOM SEG" in caplog.text
 
 
 @pytest.mark.parametrize("plane", PLANES)

@@ -3,7 +3,7 @@ import pytest
 from lesiondelta.errors import CohortError
 from lesiondelta.formats.dicom import find_series
 from lesiondelta.formats.studies import choose_visits, named_series, unsuitable, weighting
-from tests.dicoms import FLAIR, LOCALISER, T1W, T2, new_study, speckle, write_series
+from tests.dicoms import FLAIR, LOCALISER, T1W, T2, new_study, speckle, write_enhanced, write_series
 
 SMALL = speckle(shape=(6, 6, 12))
 SEQUENCES = {
@@ -38,6 +38,40 @@ SEQUENCES = {
     "FLAIR whose times were taken away": ({"SeriesDescription": "T2 FLAIR"}, "FLAIR"),
     "nothing known": ({"SeriesDescription": "series"}, None),
     "localiser": (LOCALISER, None),
+    "Philips FLAIR": ({"SeriesDescription": "3D_Brain_VIEW_FLAIR_SHC", "ScanningSequence": "IR", "EchoTime": 279,
+                       "RepetitionTime": 4800, "InversionTime": 1650, "ImageType": ["ORIGINAL", "PRIMARY", "M_IR", "M",
+                       "IR"]}, "FLAIR"),
+    "GE CUBE FLAIR": ({"SeriesDescription": "Sag CUBE T2 FLAIR", "ProtocolName": "MS BRAIN W/WO",
+                       "ScanningSequence": ["SE", "IR"], "EchoTime": 115, "RepetitionTime": 6500,
+                       "InversionTime": 1750, "FlipAngle": 90}, "FLAIR"),
+    "Philips TFE": ({"SeriesDescription": "sT1W_3D_TFE", "ScanningSequence": "GR", "EchoTime": 3.4,
+                     "RepetitionTime": 7.5, "InversionTime": 934, "FlipAngle": 8}, "T1w"),
+    "T1 SPACE": ({"SeriesDescription": "t1_space_sag_p2_iso", "SequenceName": "*spc_44ns", "ScanningSequence": "SE",
+                  "EchoTime": 11, "RepetitionTime": 600, "FlipAngle": 120}, "T1w"),
+    # What has the times of a T1w or a FLAIR, but is neither
+    "T2 of an examination called FLAIR": ({"SeriesDescription": "Ax T2 FSE", "ProtocolName": "MS BRAIN FLAIR",
+                                           "ScanningSequence": "SE", "EchoTime": 100, "RepetitionTime": 4500}, None),
+    "DIR in 3D": (FLAIR | {"SeriesDescription": "t2_spc_dir3d_sag", "InversionTime": 3000}, None),
+    "T2* of Siemens": ({"SeriesDescription": "t2_fl2d_tra_hemo", "ScanningSequence": "GR", "EchoTime": 19.9,
+                        "RepetitionTime": 620, "FlipAngle": 20}, None),
+    "T2* without a telling name": ({"SeriesDescription": "Mag_Images", "ScanningSequence": "GR", "EchoTime": 20,
+                                    "RepetitionTime": 27, "FlipAngle": 15}, None),
+    "T2* whose times were taken away": ({"SeriesDescription": "T2 flash"}, None),
+    "field map": ({"SeriesDescription": "gre_field_mapping", "ScanningSequence": "GR", "EchoTime": 4.92,
+                   "RepetitionTime": 488, "FlipAngle": 60}, None),
+    "CISS": ({"SeriesDescription": "ciss3d_tra", "ScanningSequence": "GR", "EchoTime": 2.6, "RepetitionTime": 5.9,
+              "FlipAngle": 70}, None),
+    "scout": ({"SeriesDescription": "AAHScout", "ScanningSequence": "GR", "EchoTime": 1.37, "RepetitionTime": 3.15,
+               "FlipAngle": 8}, None),
+    "calibration": ({"SeriesDescription": "ASSET calibration", "ScanningSequence": "GR", "EchoTime": 1.6,
+                     "RepetitionTime": 150, "FlipAngle": 50}, None),
+    "resting state": ({"SeriesDescription": "REST_AP", "ScanningSequence": "EP", "EchoTime": 37, "RepetitionTime": 800,
+                       "FlipAngle": 52}, None),
+    "magnetisation transfer": ({"SeriesDescription": "gre_MT_on", "ScanningSequence": "GR", "EchoTime": 11,
+                                "RepetitionTime": 30, "FlipAngle": 15}, None),
+    "neck": ({"SeriesDescription": "T1 TSE sag HWS", "ScanningSequence": "SE", "EchoTime": 10, "RepetitionTime": 600,
+              "FlipAngle": 150}, None),
+    "map of MP2RAGE": (T1W | {"SeriesDescription": "t1_mp2rage_sag_T1_Images"}, None),
 }  # fmt: skip
 
 
@@ -48,6 +82,20 @@ def test_tags_say_the_contrast(name, tmp_path):
     assert weighting(find_series(tmp_path)[0]) == contrast
 
 
+def test_a_phase_image_of_a_multi_frame_file_is_no_magnitude(tmp_path):
+    write_enhanced(tmp_path / "one.dcm", SMALL, new_study() | {"ComplexImageComponent": "PHASE"}, FLAIR)
+    (series,) = find_series(tmp_path)
+    assert weighting(series) == "FLAIR"
+    assert unsuitable(series) == "no magnitude"
+
+
+def test_gradient_echoes_of_multi_frame_files_are_known(tmp_path):
+    tags = {"SeriesDescription": "x", "EchoTime": 20, "RepetitionTime": 600, "InversionTime": 0}
+    for pulses, contrast in (("SPIN", "T1w"), ("GRADIENT", None)):
+        write_enhanced(tmp_path / pulses / "one.dcm", SMALL, new_study() | {"EchoPulseSequence": pulses}, tags)
+        assert weighting(find_series(tmp_path / pulses)[0]) == contrast
+
+
 UNSUITABLE = {
     "contrast agent in its tag": ({"ContrastBolusAgent": "Gadovist"}, "contrast agent"),
     "contrast agent in its name": ({"SeriesDescription": "t1_mprage +C"}, "contrast agent"),
@@ -55,6 +103,22 @@ UNSUITABLE = {
     "phase": ({"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, "no magnitude"),
     "localiser": (LOCALISER, "localiser"),
     "plain": ({}, ""),
+    "contrast agent by its amount": ({"ContrastBolusVolume": 8}, "contrast agent"),
+    "amount of none": ({"ContrastBolusVolume": 0, "ContrastBolusTotalDose": 0}, ""),
+    "agent in an examination with and without": (
+        {"SeriesDescription": "Ax T1 +C", "ProtocolName": "BRAIN W/WO CONTRAST"},
+        "contrast agent",
+    ),
+    "no agent in an examination with and without": ({"ProtocolName": "BRAIN W/WO CONTRAST"}, ""),
+    "agent, and no of something else": ({"SeriesDescription": "T1 POST no FS"}, "contrast agent"),
+    "agent in one word": ({"SeriesDescription": "t1_mprage_postgad"}, "contrast agent"),
+    "agent in German": ({"SeriesDescription": "t1_mprage_nachKM"}, "contrast agent"),
+    "agent as a plus": ({"SeriesDescription": "T1W+"}, "contrast agent"),
+    "agent behind T1": ({"SeriesDescription": "3D T1GD"}, "contrast agent"),
+    "posterior": ({"SeriesDescription": "t1 posterior"}, ""),
+    "subtraction": ({"ImageType": ["DERIVED", "SECONDARY", "SUBTRACTION"]}, "computed"),
+    "projection": ({"ImageType": ["DERIVED", "PRIMARY", "MIN_IP"]}, "computed"),
+    "phase in a tag of its own": ({"ComplexImageComponent": "PHASE"}, "no magnitude"),
 }
 
 

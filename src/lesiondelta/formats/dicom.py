@@ -16,7 +16,6 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 from pydicom.uid import UID, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
 
@@ -28,16 +27,22 @@ FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroups
 HEADER = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
     "PatientID", "PatientBirthDate", "PatientSex", "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName",
-    "ImageType", "ScanningSequence", "EchoPulseSequence", "InversionRecovery", "AngioFlag", "EchoTime",
-    "EffectiveEchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "ContrastBolusAgent",
-    "ContrastBolusAgentSequence", "MagneticFieldStrength", "Manufacturer", "AcquisitionDateTime", "AcquisitionDate",
+    "ImageType", "ScanningSequence", "EchoPulseSequence", "EchoPlanarPulseSequence", "ComplexImageComponent",
+    "InversionRecovery", "AngioFlag", "EchoTime", "EffectiveEchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
+    "ContrastBolusAgent", "ContrastBolusAgentSequence", "ContrastBolusVolume", "ContrastBolusTotalDose",
+    "MagneticFieldStrength", "Manufacturer", "AcquisitionDateTime", "AcquisitionDate",
     "AcquisitionTime", "SeriesDate", "SeriesTime", "StudyDate", "StudyTime", "Rows", "Columns", "PixelSpacing",
-    "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", *FUNCTIONAL_GROUPS,
+    "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "InConcatenationTotalNumber",
+    *FUNCTIONAL_GROUPS,
 ]  # fmt: skip
 SPACING_TOLERANCE = 0.05
 """Of the distance between slices, as a share of it."""
 ORIENTATION_TOLERANCE = 1e-3
 LARGEST_LEAN_MM = 0.5
+LARGEST_DRIFT_MM = 0.5
+"""Of a slice from its place in an even stack."""
+LEAST_ECHO_STEP_MS = 0.5
+"""Between echoes; the echo time of one swings by less from slice to slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,26 +126,42 @@ def find_series(folder: Path) -> list[Series]:
     ------
     CohortError
         There is no MR image.
+    ImageError
+        One is damaged.
     """
-    groups: dict[tuple[str, ...], dict[str, tuple[Path, Dataset]]] = {}
+    groups: dict[tuple[str, str], dict[str, tuple[Path, Dataset]]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         header = read_header(path)
         if header is not None:
             groups.setdefault(_group(header), {}).setdefault(str(header.SOPInstanceUID), (path, header))
     if not groups:
         raise CohortError(f"{folder} holds no DICOM MR image: give the folder of the exported series.")
-    series = [Series(*zip(*images.values(), strict=True)) for images in groups.values()]
-    return sorted(series, key=lambda one: (str(one.value("StudyInstanceUID")), int(one.value("SeriesNumber") or 0)))
+    series = [one for images in groups.values() for one in _echoes(Series(*zip(*images.values(), strict=True)))]
+    return sorted(series, key=lambda one: (str(one.value("StudyInstanceUID")), one.number("SeriesNumber") or 0))
 
 
 def read_header(path: Path) -> Dataset | None:
-    """Read the header of an MR image; None for any other file."""
+    """Read the header of an MR image; None for any other file.
+
+    Raises
+    ------
+    ImageError
+        It is one, but damaged: passing it over would shorten its volume.
+    """
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=HEADER)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError):
+        known = str(header.get("SOPClassUID")) in (MRImageStorage, *MULTI_FRAME)
+    except Exception:  # pydicom raises a dozen kinds for what is no DICOM
         return None
-    known = header.get("SOPClassUID") in (MRImageStorage, *MULTI_FRAME)
-    return header if known and all(header.get(name) for name in ("SOPInstanceUID", "SeriesInstanceUID")) else None
+    if not known or not all(header.get(name) for name in ("SOPInstanceUID", "SeriesInstanceUID")):
+        return None
+    try:
+        list(_public(header))  # pydicom decodes a value when it is asked for
+    except Exception as error:  # it raises a dozen kinds
+        raise ImageError(
+            f"The header of {path} is damaged ({type(error).__name__}): copy or export it again."
+        ) from error
+    return header
 
 
 def holds_dicom(path: Path) -> bool:
@@ -156,7 +177,7 @@ def read_series(series: Series) -> Volume:
     GeometryError
         The images make no volume: `require_volume`.
     ImageError
-        The pixels cannot be decoded.
+        The pixels cannot be decoded, or are colours.
     """
     require_volume(series)
     try:
@@ -167,6 +188,8 @@ def read_series(series: Series) -> Volume:
         raise ImageError(
             f"{series.name} cannot be read ({said}; {syntax.name}): export it again, uncompressed if you can choose."
         ) from error
+    if volume.array.ndim != 3:
+        raise ImageError(f"{series.name} is in colour: give the series of grey images that it was made from.")
     affine = RAS_TO_LPS @ volume.affine[:, [2, 1, 0, 3]]
     data = np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32)
     return Volume(data, affine, series.name)
@@ -180,12 +203,13 @@ def require_volume(series: Series) -> None:
     GeometryError
         Says which of these they are not, and what to do about it.
     """
-    if len({header.get("FrameOfReferenceUID") for header in series.headers}) > 1 or not series.value(
-        "FrameOfReferenceUID"
-    ):
+    frames_of_reference = {str(header.get("FrameOfReferenceUID") or "") for header in series.headers}
+    if len(frames_of_reference) > 1 or "" in frames_of_reference:
         raise GeometryError(f"{series.name} has no common frame of reference (FrameOfReferenceUID): export it again.")
-    if len({(header.get("Rows"), header.get("Columns")) for header in series.headers}) > 1:
+    if len({(str(header.get("Rows")), str(header.get("Columns"))) for header in series.headers}) > 1:
         raise GeometryError(f"{series.name} has images of several sizes: give a series that is one volume.")
+    if (series.number("InConcatenationTotalNumber") or 1) > 1:
+        raise GeometryError(f"{series.name} is one part of several (a concatenation): export it again, as one file.")
     places, orientation = positions(series)
     if len(places) < 2:
         raise GeometryError(f"{series.name} has only one slice: give a series that covers the brain.")
@@ -213,9 +237,14 @@ def positions(series: Series) -> tuple[Array, Array]:
     found = [[_place(frame, series, name) for frame in series.frames] for name in (
         "ImagePositionPatient", "ImageOrientationPatient",
     )]  # fmt: skip
-    if not found[0] or any(value is None for values in found for value in values):
+    try:
+        places, cosines = (np.array(values, float).reshape(len(values) or -1, count) for values, count in zip(
+            found, (3, 6), strict=True,
+        ))  # fmt: skip
+    except (TypeError, ValueError):
+        places = np.empty((0, 3))
+    if not len(places):
         raise GeometryError(f"{series.name} has images that do not say where they lie: export it again.")
-    places, cosines = (np.array(values, float) for values in found)
     if np.abs(cosines - cosines[0]).max() > ORIENTATION_TOLERANCE:
         raise GeometryError(f"{series.name} has images at several angles: give a series that is one volume.")
     return places, cosines[0]
@@ -229,8 +258,12 @@ def volume_order(series: Series) -> list[int]:
 
 
 def _even(places: Array, orientation: Array, **allowed: Any) -> bool:  # noqa: ANN401
-    spacing, _ = hd.spatial.get_volume_positions(places, orientation, rtol=SPACING_TOLERANCE, **allowed)
-    return spacing is not None
+    spacing, order = hd.spatial.get_volume_positions(places, orientation, rtol=SPACING_TOLERANCE, **allowed)
+    if spacing is None:
+        return False
+    along = np.sort(places @ np.cross(orientation[3:], orientation[:3]))  # the way that highdicom counts
+    drift = along - along[0] - np.sort(order) * spacing
+    return bool(np.abs(drift).max() <= LARGEST_DRIFT_MM)
 
 
 def _lean_mm(places: Array, orientation: Array) -> float:
@@ -255,20 +288,37 @@ def _gaps(series: Series, places: Array, orientation: Array) -> str:
 
 def _read(series: Series) -> hd.Volume:
     if series.multi_frame:
-        return hd.imread(series.files[0]).get_volume(rtol=SPACING_TOLERANCE, apply_real_world_transform=False)
+        return hd.imread(series.files[0]).get_volume(
+            dtype=np.float32, rtol=SPACING_TOLERANCE, apply_real_world_transform=False
+        )
     return hd.get_volume_from_series(
         [dcmread(path) for path in series.files],
+        dtype=np.float32,
         rtol=SPACING_TOLERANCE,
         orientation_tol=ORIENTATION_TOLERANCE,
         apply_real_world_transform=False,
     )
 
 
-def _group(header: Dataset) -> tuple[str, ...]:
+def _group(header: Dataset) -> tuple[str, str]:
     if header.SOPClassUID in MULTI_FRAME:
-        return (str(header.SOPInstanceUID),)
-    kind = "\\".join(map(str, (header.get("ImageType") or [])[:4]))
-    return (str(header.SeriesInstanceUID), str(header.get("EchoTime", "")), kind)
+        return str(header.SOPInstanceUID), ""
+    return str(header.SeriesInstanceUID), "\\".join(map(str, (header.get("ImageType") or [])[:4]))
+
+
+def _echoes(series: Series) -> list[Series]:
+    """One series for every echo, shortest first."""
+    times = np.array([_own(header).number("EchoTime") or 0 for header in series.headers])
+    order = np.argsort(times, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(times[order]) > LEAST_ECHO_STEP_MS) + 1)
+    return [
+        Series(tuple(series.files[i] for i in sorted(part)), tuple(series.headers[i] for i in sorted(part)))
+        for part in parts
+    ]
+
+
+def _own(header: Dataset) -> Series:
+    return Series((), (header,))
 
 
 def _values(header: Dataset, keyword: str) -> Iterator[Any]:
@@ -277,13 +327,22 @@ def _values(header: Dataset, keyword: str) -> Iterator[Any]:
         yield header[keyword].value
     for name in FUNCTIONAL_GROUPS:
         for group in list(header.get(name) or [])[:1]:
-            found = (element for element in group.iterall() if element.keyword == keyword)
+            found = (element for element in _public(group) if element.keyword == keyword)
             yield from (element.value for element in found if element.value not in (None, ""))
+
+
+def _public(dataset: Dataset) -> Iterator[Any]:
+    """The elements of a header at all depths, but for the makers' private ones: Philips keeps a second header there."""
+    for element in dataset:
+        if not element.tag.is_private:
+            yield element
+            for one in element.value if element.VR == "SQ" else ():
+                yield from _public(one)
 
 
 def _place(frame: Dataset, series: Series, keyword: str) -> Any:  # noqa: ANN401
     """The attribute of an image or a frame; where frames have none, what all of the file share."""
-    own = next((element.value for element in frame.iterall() if element.keyword == keyword), None)
+    own = next((element.value for element in _public(frame) if element.keyword == keyword), None)
     return next(_values(series.headers[0], keyword), None) if own is None and series.multi_frame else own
 
 

@@ -4,8 +4,9 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from lesiondelta.images import write_volume
 
 PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
 AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
+FIRST = ("FLAIR", "T1w")
+"""Whose date is a visit's."""
 Images = Mapping[str, Path | Series]
 
 
@@ -27,7 +30,7 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
     """A patient from the images of each visit; the visits are called 1, 2, ...
 
     A visit is a T1w and a FLAIR, each a NIfTI file, a folder with a DICOM series or a file of one; or it is one folder
-    with the DICOM series of a study, or of several, which become as many visits. Different dates in the DICOM headers
+    with the DICOM series of a study, or of several, which become as many visits. Different days in the DICOM headers
     of all visits decide their order; else it is as given.
 
     Parameters
@@ -41,8 +44,8 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
     Raises
     ------
     CohortError
-        The label would make no BIDS name, an image is given twice, DICOM series are absent or ambiguous, or their
-        headers speak of several people.
+        The label would make no BIDS name, an image is given twice, DICOM series are absent or ambiguous, their headers
+        speak of several people, or T1w and FLAIR of a visit are of different ones.
     ImageError, GeometryError
         A file is absent, or a series is no volume that can be read.
     """
@@ -52,7 +55,10 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
     images = [one for several in given for one in several]
     _require_once(images)
     _require_one_person(list(_series(images)))
-    order = BY_DATE if len({_acquired(visit) for visit in images} - {None}) == len(images) else AS_GIVEN
+    for paths, found in zip(visits, given, strict=True):
+        _require_one_pseudonym(paths[0], found)
+    _require_pairs(images)
+    order = BY_DATE if len({_day(visit) for visit in images} - {None}) == len(images) else AS_GIVEN
     if order == BY_DATE:
         images.sort(key=lambda visit: _acquired(visit) or datetime.max)
     elif len(images) > len(visits):
@@ -91,11 +97,20 @@ def _images(paths: tuple[Path, ...]) -> Sequence[Images]:
 
 
 def _require_once(images: Sequence[Images]) -> None:
-    firsts = [one.files[0] if isinstance(one, Series) else one for visit in images for one in visit.values()]
-    twice = [path for path, count in Counter(path.resolve() for path in firsts).items() if count > 1]
-    if twice:
-        names = ", ".join(sorted({str(path) for path in firsts if path.resolve() in twice}))
-        raise CohortError(f"{names} is given more than once: every visit needs images of its own.")
+    for called in (_file, _identifier):
+        given = [one for visit in images for one in visit.values()]
+        counts = Counter(called(one) for one in given)
+        if twice := sorted({str(_file(one)) for one in given if counts[called(one)] > 1}):
+            raise CohortError(f"{', '.join(twice)} is given more than once: every visit needs images of its own.")
+
+
+def _file(image: Path | Series) -> Path:
+    return (image.files[0] if isinstance(image, Series) else image).resolve()
+
+
+def _identifier(image: Path | Series) -> str:
+    """Also of a copy the same."""
+    return min(str(one.SOPInstanceUID) for one in image.headers) if isinstance(image, Series) else str(_file(image))
 
 
 def _require_one_person(series: Sequence[Series]) -> None:
@@ -107,6 +122,29 @@ def _require_one_person(series: Sequence[Series]) -> None:
         )
 
 
+def _require_one_pseudonym(folder: Path, found: Sequence[Images]) -> None:
+    """What one `--visit` gives is of one person only if all of it says so: a pseudonym stands for a visit at least."""
+    series = list(_series(found))
+    known = all(len(_known(series, name)) == 1 for name in PERSON[1:])
+    if len(_known(series, "PatientID")) > 1 and not known:
+        raise CohortError(
+            f"The DICOM images of {folder} and what was given with it differ in PatientID: give the images of one "
+            "person, and every study of them as a --visit of its own."
+        )
+
+
+def _require_pairs(images: Sequence[Images]) -> None:
+    """T1w and FLAIR of the visits run in the same order of days, where they say so."""
+    days = [(_day({"T1w": v["T1w"]}), _day({"FLAIR": v["FLAIR"]})) for v in images]
+    known = [(t1w, flair) for t1w, flair in days if t1w and flair]
+    for one, other in combinations(known, 2):
+        if (one[0] < other[0] and one[1] > other[1]) or (one[0] > other[0] and one[1] < other[1]):
+            raise CohortError(
+                f"T1w and FLAIR are exchanged between visits: those of {one[0]} and {one[1]} were given together, and "
+                f"those of {other[0]} and {other[1]}."
+            )
+
+
 def _known(series: Sequence[Series], name: str) -> set[str]:
     return {str(one.value(name)) for one in series if one.value(name)}
 
@@ -116,7 +154,13 @@ def _series(images: Sequence[Images]) -> Iterator[Series]:
 
 
 def _acquired(visit: Images) -> datetime | None:
-    return next((one.acquired for one in (visit["FLAIR"], visit["T1w"]) if isinstance(one, Series)), None)
+    return next((one.acquired for name in FIRST if isinstance(one := visit.get(name), Series)), None)
+
+
+def _day(visit: Images) -> date | None:
+    """Without the time of day, which those who change dates sometimes leave."""
+    time = _acquired(visit)
+    return time.date() if time else None
 
 
 def _visit(images: Images, label: str, number: int, dated: bool, converted: Path) -> Visit:
@@ -153,6 +197,9 @@ def _notes(images: Sequence[Images]) -> Iterator[str]:
                 doubt = f" ({unsuitable(one)})" if unsuitable(one) else ""
                 what = f"DICOM series {one.value('SeriesNumber') or '-'}, {len(one.frames)} images{doubt}"
                 yield f"the {name} of ses-{number} is {what}"
+        days = {_day({name: one}) for name, one in visit.items()} - {None}
+        if len(days) > 1:
+            yield f"the T1w and FLAIR of ses-{number} were acquired on different days"
     for name in PERSON:
         if len(_known(list(_series(images)), name)) > 1:
             yield f"the DICOM headers of the images differ in {name}"

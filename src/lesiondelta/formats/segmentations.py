@@ -71,7 +71,8 @@ def write_segmentations(
 ) -> None:
     """Write the segmentation for Slicer, and DICOM SEG for a visit from DICOM that has lesions.
 
-    `by_hand`: a reader has corrected the mask.
+    `by_hand`: a reader has corrected the mask. Where the series is gone or its headers allow no DICOM SEG, the log says
+    so: all other results stand.
     """
     write_slicer(slicer_path(place), labels, changes)
     dicom_path(place).unlink(missing_ok=True)  # of the mask before it was corrected
@@ -83,7 +84,10 @@ def write_segmentations(
     elif absent:
         log.warning("%s: %s is gone: there is no DICOM SEG without the series", place.stem, absent[0])
     else:
-        write_dicom(dicom_path(place), labels, changes, source.series, source.baseline, by_hand=by_hand)
+        try:
+            write_dicom(dicom_path(place), labels, changes, source.series, source.baseline, by_hand=by_hand)
+        except ImageError as error:  # the masks are no worse for it
+            log.warning("%s: %s", place.stem, error)
 
 
 def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:
@@ -155,8 +159,9 @@ def write_dicom(
         The source has changed, or its headers allow no DICOM SEG.
     """
     try:
-        order = volume_order(Series(source, tuple(header for file in source if (header := read_header(file)))))
-        images = [_complete(dcmread(file)) for file in source]
+        series = Series(source, tuple(header for file in source if (header := read_header(file))))
+        order = volume_order(series)
+        images = [_complete(dcmread(file), series, float(labels.grid.spacing[2])) for file in source]
         numbers = _numbers(labels)
         planes = np.searchsorted([0, *numbers], labels.data.transpose(2, 1, 0)[order]).astype(np.uint16)
         study = str(dcmread(baseline, stop_before_pixels=True).StudyInstanceUID)
@@ -164,15 +169,15 @@ def write_dicom(
         result = _segmentation(images, planes, segments)
     except Exception as error:  # highdicom refuses headers for dozens of reasons
         raise ImageError(  # without what was said, which may quote a name
-            f"The headers of {source[0]} allow no DICOM SEG ({type(error).__name__}): give the converted NIfTI files "
-            "(in sourcedata) instead, and do without it."
+            f"The headers of {source[0]} allow no DICOM SEG ({type(error).__name__}): take the lesions from the "
+            "NIfTI files or .seg.nrrd."
         ) from None
     with atomic(path) as temporary:
         result.save_as(temporary)
 
 
 def _segmentation(images: list[Dataset], planes: Array, segments: list[SegmentDescription]) -> Segmentation:
-    return Segmentation(
+    made = Segmentation(
         source_images=images,
         pixel_array=planes,
         segmentation_type="BINARY",
@@ -189,6 +194,8 @@ def _segmentation(images: list[Dataset], planes: Array, segments: list[SegmentDe
         content_description="MS lesions and their change; research only",
         series_description="lesiondelta: MS lesions (research only)",
     )
+    made.ContentCreatorName = ""  # which the standard asks for, empty or not
+    return made
 
 
 def _segment(index: int, number: int, change: Change | None, study: str, by_hand: bool) -> SegmentDescription:
@@ -210,12 +217,25 @@ def _segment(index: int, number: int, change: Change | None, study: str, by_hand
     return segment
 
 
-def _complete(image: Dataset) -> Dataset:
-    """Empty what is absent or not what the standard allows, which is what anonymising leaves."""
+def _complete(image: Dataset, series: Series, slice_mm: float) -> Dataset:
+    """Empty what is absent or not what the standard allows, which is what anonymising leaves; one angle for all."""
     for name in TYPE_2:
         if name not in image or not _allowed(name, str(image[name].value or "")):
             setattr(image, name, "")
+    if series.multi_frame:
+        _share(image, ("PixelMeasuresSequence", "PlaneOrientationSequence"))
+    else:
+        image.ImageOrientationPatient = series.headers[0].ImageOrientationPatient
+        image.SliceThickness = image.get("SliceThickness") or f"{slice_mm:.6g}"
     return image
+
+
+def _share(image: Dataset, groups: tuple[str, ...]) -> None:
+    """Say once for all frames what each of them says: highdicom looks for it there alone."""
+    shared, first = image.SharedFunctionalGroupsSequence[0], image.PerFrameFunctionalGroupsSequence[0]
+    for name in groups:
+        if name not in shared and name in first:
+            setattr(shared, name, first[name].value)
 
 
 def _allowed(name: str, value: str) -> bool:

@@ -15,15 +15,29 @@ FEWEST_SLICES = 10
 TIMES = (("EchoTime", "EffectiveEchoTime"), ("RepetitionTime",), ("InversionTime", "InversionTimes"))
 """In milliseconds; each with its name in multi-frame files."""
 OTHER = re.compile(
-    r"\b(dir|psir|stir|double inversion|tof|mra|angio\w*|swi|swan|dwi|dti|diff\w*|adc|trace\w*|perf\w*|asl|fmri|bold|"
-    r"field ?map|b0|map|inv ?[12]|mip|minip|mtc|spine|cervical|thoracic|lumbar|orbit\w*)\b"
+    r"\b(\w*dir(2d|3d)?|psir|stir|double inversion|fgatir|wmn|\w*tof\w*|mr[av]|angio\w*|veno\w*|pca|phase contrast|swi|"
+    r"swan|dwi|dti|diff\w*|adc|trace\w*|perf\w*|asl|\w*fmri\w*|bold|field ?map\w*|b0|map|\w*mapping|t1 images|"
+    r"inv ?[12]|mip|minip|mtc|mtr|mt|mt ?o(n|ff)|ciss\w*|fiesta\w*|\w*fisp\w*|tru(e|fi)\w*|b ?ffe|b?ssfp|balanced|"
+    r"dess\w*|calib\w*|sense ?ref\w*|ref sense|\w*spine|cerv\w*|thor\w*|lumb\w*|neck|[hbl]ws|rachis|orbit\w*)\b"
 )
-LOCALISER = re.compile(r"\b(loc|localiser\w*|localizer\w*|scout\w*|survey\w*|3 ?plane)\b")
-ENHANCED = re.compile(r"\b(post|gad\w*|gd|ce|km|contrast|dotarem|gadovist)\b|\+ ?c\b|\bc ?\+|\+ ?gd")
-NOT_ENHANCED = re.compile(r"\b(pre|no|without|non|w ?o)\b")
+LOCALISER = re.compile(r"\b(loc|locali[sz]er\w*|\w*scout\w*|\w*survey\w*|3 ?pl(ane)?)\b")
+AGENT = r"(gad\w*|gd\w*|ce|km|mdc|[ck]ontrast\w*|dotarem|magnevist|prohance|clariscan|vueway|elucirem)"
+ENHANCED = re.compile(
+    rf"\b({AGENT}|\w*post(?!erior)\w*|enhanc\w*|inj\w*|\w*km|t1w?(c|ce|gd\w*|gad\w*))\b|"
+    rf"\+ ?c\b|\w ?\+( |$)|\+ ?{AGENT}\b"
+)
+NOT_ENHANCED = re.compile(rf"\b(pre|no|non|without|w ?o|ohne|vor|sans|sin|senza)( iv)? {AGENT}\b")
 T1W = re.compile(r"\b(t1\w*|mp ?rage|bravo|f?spgr|tfe|flash)\b")
 FLAIR = re.compile(r"\b(\w*flair\w*|dark ?fluid|tirm)\b")
-DERIVED = {"DERIVED", "MPR", "REFORMATTED", "PROJECTION IMAGE", "MIP", "MIN_IP", "SUBTRACTION"}
+NOT_T1W = re.compile(r"\b(t2\w*|pdw?|hemo\w*)\b")
+LONGEST_GRADIENT_ECHO_MS = 12
+"""Of a gradient echo that T1 weights; with a longer one it is T2*."""
+DERIVED = {"DERIVED", "MPR", "REFORMATTED"}
+COMPUTED = {
+    "PROJECTION IMAGE", "MIP", "MIN_IP", "MIN IP", "MINIP", "MAX_IP", "SUBTRACTION", "SUB", "T1 MAP", "T2 MAP", "F",
+    "FAT", "FF", "FAT_FRACTION",
+}  # fmt: skip
+"""Types of images that are derived and show something else."""
 NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY MAP"}
 
 
@@ -86,25 +100,30 @@ def weighting(series: Series) -> str | None:
     """The contrast that the tags say, T1w or FLAIR; None for all others.
 
     The timing decides: a FLAIR has a long echo and a long inversion, a T1w a short echo with either a shorter
-    inversion or a short repetition. Names decide what is neither, and where the times were taken away.
+    inversion or a short repetition. Names exclude, and decide where the times were taken away.
     """
-    words = name_of(series)
-    if OTHER.search(words) or LOCALISER.search(words) or series.value("AngioFlag") == "Y":
+    words, pulses = " ".join(names_of(series)), _pulses(series)
+    if OTHER.search(words) or LOCALISER.search(words) or series.value("AngioFlag") == "Y" or "EP" in pulses:
         return None
+    called = next(iter(names_of(series)), "")  # what the whole examination is called stands after the series' own name
     echo, repetition, inversion = (series.number(*names) for names in TIMES)
+    no_t1w = NOT_T1W.search(called) and "t1" not in called
     if echo is None or repetition is None:
-        return "T1w" if T1W.search(words) else "FLAIR" if FLAIR.search(words) else None
-    inverts = _inverts(series) or bool(FLAIR.search(words))
+        return "T1w" if T1W.search(called) and not no_t1w else "FLAIR" if FLAIR.search(called) else None
+    inverts = "IR" in pulses or bool(FLAIR.search(called))
     if echo >= 60 and (inversion >= 1200 if inversion else inverts):
         return "FLAIR"
-    return "T1w" if echo <= 40 and _saturates(series, repetition, inversion) else None
+    longest = LONGEST_GRADIENT_ECHO_MS if "GR" in pulses else 40
+    return "T1w" if echo <= longest and not no_t1w and _saturates(series, repetition, inversion) else None
 
 
-def _inverts(series: Series) -> bool:
+def _pulses(series: Series) -> set[str]:
+    """SE, IR, GR, EP: ScanningSequence, or what multi-frame files say instead."""
     sequence = series.headers[0].get("ScanningSequence") or ""
-    return "IR" in ([sequence] if isinstance(sequence, str) else list(sequence)) or (
-        series.value("InversionRecovery") == "YES"
-    )
+    pulses = {sequence} if isinstance(sequence, str) else set(sequence)
+    pulses |= {"IR"} if series.value("InversionRecovery") == "YES" else set()
+    pulses |= {"EP"} if series.value("EchoPlanarPulseSequence") == "YES" else set()
+    return pulses | ({"GR"} if series.value("EchoPulseSequence") == "GRADIENT" else set())
 
 
 def _saturates(series: Series, repetition: float, inversion: float | None) -> bool:
@@ -117,17 +136,26 @@ def _saturates(series: Series, repetition: float, inversion: float | None) -> bo
 
 def unsuitable(series: Series) -> str:
     """Why a series is never chosen, though its owner may name it; empty where nothing speaks against it."""
-    words, kind = name_of(series), set(series.image_type)
-    if "LOCALIZER" in kind or LOCALISER.search(words):
+    kind = set(series.image_type)
+    if "LOCALIZER" in kind or LOCALISER.search(" ".join(names_of(series))):
         return "localiser"
-    if kind & NO_MAGNITUDE:
+    if kind & NO_MAGNITUDE or str(series.value("ComplexImageComponent") or "MAGNITUDE").upper() in NO_MAGNITUDE:
         return "no magnitude"
-    agent = str(series.value("ContrastBolusAgent", "ContrastBolusAgentSequence") or "no").strip().lower()
-    if agent not in ("no", "none") or (ENHANCED.search(words) and not NOT_ENHANCED.search(words)):
+    if kind & COMPUTED:
+        return "computed"
+    if _enhanced(series):
         return "contrast agent"
     if len(series.frames) < FEWEST_SLICES:
         return "few slices"
     return ""
+
+
+def _enhanced(series: Series) -> bool:
+    """Whether an agent, its amount or any name says so; `pre contrast` and `W/WO CONTRAST` do not."""
+    agent = str(series.value("ContrastBolusAgent", "ContrastBolusAgentSequence") or "no").strip().lower()
+    amounts = [series.number(name) or 0 for name in ("ContrastBolusVolume", "ContrastBolusTotalDose")]
+    named = any(ENHANCED.search(NOT_ENHANCED.sub(" ", name)) for name in names_of(series))
+    return agent not in ("no", "none") or max(amounts) > 0 or named
 
 
 def derived(series: Series) -> bool:
@@ -144,7 +172,7 @@ def describe(series: Series) -> str:
     return f"  {date}  series {series.value('SeriesNumber') or '-'}  {text}  ({about})  {series.files[0]}"
 
 
-def name_of(series: Series) -> str:
-    """What people and scanner call it, in small letters, words apart."""
+def names_of(series: Series) -> list[str]:
+    """What people and scanner call it, most specific first, in small letters, words apart."""
     names = (series.value(name) for name in ("SeriesDescription", "ProtocolName", "SequenceName"))
-    return re.sub(r"[^a-z0-9+]+", " ", " ".join(str(name) for name in names if name).lower())
+    return [re.sub(r"[^a-z0-9+]+", " ", str(name).lower()).strip() for name in names if name]
