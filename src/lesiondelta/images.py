@@ -152,8 +152,8 @@ def write_displacement(path: Path, voxels: Array, grid: Grid) -> None:
         nib.save(image, temporary)
 
 
-def require_same_grid(a: Volume, b: Volume) -> None:
-    """Raise GeometryError unless the two lie on one grid (corners within 0.01 mm)."""
+def require_same_grid(a: Volume, b: Volume, tolerance_mm: float = GRID_TOLERANCE_MM) -> None:
+    """Raise GeometryError unless the two lie on one grid, corner by corner."""
     if a.data.shape != b.data.shape:
         raise GeometryError(
             f"{a.name} has shape {a.data.shape}, {b.name} has {b.data.shape}: resample one to the other first."
@@ -164,7 +164,7 @@ def require_same_grid(a: Volume, b: Volume) -> None:
             f"{a.name} is stored as {orientations[0]}, {b.name} as {orientations[1]}: resample one to the other first."
         )
     shift_mm = a.grid.distance_mm(b.grid)
-    if shift_mm > GRID_TOLERANCE_MM:
+    if shift_mm > tolerance_mm:
         raise GeometryError(f"{a.name} and {b.name} lie {shift_mm:.2f} mm apart: resample one to the other first.")
 
 

@@ -7,10 +7,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.transform import Rotation
 
+from lesiondelta.errors import InputError
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import Place
-from lesiondelta.images import Grid, Volume, read_mask, write_volume
+from lesiondelta.images import Grid, Volume, read_labels, read_mask, write_volume
+from lesiondelta.pipeline import patient as patient_module
+from lesiondelta.pipeline import results
 from lesiondelta.pipeline.corrected import correct
 from lesiondelta.pipeline.segmentation import counted
 from lesiondelta.preprocessing.patient import PreparedVisit
@@ -322,6 +326,159 @@ def test_results_of_an_unfinished_patient_are_told_to_be_made_first(root, capsys
     done = report(capsys, root)
     assert done.code == 1
     assert "run it without --reports-only first" in done.out.replace("\n", " ")
+
+
+def other_threshold(capsys, root):
+    given = ("--model", root / "model", "--threshold", "0.4", *OPTIONS)
+    return call(capsys, "run", root / "bids", root / "out", "participant", *given)
+
+
+def draw(root, shape=SHAPE, session="2"):
+    """Save a mask of one lesion, as an editor does that is still open: not by a temporary file."""
+    drawn = np.zeros(shape, bool)
+    drawn[2:4, 6:8, 3:5] = True
+    path = mask_path(root, session=session)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(drawn.astype(np.uint8), AFFINE), path)
+    return drawn
+
+
+@pytest.mark.parametrize("step", ["follow", "write_report", "correct"])
+def test_a_mask_that_is_saved_while_reports_are_written_is_followed_next(root, capsys, monkeypatch, step):
+    erase(root)
+    drawn, whole = [], getattr(results, step)
+
+    def saved_meanwhile(*args):
+        drawn.append(drawn[0] if drawn else draw(root))
+        return whole(*args)
+
+    monkeypatch.setattr(results, step, saved_meanwhile)
+    assert report(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn[0])
+    monkeypatch.undo()
+    assert report(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn[0])
+    np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, drawn[0])
+    assert rows(root / "out")["sub-01", "ses-2"]["lesions"] == "1"
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_mask_that_is_saved_during_segmentation_is_not_lost(root, capsys, monkeypatch, earlier, fails):
+    if earlier:
+        erase(root)
+    drawn = []
+
+    def saved_meanwhile(*args):
+        drawn.append(draw(root))
+        if fails:
+            raise InputError("no")
+        return segmented(*args)
+
+    segmented = patient_module._segment
+    monkeypatch.setattr(patient_module, "_segment", saved_meanwhile)
+    assert other_threshold(capsys, root).code == int(fails)
+    np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, drawn[0])
+    monkeypatch.undo()
+    assert other_threshold(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn[0])
+
+
+def test_a_mask_that_is_saved_after_a_failed_run_is_not_lost(root, capsys, monkeypatch):
+    def fails(*_):
+        raise InputError("no")
+
+    monkeypatch.setattr(patient_module, "_segment", fails)
+    assert other_threshold(capsys, root).code == 1
+    monkeypatch.undo()
+    drawn = draw(root)
+    assert other_threshold(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn)
+
+
+@pytest.mark.parametrize("again", [report, run])
+def test_a_kill_while_reports_are_written_is_made_good(root, capsys, monkeypatch, again):
+    half = erase(root)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "write_report", killed)
+    with pytest.raises((KeyboardInterrupt, AssertionError, pytest.fail.Exception)):
+        assert report(capsys, root).code == 0
+    monkeypatch.undo()
+    assert again(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, half)
+    assert rows(root / "out")["sub-01", "ses-2"]["correction"] != "n/a"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        AUTOMATIC,
+        "space-patient_label-L_mask",
+        "space-patient_label-L_desc-automatic_mask",
+        "space-orig_seg-lesions_dseg",
+    ],
+)
+@pytest.mark.parametrize("again", [report, run, other_threshold])
+def test_an_edit_of_an_output_that_is_not_followed_is_refused_not_lost(root, capsys, name, again):
+    path = mask_path(root, name)
+    volume = read_labels(path)
+    write_volume(path, volume.with_data(volume.data * 0))
+    before = contents(root / "out")
+    done = again(capsys, root)
+    assert done.code == 1
+    assert "has been edited, but only" in done.out.replace("\n", " ")
+    after = contents(root / "out")
+    assert {name for name in before if before[name] != after.get(name)} <= {"settings.json"}
+
+
+def test_an_edited_segmentation_of_slicer_is_refused_not_lost(root, capsys):
+    path = mask_path(root).with_name("sub-01_ses-2_space-orig_seg-lesions_dseg.seg.nrrd")
+    path.write_bytes(path.read_bytes() + b" ")
+    assert report(capsys, root).code == 1
+    path.unlink()
+    assert report(capsys, root).code == 0
+    assert path.is_file()
+
+
+def test_a_mask_saved_again_unedited_does_not_end_a_correction_that_was_set_aside(root, capsys):
+    half = erase(root)
+    report(capsys, root)
+    write_volume(image_path(root / "bids", "01", "2", "FLAIR"), image(77))
+    assert run(capsys, root).code == 0
+    automatic = nib.load(mask_path(root))
+    nib.save(nib.Nifti1Image(automatic.get_fdata().astype(np.int16), automatic.affine), mask_path(root))
+    assert report(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, half)
+    assert "its FLAIR has changed" in rows(root / "out")["sub-01", "ses-2"]["reason"]
+
+
+def test_a_mask_that_was_edited_before_its_flair_changed_is_not_used_for_the_new_one(root, capsys):
+    half = erase(root)
+    write_volume(image_path(root / "bids", "01", "2", "FLAIR"), image(77))
+    assert run(capsys, root).code == 0
+    assert "its FLAIR has changed" in rows(root / "out")["sub-01", "ses-2"]["reason"]
+    np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, half)
+
+
+def test_an_edit_beside_a_removed_automatic_mask_is_not_lost(root, capsys):
+    half = erase(root)
+    mask_path(root, AUTOMATIC).unlink()
+    assert run(capsys, root).code == 0
+    np.testing.assert_array_equal(read_mask(mask_path(root)).data, half)
+    assert rows(root / "out")["sub-01", "ses-2"]["correction"] != "n/a"
+
+
+def test_the_rounding_of_an_orientation_is_no_other_grid(root, capsys):
+    half, turned = erase(root), AFFINE.copy()
+    turned[:3, :3] = Rotation.from_rotvec([0.001, 0.001, 0]).as_matrix() @ AFFINE[:3, :3]
+    write_volume(mask_path(root), Volume(half, turned))
+    assert report(capsys, root).code == 0
+    written = read_mask(mask_path(root))
+    np.testing.assert_array_equal(written.data, half)
+    np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
 
 
 THICK = np.diag([1.0, 1, 4, 1])

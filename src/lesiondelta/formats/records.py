@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lesiondelta.errors import OutputError
 from lesiondelta.files import write_json, write_text
+from lesiondelta.formats.derivatives import MASK
 
 Status = Literal["ok", "ok-zero-lesions", "flagged", "failed"]
 RECORDS = ".lesiondelta"
@@ -52,7 +53,8 @@ class Record:
     """A patient's record: what it was made from (`fingerprint`), what was written (relative paths), how it ended.
 
     `kept` is what tables and report follow from beside the images in the output folder; `masks` has the hashes of
-    masks as they were left, by file name, and `corrections` those of masks corrected by hand, by visit.
+    masks as they were left, by file name ("": it was not there), and `corrections` those of masks corrected by hand, by
+    visit.
     """
 
     patient: str
@@ -92,12 +94,18 @@ def finished_results(out: Path, patient: str, fingerprint: Mapping[str, Any]) ->
     return record.results if record and same and all((out / name).is_file() for name in record.files) else None
 
 
-def begin(out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Clear what an earlier run wrote for this patient, and record what this one is going to write."""
+def begin(
+    out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterable[Path], masks: Mapping[str, str]
+) -> None:
+    """Clear what an earlier run wrote for this patient, and record what this one is going to write.
+
+    `masks` has the hashes of masks corrected by hand, which are not cleared, and of others, which are.
+    """
     earlier = read_record(out, patient)
     old = earlier.files if earlier else ()
     new = {path.relative_to(out).as_posix() for path in files}
-    write_record(out, Record(patient, False, fingerprint, tuple(sorted({*old, *new}))))
+    files_ = tuple(sorted({*old, *new}))
+    write_record(out, Record(patient, False, fingerprint, files_, masks={**masks, **_absent(files_)}))
     try:
         for name in old:
             (out / name).unlink(missing_ok=True)
@@ -118,11 +126,17 @@ def fail(out: Path, patient: str, results: Sequence[VisitResult]) -> None:
     The files stay on record, so that a later run clears those that could not be removed.
     """
     earlier = read_record(out, patient)
-    files = earlier.files if earlier else ()
+    files, masks = (earlier.files, earlier.masks) if earlier else ((), {})
     for name in files:
         with suppress(OSError):
             (out / name).unlink(missing_ok=True)
-    write_record(out, Record(patient, False, {}, files, tuple(results)))
+    write_record(out, Record(patient, False, {}, files, tuple(results), masks={**masks, **_absent(files)}))
+
+
+def _absent(files: Iterable[str]) -> dict[str, str]:
+    """Masks that are cleared: one that appears there later is a reader's, whose editor was still open."""
+    names = (name.rpartition("/")[2] for name in files)
+    return {name: "" for name in names if name.endswith(f"_{MASK}.nii.gz")}
 
 
 def write_tables(out: Path, table: Path) -> None:

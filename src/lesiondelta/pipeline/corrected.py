@@ -33,7 +33,7 @@ class Correction:
         if said:
             number, what = said[0].split()
             said[0] = f"{number} lesion{'' if number == '1' else 's'} {what}"
-        return ", ".join([*said, f"{self.apart_ml:+.2f} ml"])
+        return ", ".join([*said, f"{round(self.apart_ml, 2) + 0.0:+.2f} ml"])
 
     @property
     def facts(self) -> dict[str, str | int | float]:

@@ -63,20 +63,23 @@ def _without_fault(
     patient: Patient, out: Path, settings: Settings, models: Sequence[Segmenter], raw: Path | None, work: Path | None
 ) -> tuple[VisitResult, ...]:
     problems = dict(patient.problems)
+    labels = [visit.label for visit in patient.visits]
     try:
-        take_corrections(out, patient.label, [visit.label for visit in patient.visits])
+        taken = take_corrections(out, patient.label, labels)
         earlier = _earlier(patient, out, settings, models)
     except Exception as error:  # a corrected mask is of no use: what lies there stays untouched
         return failed_results(patient, reason_of(error, out, patient.label))
     if earlier is not None:
         return earlier
     try:
-        return _run(patient, out, settings, models, raw, work, problems)
+        return _run(patient, out, settings, models, raw, work, problems, taken)
     except Exception as error:
         reason = reason_of(error, out, patient.label)
         if isinstance(error, NoVisitError):
             problems.update(error.failures)
     results = failed_results(replace(patient, problems=problems), reason)
+    with suppress(LesionDeltaError):
+        take_corrections(out, patient.label, labels)  # what was saved meanwhile
     with suppress(LesionDeltaError):
         records.fail(out, patient.label, results)
     return results
@@ -105,6 +108,7 @@ def _run(
     raw: Path | None,
     work: Path | None,
     problems: dict[str, str],
+    taken: Mapping[str, str],
 ) -> tuple[VisitResult, ...]:
     """Run a patient; `problems` gains each failed visit's own reason as soon as it is known."""
     contrasts = models[0].contrasts
@@ -116,7 +120,7 @@ def _run(
     possible += [f for n, place in enumerate(places.values()) for f in map_files(place, labels[:n])]
     possible += [f for place in places.values() for f in segmentation_files(place)]
     possible += [*table_files(out, patient.label), report_path(out, patient.label)]
-    records.begin(out, patient.label, identity, possible)
+    records.begin(out, patient.label, identity, possible, taken)
     log_choices(patient)
 
     usable = usable_visits(patient, contrasts)
@@ -132,10 +136,12 @@ def _run(
     visits = {visit.label: visit for visit in usable.visits}
     for seen, output in zip(segmented, outputs, strict=True):
         write_visit(places[seen.prepared.label], visits[seen.prepared.label], output, raw)
-    results, written = write_results(out, patient.label, made, flair_hashes(identity), settings.preprocessing.threads)
-    written += [f for s in segmented for f in visit_files(places[s.prepared.label], contrasts, s.extras)]
-    records.finish(out, finished(out, patient.label, identity, written, results, made))
-    return results
+    flairs, threads = flair_hashes(identity), settings.preprocessing.threads
+    written = write_results(out, patient.label, made, flairs, taken, threads)
+    files = [*written.files]
+    files += [f for s in segmented for f in visit_files(places[s.prepared.label], contrasts, s.extras)]
+    records.finish(out, finished(out, patient.label, identity, files, written, made))
+    return written.results
 
 
 def _segment(

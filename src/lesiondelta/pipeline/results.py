@@ -17,7 +17,9 @@ from lesiondelta.formats import records
 from lesiondelta.formats.corrections import (
     CORRECTED,
     correction_hash,
+    derived_hashes,
     drawn_on,
+    edits_of,
     note_correction,
     require_own_visit,
     take_edits,
@@ -106,25 +108,39 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class _Counted:
-    """A visit with the masks that count, after correction: in the patient's space and on its own grid."""
+    """A visit with the masks that count, after correction: in the patient's space and on its own grid.
+
+    `masks` has the hashes of the mask and of the corrected one as this run has read and left them.
+    """
 
     seen: SegmentedVisit
     own: Volume
+    masks: Mapping[str, str]
     correction: Correction | None = None
     unused: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A result for every visit, the files written, and the hashes of masks by file name."""
+
+    results: tuple[VisitResult, ...]
+    files: list[Path]
+    masks: Mapping[str, str]
+
+
 def write_results(
-    out: Path, patient: str, made: Made, flairs: Mapping[str, str], threads: int = 1
-) -> tuple[tuple[VisitResult, ...], list[Path]]:
+    out: Path, patient: str, made: Made, flairs: Mapping[str, str], taken: Mapping[str, str], threads: int = 1
+) -> Written:
     """Write what follows from the automatic masks, which lie in `out`, and from those corrected by hand.
 
-    `flairs` has the hash of every visit's FLAIR. Returns a result for every visit, and the files written.
+    `flairs` has the hash of every visit's FLAIR, `taken` those of masks as `take_corrections` has seen them.
     """
     told = made.told
     places = [Place(out, patient, seen.prepared.label) for seen in made.segmented]
     visits = [
-        _counted(place, seen, flairs.get(place.visit)) for place, seen in zip(places, made.segmented, strict=True)
+        _counted(place, seen, flairs.get(place.visit), taken)
+        for place, seen in zip(places, made.segmented, strict=True)
     ]
     segmented = [visit.seen for visit in visits]
     limits = Thresholds(told.probability, told.min_lesion_mm3)
@@ -142,25 +158,40 @@ def write_results(
     for before, place in zip(["", *(p.visit for p in places)], places, strict=False):
         written += map_files(place, [before] if place is not places[0] else [])
         written += [path for path in segmentation_files(place) if path.is_file()]
-    return tuple(results.pop(label) for label in told.order if label in results), written
+    masks = {name: said for visit in visits for name, said in visit.masks.items()}
+    masks |= {name: said for place in places for name, said in derived_hashes(place).items()}
+    return Written(tuple(results.pop(label) for label in told.order if label in results), written, masks)
 
 
-def _counted(place: Place, seen: SegmentedVisit, flair: str | None) -> _Counted:
-    """The visit as its corrected mask has it, if there is one that can be used; writes the masks that count."""
+def _counted(place: Place, seen: SegmentedVisit, flair: str | None, taken: Mapping[str, str]) -> _Counted:
+    """The visit as its corrected mask has it, if there is one that can be used; writes the masks that count.
+
+    A reader may have saved a mask since it was `taken`: segmenting takes long.
+    """
+    ours = {place.anat(f"{name}.nii.gz").name for name in (MASK, CORRECTED)}
+    now = take_edits(place, {name: said for name, said in taken.items() if name in ours}, flair)
     automatic = replace(read_mask(place.anat(f"{AUTOMATIC}.nii.gz")), affine=seen.prepared.grids["FLAIR"].affine)
     corrected, unused = usable_correction(place, automatic, flair)
     if unused:
         log.warning("sub-%s, %s: %s", place.patient, visit_name(place.visit), unused)
-    if corrected is None:
+    result, correction = (seen, None) if corrected is None else correct(seen, automatic, corrected)
+    if edits_of(place) != now:  # saved in these seconds
+        return _counted(place, seen, flair, now)
+    if corrected is None or correction is None:
         write_masks(place, automatic, seen.mask, {})
-        return _Counted(seen, automatic, unused=unused)
-    result, correction = correct(seen, automatic, corrected)
+        return _Counted(seen, automatic, _left(place, now), unused=unused)
     log.warning("sub-%s: mask of %s corrected by hand: %s", place.patient, visit_name(place.visit), correction)
     sources = [own_uri(place, AUTOMATIC), own_uri(place, CORRECTED)]
     write_masks(place, corrected, result.mask, {"Manual": True, "Sources": sources, "Correction": correction.facts})
     about = {key: read_sidecar(place, AUTOMATIC)[key] for key in ("Type", "SpatialReference")}
     note_correction(place, drawn_on(place) or flair, {**about, "Sources": sources[:1]})
-    return _Counted(result, corrected, correction)
+    return _Counted(result, corrected, _left(place, now), correction)
+
+
+def _left(place: Place, taken: Mapping[str, str]) -> dict[str, str]:
+    """The hashes of a visit's masks just after the one that counts has been written."""
+    mask = place.anat(f"{MASK}.nii.gz")
+    return {**taken, mask.name: sha256(mask)}
 
 
 def kept_of(made: Made) -> dict[str, Any]:
@@ -195,15 +226,18 @@ def _automatic(out: Path, visit: PreparedVisit, prepared: PreparedPatient) -> Se
     return counted(visit, probability, mask, prepared.grid)
 
 
-def take_corrections(out: Path, patient: str, visits: Iterable[str] = ()) -> None:
+def take_corrections(out: Path, patient: str, visits: Iterable[str] = ()) -> dict[str, str]:
     """Keep what a reader has edited since the last run; see `formats.corrections.take_edits` for what it raises.
 
-    `visits`: labels to be looked at even if no record knows them.
+    `visits`: labels to be looked at even if no record knows them. Returns the hashes of masks by file name.
     """
     record = records.read_record(out, patient)
     known = [place.visit for place in _places(out, record)]
+    flairs = flair_hashes(record.fingerprint) if record else {}
+    taken: dict[str, str] = {}
     for visit in dict.fromkeys([*known, *visits]):
-        take_edits(Place(out, patient, visit), record.masks if record else {})
+        taken |= take_edits(Place(out, patient, visit), record.masks if record else {}, flairs.get(visit))
+    return taken
 
 
 def corrections(out: Path, record: Record) -> dict[str, str]:
@@ -223,15 +257,15 @@ def finished(
     patient: str,
     fingerprint: Mapping[str, Any],
     files: Iterable[Path],
-    results: tuple[VisitResult, ...],
+    written: Written,
     made: Made,
 ) -> Record:
     """The record of a patient whose results have been written."""
     names = tuple(sorted({path.relative_to(out).as_posix() for path in files}))
-    record = Record(patient, False, fingerprint, names, results, kept_of(made))
-    masks = [place.anat(f"{name}.nii.gz") for place in _places(out, record) for name in (MASK, CORRECTED)]
-    hashes = {path.name: sha256(path) for path in masks if path.is_file()}
-    return replace(record, masks=hashes, corrections=corrections(out, record))
+    record = Record(patient, False, fingerprint, names, written.results, kept_of(made), written.masks)
+    paths = {place.visit: place.anat(f"{CORRECTED}.nii.gz") for place in _places(out, record)}
+    used = {visit: written.masks.get(path.name, "") for visit, path in paths.items()}
+    return replace(record, corrections={visit: said for visit, said in used.items() if said})
 
 
 def flair_hashes(fingerprint: Mapping[str, Any]) -> dict[str, str]:
@@ -251,14 +285,15 @@ def report_again(out: Path, patient: str, threads: int = 1) -> tuple[VisitResult
     if record is None or not record.kept:
         raise OutputError(f"{out} holds no finished results of sub-{patient}: run it without --reports-only first.")
     require_own_visit(out, patient, [place.visit for place in _places(out, record)])
-    take_corrections(out, patient)
+    taken = take_corrections(out, patient)
     log.info("sub-%s: what follows from the masks is written again", patient)
     made = read_made(out, record)
-    results, written = write_results(out, patient, made, flair_hashes(record.fingerprint), threads)
+    records.write_record(out, replace(record, masks=taken))  # of a run that is killed nothing else is as it was left
+    written = write_results(out, patient, made, flair_hashes(record.fingerprint), taken, threads)
     maybe = [path for place in _places(out, record) for path in segmentation_files(place)]
-    files = {out / name for name in record.files}.difference(maybe).union(written)
-    records.finish(out, finished(out, patient, record.fingerprint, files, results, made))
-    return results
+    files = {out / name for name in record.files}.difference(maybe).union(written.files)
+    records.finish(out, finished(out, patient, record.fingerprint, files, written, made))
+    return written.results
 
 
 def _judge(patient: str, made: Made, visits: Sequence[_Counted], index: int, followed: Followed) -> VisitResult:
