@@ -216,7 +216,8 @@ def run(
     and page (OUT/lesiondelta.tsv, OUT/group.html) again, from all patients in OUT.
 
     To correct a mask by hand, edit OUT/sub-X/ses-Y/anat/*_space-orig_label-L_mask.nii.gz in ITK-SNAP or Slicer, save
-    it, and give the command again with --reports-only. Results of `segment` have no dataset: give OUT for BIDS too.
+    it, and give `lesiondelta run BIDS OUT participant --reports-only`, without settings: those of the masks are kept.
+    Results of `segment` have no dataset: give OUT for BIDS too.
 
     Exit code: 0 if every patient succeeded, 1 if one failed, 70 if nothing could be started. Finished patients are
     skipped when the command is given again; a changed input, setting or model is not.
