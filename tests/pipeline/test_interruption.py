@@ -51,7 +51,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
     whole.join()
     duration_s = time.monotonic() - start
     expected = images(tmp_path / "whole")
-    assert len(expected) == 3 * 5
+    assert len(expected) == 3 * 9 + 1 + 2, "nine a visit, a map of changes, two brains"
     table = (tmp_path / "whole/lesiondelta.tsv").read_text()
 
     points, rng = set(), random.Random(0)
