@@ -234,7 +234,7 @@ children, contrast agent, spinal cord, or scanners below 1.5 T.
 - Data: University of Ljubljana, CC-BY (Lesjak et al., Neuroinformatics 16, 51-63, 2018); MNI152 (nilearn).
 - Patches of {patch[0]}^3, {batch} an iteration ({tuning.patch[0]}^3 and {tuning.batch} in the stages that see real
   patients), {foreground_share} of them centred on a lesion; AdamW with polynomial
-  decay, Dice + cross-entropy with deep supervision, nnU-Net's augmentation, {precision}.
+  decay, Dice + cross-entropy with deep supervision, nnU-Net's augmentation, {precision} (float16 on the GPU).
 - What ships is the mean of the weights of stage `pairs` (share {tuned_share}) and of those it started from; so is the
   twin, and so are the stages `-without-`. It keeps more of what simulated patients taught (Wortsman et al., CVPR 2022).
 - The twin is a single-visit nnU-Net: the same base, patients, guises and numbers of iterations.
