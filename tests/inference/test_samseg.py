@@ -126,15 +126,7 @@ def test_beyond_the_time_limit_the_program_dies_with_its_children(monkeypatch, t
     with pytest.raises(ProgramError, match=r"was stopped after 0\.002 hours: .*allow more \(--samseg-hours\)"):
         segment(monkeypatch, tmp_path, 2, body, hours=0.002)
     assert time.monotonic() - start < 60
-    assert dies(int(child.read_text()))
-
-
-def dies(process, seconds=20):
-    """Whether it ends within some seconds: a busy machine takes its time over a SIGKILL."""
-    end = time.monotonic() + seconds
-    while alive(process) and time.monotonic() < end:
-        time.sleep(0.1)
-    return not alive(process)
+    assert eventually(lambda: not alive(int(child.read_text())))
 
 
 def alive(process):
