@@ -2,7 +2,9 @@
 
     python recipes/bundled_model.py WORK [--data DIR] [--device auto|cpu|cuda] [--threads N] [--stage NAME]
 
-WORK keeps patients, checkpoints and logs; the command continues where it was stopped. The stages:
+WORK keeps patients, checkpoints and logs; the command continues where it was stopped. First all patients are simulated
+(`--stage patients`; 27 CPU seconds each), then come the stages, of which the base wants a GPU (6 minutes of an H100 for
+`base` and `base-pairs`); those that see real patients take some 10 minutes of a CPU each:
 
 1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas;
 2. `base-pairs`, `base-single`

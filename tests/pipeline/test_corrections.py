@@ -1,4 +1,7 @@
-"""A mask corrected by hand: how it is found, what follows from it, and that no mask is ever lost."""
+"""A mask corrected by hand: how it is found, what follows from it, and that no mask is ever lost.
+
+One long file, because every test edits a copy of the same finished results, which its first part makes.
+"""
 
 import json
 import shutil
