@@ -321,8 +321,8 @@ class PairTransforms(ComposeTransforms):
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; emulated, it would be slower than float32."""
-    found = torch.cpu.get_capabilities()
+    """Whether this CPU has instructions for it; emulated, it would be slower than float32. Old torch cannot say."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
