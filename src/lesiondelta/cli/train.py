@@ -86,7 +86,8 @@ def train(
       lesiondelta train COHORT --method difference_weighting --preset small -o OUT
 
     The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`. OUT/train.log tells its
-    course.
+    course. On GPUs, networks of long trainings are compiled (torch.compile) unless the environment says
+    nnUNet_compile=false.
     """
     from lesiondelta import methods
     from lesiondelta.files import require_writable
