@@ -9,6 +9,7 @@ from lesiondelta import methods
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.inference import choose_device, load_model
 from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.training import plan_job, train
 from tests.synthetic import write_patients
 
@@ -210,6 +211,32 @@ def test_a_training_of_cuda_is_not_continued_on_the_cpu(run, tmp_path):
     stopped_in(run, tmp_path / "out", "mixed float16")
     with pytest.raises(ModelError, match="continue on the device it began on"):
         run(tmp_path / "out")
+
+
+def test_a_gpu_that_is_too_small_is_one_sentence(run, tmp_path):
+    def full(state):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(InputError, match=r"difference_weighting with the preset smoke does not fit .* with --gpus"):
+        run(tmp_path / "out", progress=full)
+
+
+def test_a_full_disk_is_one_sentence_and_the_training_goes_on_later(run, trained, tmp_path, full_disk):
+    with full_disk(), pytest.raises(OutputError, match=r"Cannot write .*checkpoint\.pth: File too large\."):
+        run(tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".partial-*"))
+    with full_disk(1000), pytest.raises(OutputError, match=r"training in .*out cannot be .* File too large"):
+        run(tmp_path / "out")  # what nnU-Net itself writes at the start does not fit
+    assert same(run(tmp_path / "out"), trained)
+
+
+def test_a_model_is_exported_whole_or_not_at_all(trained, tmp_path, full_disk):
+    network = load_model(trained).network
+    export_model(tmp_path / "model", network, {"name": "first"})
+    with full_disk(), pytest.raises(OutputError, match=r"Cannot write .*model: File too large\."):
+        export_model(tmp_path / "model", network, {"name": "second"})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["name"] == "first"
 
 
 def test_adamw(run, tmp_path):

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lesiondelta.errors import CohortError, GeometryError
-from lesiondelta.files import alone, write_json
+from lesiondelta.errors import CohortError, GeometryError, OutputError
+from lesiondelta.files import alone, require_writable, write_json
 from lesiondelta.images import Array, Volume, read_image, read_mask, require_same_grid
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit, content_hash, contrasts, visit_identifier
 from lesiondelta.nnunet.environment import environment
@@ -100,8 +100,8 @@ def _store(
     workers: int,
 ) -> None:
     shutil.rmtree(visits_folder(folder), ignore_errors=True)  # the rest of a build that was interrupted
-    visits_folder(folder).mkdir(parents=True)
-    places_path(visits_folder(folder), "").parent.mkdir(exist_ok=True)
+    require_writable(visits_folder(folder))
+    require_writable(places_path(visits_folder(folder), "").parent)
     store = partial(_store_patient, names=names, folder=folder, patch=patch)
     with worker_pool(workers) if workers > 1 else nullcontext() as pool:
         visits_of = pool.map(store, patients) if pool else map(store, patients)
@@ -185,18 +185,21 @@ def _save(path: Path, data: Array, labels: Array, patch: Sequence[int]) -> None:
     blocks, chunks = comp_blosc2_params(data.shape, tuple(patch), data.itemsize)
     label_blocks, label_chunks = comp_blosc2_params(labels.shape, tuple(patch), labels.itemsize)
     places = DefaultPreprocessor._sample_foreground_locations(labels, [1])
-    nnUNetDatasetBlosc2.save_case(
-        data,
-        labels,
-        {},
-        str(path),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=label_chunks,
-        blocks_seg=label_blocks,
-    )
-    path.with_name(f"{path.name}.pkl").unlink()
-    np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]))
+    try:
+        nnUNetDatasetBlosc2.save_case(
+            data,
+            labels,
+            {},
+            str(path),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=label_chunks,
+            blocks_seg=label_blocks,
+        )
+        path.with_name(f"{path.name}.pkl").unlink()
+        np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]))
+    except (OSError, RuntimeError) as error:  # blosc2's is a RuntimeError
+        raise OutputError(f"Cannot write {path}: {error}. Check its folder and the free space.") from error
 
 
 def _sample(values: Array) -> Array:

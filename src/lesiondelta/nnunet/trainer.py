@@ -29,10 +29,10 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from lesiondelta.errors import ModelError
-from lesiondelta.files import atomic
 from lesiondelta.methods import Recipe
 from lesiondelta.nnunet.dataset import visits_folder
 from lesiondelta.nnunet.environment import prints_logged
+from lesiondelta.nnunet.export import write_checkpoint
 from lesiondelta.nnunet.job import Job, Progress, ProgressCallback
 from lesiondelta.nnunet.pairs import PairDataset
 from lesiondelta.nnunet.planning import CONFIGURATION
@@ -240,8 +240,7 @@ class PairTrainer(nnUNetTrainer):
             "iterations_done": self.iterations_done,
             "precision": self.precision,
         }
-        with atomic(Path(filename)) as temporary:
-            torch.save(checkpoint, temporary)
+        write_checkpoint(Path(filename), checkpoint)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Continue after the last finished epoch, in the precision it was computed in."""

@@ -5,7 +5,8 @@ import logging
 import math
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -190,7 +191,7 @@ def _remove_partial(folder: Path) -> None:
 
 
 def _run(job: Job, progress: ProgressCallback | None) -> None:
-    with environment(job.data):
+    with _explained(job), environment(job.data):
         from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
 
         plan = make_plan(job.preset, job.method)
@@ -238,7 +239,7 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
     processes = 0 if on_cpu else max(1, job.threads // job.gpus)
     compiled = job.device == "cuda" and job.preset.epochs * job.preset.iterations_per_epoch >= WORTH_COMPILING
     try:
-        with environment(job.data, loader_processes=processes, compile_network=compiled):
+        with _explained(job), environment(job.data, loader_processes=processes, compile_network=compiled):
             trainer = _trainer(job, plan, progress)
             if trainer.current_epoch < trainer.num_epochs:
                 trainer.run_training()
@@ -247,6 +248,24 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
     if trainer.local_rank == 0:
         description = _description(job, plan, trainer)
         export_model(job.model, trainer.plain_network(), description)
+
+
+@contextmanager
+def _explained(job: Job) -> Iterator[None]:
+    """Say in a sentence that a GPU or a disk is too small; nnU-Net and TensorBoard write files of their own."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{job.method.name} with the preset {job.preset.name} does not fit into the GPU's memory: take a larger "
+            "GPU, share the batch among more of them with --gpus, or give a smaller preset."
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"A file of the training in {job.output} cannot be read or written ({error}): check the free space."
+        ) from error
 
 
 def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) -> Any:  # noqa: ANN401
