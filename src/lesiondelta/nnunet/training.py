@@ -26,6 +26,7 @@ from lesiondelta.nnunet.cohort import FoldName, TrainingPatient, choose_fold
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.nnunet.job import DeviceName, Job, ProgressCallback
 from lesiondelta.nnunet.presets import Preset
+from lesiondelta.nnunet.ranks import run_in_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -198,32 +199,8 @@ def _run(job: Job, progress: ProgressCallback | None) -> None:
     if job.gpus == 1:
         run_job(job, plan, progress)
         return
-    from torch.multiprocessing.spawn import spawn
-
     _require_gpus(job.gpus, job.device, plan["configurations"][CONFIGURATION]["batch_size"])
-    spawn(_run_rank, args=(job, plan, _free_port()), nprocs=job.gpus, join=True)  # type: ignore[no-untyped-call]
-
-
-def _run_rank(rank: int, job: Job, plan: dict[str, Any], port: int) -> None:
-    """One process of several GPUs, as nnU-Net starts them."""
-    import torch
-    from torch import distributed
-
-    torch.cuda.set_device(rank)
-    distributed.init_process_group("nccl", f"tcp://localhost:{port}", rank=rank, world_size=job.gpus)
-    try:
-        run_job(job, plan)
-    finally:
-        distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    run_in_ranks(run_job, (job, plan), job.gpus)
 
 
 def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = None) -> None:
