@@ -10,7 +10,7 @@ from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.inference import choose_device, load_model
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.export import export_model
-from lesiondelta.nnunet.training import plan_job, train
+from lesiondelta.nnunet.training import plan_job, source_commit, train
 from tests.synthetic import write_patients
 
 TINY = replace(presets.load("smoke"), epochs=3, iterations_per_epoch=2, patch=(16, 16, 16), max_features=16)
@@ -123,6 +123,21 @@ def test_what_the_exported_model_records(run, tmp_path):
     assert training["method"]["recipe"]["momentum"] == 0.99
     assert set(training["versions"]) == {"lesiondelta", "nnunetv2", "torch"}
     assert 0 <= training["last_validation_dice"] <= 1
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_every_commit_that_trained_is_recorded(run, tmp_path, recorded):
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError):
+        run(out, progress=stop_at(1, 1))
+    checkpoint = torch.load(out / "checkpoint.pth", weights_only=True)
+    assert checkpoint.pop("commits") == [source_commit()]
+    torch.save(checkpoint | ({"commits": ["earlier"]} if recorded else {}), out / "checkpoint.pth")
+    settings = json.loads((out / "training.json").read_text())
+    (out / "training.json").write_text(json.dumps(settings | {"commit": "first"}))
+    training = load_model(run(out)).description.training
+    assert training["commits"] == ["earlier" if recorded else "first", source_commit()]
+    assert training["commit"] == source_commit()
 
 
 def test_fold_all_has_no_validation_score(trained):

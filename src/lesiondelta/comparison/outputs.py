@@ -30,7 +30,7 @@ from lesiondelta.nnunet.cohort import content_hash
 from lesiondelta.nnunet.training import source_commit
 
 FORMS: tuple[Form, ...] = ("md", "tex", "tsv")
-TRAINING = ("seconds", "device", "threads", "precision", "batch", "epochs_done", "iterations_done", "commit")
+TRAINING = ("seconds", "device", "threads", "precision", "batch", "epochs_done", "iterations_done", "commit", "commits")
 """What the record keeps of a fold's training."""
 
 
@@ -139,7 +139,9 @@ def _parameters(model: Model) -> int:
 
 
 def _commits(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted({record["commit"] for record in records if record["commit"]})
+    """Every one once; models of earlier versions name the first of theirs alone."""
+    every = [record.get("commits") or [record["commit"]] for record in records]
+    return sorted({commit for commits in every for commit in commits if commit})
 
 
 def _remove_earlier(study: Study, results: Results) -> None:

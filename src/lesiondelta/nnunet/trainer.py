@@ -87,6 +87,7 @@ class PairTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = job.method.recipe.foreground_share
         self.enable_deep_supervision = job.method.deep_supervision
         self.iteration, self.iterations_done = 0, 0
+        self.commits: list[str | None] = []
         self.board: Any = None
 
     def initialize(self) -> None:
@@ -239,6 +240,7 @@ class PairTrainer(nnUNetTrainer):
             "epochs_done": self.current_epoch,
             "iterations_done": self.iterations_done,
             "precision": self.precision,
+            "commits": self.commits,
         }
         write_checkpoint(Path(filename), checkpoint)
 
@@ -260,6 +262,7 @@ class PairTrainer(nnUNetTrainer):
             self.grad_scaler.load_state_dict(checkpoint["grad_scaler"])
         self.logger.load_checkpoint(checkpoint["history"])
         self.current_epoch = checkpoint["epochs_done"]
+        self.commits = checkpoint.get("commits", [])
         self.iterations_done = checkpoint.get("iterations_done", self.current_epoch * self.num_iterations_per_epoch)
 
     def plain_network(self) -> torch.nn.Module:

@@ -219,6 +219,7 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
         with _explained(job), environment(job.data, loader_processes=processes, compile_network=compiled):
             trainer = _trainer(job, plan, progress)
             if trainer.current_epoch < trainer.num_epochs:
+                trainer.commits = _with_present(trainer.commits)
                 trainer.run_training()
     finally:
         torch.set_num_threads(before)
@@ -253,6 +254,8 @@ def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) 
     trainer = create_trainer(job, plan, raw, stored["patients"], progress)
     if job.initial_weights is not None and trainer.current_epoch == 0:
         _load_weights(trainer.plain_network(), job.initial_weights)
+    if trainer.current_epoch > 0 and not trainer.commits:  # a checkpoint of an earlier version, which kept the first
+        trainer.commits = [json.loads(job.settings.read_text(encoding="utf-8")).get("commit")]
     return trainer
 
 
@@ -303,9 +306,16 @@ def _description(job: Job, plan: Mapping[str, Any], trainer: Any) -> dict[str, A
             "threads": job.threads,
             "precision": trainer.precision,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
-            "commit": json.loads(job.settings.read_text(encoding="utf-8")).get("commit"),
+            "commit": trainer.commits[-1],
+            "commits": trainer.commits,
         },
     }
+
+
+def _with_present(commits: Sequence[str | None]) -> list[str | None]:
+    """The commits that trained, in order, with the one that trains from here on."""
+    present = source_commit()
+    return [*commits] if commits and commits[-1] == present else [*commits, present]
 
 
 def source_commit() -> str | None:
