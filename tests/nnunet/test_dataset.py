@@ -131,6 +131,14 @@ def test_other_patients_are_refused(patients, folder):
         dataset.build(patients[:2], folder, PATCH)
 
 
+def test_data_of_another_version_are_refused(patients, tmp_path):
+    found = dataset.build(patients[:1], tmp_path, PATCH)
+    assert found["storage"] == dataset.STORAGE
+    (tmp_path / "patients.json").write_text(json.dumps(found | {"storage": dataset.STORAGE + 1}))
+    with pytest.raises(OutputError, match="another version of lesiondelta"):
+        dataset.build(patients[:1], tmp_path, PATCH)
+
+
 def test_an_interrupted_build_starts_again(patients, tmp_path):
     dataset.build(patients[:1], tmp_path, PATCH)
     (tmp_path / "patients.json").unlink()

@@ -9,6 +9,7 @@ from lesiondelta import methods
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.inference import choose_device, load_model
 from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.dataset import STORAGE
 from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.training import plan_job, source_commit, train
 from tests.synthetic import write_patients
@@ -107,6 +108,15 @@ def test_a_complete_training_returns_at_once(run, trained):
 def test_a_folder_with_another_training_is_refused(run, trained, options, named):
     with pytest.raises(OutputError, match=named):
         run(trained.parent, **options)
+
+
+def test_a_training_goes_on_with_data_of_its_own_version_alone(run, tmp_path):
+    with pytest.raises(StoppedError):
+        run(tmp_path / "out", progress=stop_at(0, 1))
+    settings = json.loads((tmp_path / "out" / "training.json").read_text())
+    (tmp_path / "out" / "training.json").write_text(json.dumps(settings | {"storage": STORAGE + 1}))
+    with pytest.raises(OutputError, match="another storage"):
+        run(tmp_path / "out")
 
 
 def test_what_the_exported_model_records(run, tmp_path):

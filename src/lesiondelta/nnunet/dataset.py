@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 NAME = "Dataset001_lesiondelta"
 DESCRIPTION = "patients.json"
 OUTSIDE = -1  # nnU-Net's label of what lies outside the brain
+STORAGE = 1
+"""Raise it when a change stores other arrays from the same patients: what was stored is then refused."""
 SAMPLES_PER_VISIT = 10_000
 SPACING_TOLERANCE = 0.01
 
@@ -56,9 +58,9 @@ def places_path(visits: Path, identifier: str) -> Path:
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """What `build` said of the data it stored in `folder`."""
+    """What `build` said of the data it stored in `folder`; the first version did not number itself."""
     found: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    return found
+    return {"storage": 1, **found}
 
 
 def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int], workers: int = 1) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
 
     Returns
     -------
-    dict with `content` (hash), `contrasts` and `patients` (label -> identifiers of the visits in time order)
+    dict with `storage`, `content` (hash), `contrasts` and `patients` (label -> identifiers of the visits in time order)
     """
     names = contrasts(patients)
     content = content_hash(patients)
@@ -86,6 +88,11 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
             if not (folder / DESCRIPTION).is_file():
                 _store(patients, names, content, folder, patch, workers)
     found = description(folder)
+    if found["storage"] != STORAGE:
+        raise OutputError(
+            f"{folder} holds training data as another version of lesiondelta stored them: choose another folder or "
+            "delete it."
+        )
     if found["content"] != content or found["contrasts"] != list(names):
         raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
     return found
@@ -111,6 +118,7 @@ def _store(
     write_json(preprocessed_folder(folder) / "dataset_fingerprint.json", fingerprint(visits, len(names)))
     _write_dataset_json(folder, patients, names)
     found = {
+        "storage": STORAGE,
         "content": content,
         "contrasts": list(names),
         "patients": {label: [visit.identifier for visit in patient] for label, patient in stored.items()},

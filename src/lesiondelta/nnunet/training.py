@@ -120,7 +120,7 @@ def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallb
     _require_planned(patients, job)
     workers = 1 if job.device == "cpu" else job.threads  # without a GPU, storing is a small part of it all
     stored = dataset.build(patients, job.data, job.preset.patch or DEFAULT_PATCH, workers)
-    settings = {**_settings(job), "patients_content": stored["content"]}
+    settings = {**_settings(job), "patients_content": stored["content"], "storage": stored["storage"]}
     _require_same_settings(job.settings, settings)
     if not job.settings.is_file():
         write_json(job.settings, {**settings, "commit": source_commit()})
@@ -174,7 +174,7 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to continue a training that had others."""
     if not path.is_file():
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = {"storage": 1, **json.loads(path.read_text(encoding="utf-8"))}  # the first version did not say
     different = [name for name in settings if found.get(name) != settings[name]]
     if different:
         raise OutputError(
