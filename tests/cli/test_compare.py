@@ -71,6 +71,7 @@ def test_a_comparison_from_cohort_to_tables(capsys, cohorts, tmp_path):
     for number in (2, 3):
         ElementTree.parse(out / "figures" / f"figure_{number}.svg")
     before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
+    (out / "scores" / "cv" / ".DS_Store").touch()  # what a file manager leaves
     trained = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
     assert len(trained) == 4
     assert call(capsys, *command(cohorts, out, *everything)).code == 0
