@@ -90,7 +90,7 @@ def train(
     nnUNet_compile=false.
     """
     from lesiondelta import methods
-    from lesiondelta.files import require_writable
+    from lesiondelta.files import alone, require_writable
     from lesiondelta.formats.bids import read_cohort
     from lesiondelta.nnunet import presets, training
     from lesiondelta.pipeline.checks import require_programs
@@ -114,7 +114,7 @@ def train(
         threads=omp_nthreads or console.cores(), initial_weights=initial_model, self_prior_share=self_prior_share,
         data=work / "stored",
     )  # fmt: skip
-    with console.log_file(out / "train.log"):
+    with alone(out, wait=False), console.log_file(out / "train.log"):
         require_writable(work)
         if preset is None and job.device == "cpu":
             logger.warning(
