@@ -373,6 +373,8 @@ def read_checkpoint(path: str, device: torch.device) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         if "epochs_done" in checkpoint:
             return checkpoint
+    except torch.OutOfMemoryError:  # the file is sound
+        raise
     except Exception as error:  # torch raises many kinds for damaged files
         raise ModelError(f"{path} cannot be read ({error}): delete it to train from the start.") from error
     raise ModelError(f"{path} is not a checkpoint of lesiondelta: delete it to train from the start.")
