@@ -1,4 +1,6 @@
 import os
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,19 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the open MS images are not at {folder} (set LESIONDELTA_DATA)")
     return folder
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file may grow beyond a number of bytes."""
+
+    @contextmanager
+    def limited(largest=12_000):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

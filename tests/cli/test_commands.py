@@ -11,6 +11,7 @@ import pytest
 from lesiondelta import __version__
 from lesiondelta.cli import app
 from lesiondelta.cli.console import paths_together, spread
+from lesiondelta.files import alone
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.preprocessing.programs import find_program
 from lesiondelta.simulation import Acquisition, write_cohort
@@ -230,6 +231,13 @@ def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):
     assert outcome.code == 1
     assert outcome.err.count("cannot be read") == 1
     assert "cannot be read" in (labelled.parent / "out/train.log").read_text()
+
+
+def test_two_trainings_in_one_folder_keep_apart(capsys, labelled):
+    with alone(labelled.parent / "out", wait=False):
+        outcome = train(capsys, labelled, "--preset", "smoke")
+    assert outcome.code == 1
+    assert "Another lesiondelta is working in" in outcome.err
 
 
 def test_doctor_runs(capsys, tmp_path):

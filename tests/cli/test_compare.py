@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from lesiondelta.files import alone
+from lesiondelta.nnunet.training import source_commit
 from tests.samseg import HEADS, install, write_heads
 from tests.tiny import OPTIONS, call, write_patient, write_references
 
@@ -62,12 +63,15 @@ def test_a_comparison_from_cohort_to_tables(capsys, cohorts, tmp_path):
     record = json.loads((out / "record.json").read_text())
     assert record["patients"] == {"cv": ["01", "02", "03", "04"], "test": ["05"], "external": ["01", "02"]}
     assert record["parameters"]["difference_weighting"] > record["parameters"]["nnunet"]
-    assert all(fold["seconds"] > 0 for folds in record["trainings"].values() for fold in folds)
+    folds = [fold for folds in record["trainings"].values() for fold in folds]
+    assert all(fold["seconds"] > 0 for fold in folds)
+    assert all(fold["commits"] == [source_commit()] for fold in folds)
     assert "Trained on cpu with 1 threads, predicted on cpu with 1 threads." in outcome.out
     assert "No interval and no test is given for cross-validation and test and external" in outcome.out
     for number in (2, 3):
         ElementTree.parse(out / "figures" / f"figure_{number}.svg")
     before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
+    (out / "scores" / "cv" / ".DS_Store").touch()  # what a file manager leaves
     trained = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
     assert len(trained) == 4
     assert call(capsys, *command(cohorts, out, *everything)).code == 0

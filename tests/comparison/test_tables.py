@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lesiondelta import methods
-from lesiondelta.comparison.rendering import rendered
+from lesiondelta.comparison.rendering import Table, rendered
 from lesiondelta.comparison.study import Scored, Study
 from lesiondelta.comparison.tables import cohort_table, first_places, score_table, significance_table, size_table
 from lesiondelta.evaluation.statistics import mean_interval
@@ -152,6 +152,17 @@ def test_empty_masks_are_counted(study, results):
     results["cv", "nnunet"].filtered.loc[0, "empty_visits"] = 2
     table = score_table("Table 2", study, results, ("cv", "test"))
     assert table.notes == ("Visits with an empty mask: nnUNet 2 (cross-validation).",)
+
+
+def test_signs_of_latex_are_text():
+    title, heading, cell = "T. 5 % of {x}", ("a_b", "x: R&D"), r"~$1 #2 \input^<>"
+    tex = rendered(Table(title, heading, (("g^1",), (cell, "2")), ("A note_",)), "tex")
+    assert r"\caption{5 \% of \{x\}}" in tex
+    assert r" & \multicolumn{1}{c}{x} \\" in tex
+    assert r"a\_b & R\&D \\" in tex
+    assert r"\textit{g\textasciicircum{}1}" in tex
+    assert r"\textasciitilde{}\$1 \#2 \textbackslash{}input\textasciicircum{}\textless{}\textgreater{} & 2 \\" in tex
+    assert r"A note\_" in tex
 
 
 def test_a_latex_table_has_the_splits_above_the_measures(study, results):

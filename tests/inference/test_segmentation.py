@@ -1,5 +1,8 @@
 import json
+import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +252,23 @@ def test_damaged_and_foreign_models_are_refused(tmp_path, damage, message):
         load_model(folder)
     assert str(folder) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "."])
+def test_a_model_without_permission_is_one_sentence(name):
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        folder = export_tiny_model(Path(made) / "model")
+        (folder / name).chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)  # root may read everything
+            with pytest.raises(ModelError, match=r"model.* cannot be read \(Permission denied\)"):
+                load_model(folder)
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):

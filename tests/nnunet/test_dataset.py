@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lesiondelta.errors import CohortError, GeometryError
+from lesiondelta.errors import CohortError, GeometryError, OutputError
 from lesiondelta.images import Volume, read_image, read_mask, write_volume
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.environment import environment
@@ -131,6 +131,14 @@ def test_other_patients_are_refused(patients, folder):
         dataset.build(patients[:2], folder, PATCH)
 
 
+def test_data_of_another_version_are_refused(patients, tmp_path):
+    found = dataset.build(patients[:1], tmp_path, PATCH)
+    assert found["storage"] == dataset.STORAGE
+    (tmp_path / "patients.json").write_text(json.dumps(found | {"storage": dataset.STORAGE + 1}))
+    with pytest.raises(OutputError, match="another version of lesiondelta"):
+        dataset.build(patients[:1], tmp_path, PATCH)
+
+
 def test_an_interrupted_build_starts_again(patients, tmp_path):
     dataset.build(patients[:1], tmp_path, PATCH)
     (tmp_path / "patients.json").unlink()
@@ -145,6 +153,13 @@ def test_a_second_build_at_the_same_time_waits_and_takes_what_the_first_stored(p
         one, other = pool.map(lambda _: dataset.build(patients[:1], tmp_path, PATCH), range(2))
     assert one == other
     assert caplog.text.count("storing patient 001") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_sentence(patients, tmp_path, full_disk, workers):
+    with full_disk(), pytest.raises(OutputError, match=r"Cannot write .*sub-001__ses-01"):
+        dataset.build(patients[:1], tmp_path, PATCH, workers)
+    assert dataset.build(patients[:1], tmp_path, PATCH)["patients"].keys() == {"001"}
 
 
 def test_no_lesion_at_all(tmp_path):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lesiondelta.nnunet.environment import environment, prints_logged
+from lesiondelta.nnunet.environment import COMPILE, environment, prints_logged
 
 RAW, PREPROCESSED, PROCESSES = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_n_proc_DA"
 
@@ -19,6 +19,16 @@ def test_variables_are_restored(tmp_path, monkeypatch):
         raise RuntimeError
     assert os.environ[RAW] == "mine"
     assert PREPROCESSED not in os.environ
+
+
+@pytest.mark.parametrize(("users", "compiled"), [(None, "True"), ("false", "false")])
+def test_users_can_switch_compilation_off(tmp_path, monkeypatch, users, compiled):
+    monkeypatch.delenv(COMPILE, raising=False)
+    if users:
+        monkeypatch.setenv(COMPILE, users)
+    with environment(tmp_path, compile_network=True):
+        assert os.environ[COMPILE] == compiled
+    assert os.environ.get(COMPILE) == users
 
 
 def test_nnunet_follows_from_one_folder_to_the_next(tmp_path):

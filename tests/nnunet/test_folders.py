@@ -58,6 +58,13 @@ def test_out_and_back_is_the_same_network(model, tmp_path):
         torch.testing.assert_close(back.network(pair()), model.network(pair()), atol=0, rtol=0)
 
 
+def test_a_full_disk_is_one_sentence(tmp_path, full_disk):
+    model = tiny(tmp_path / "ours")
+    with full_disk(), pytest.raises(OutputError, match=r"Cannot write .*checkpoint_final\.pth: File too large\."):
+        export_folder(model, tmp_path / "theirs")
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
 def test_nnunets_own_network_gives_the_same_logits_of_turned_images(model, tmp_path):
     """Theirs is built by nnU-Net from the folder's plans, and fed (Z, Y, X) as its readers do."""
     theirs = export_folder(model, tmp_path / "theirs")

@@ -131,6 +131,14 @@ def test_bfloat16_is_for_the_pass_alone(trainer):
     )
 
 
+def test_a_torch_that_does_not_know_the_cpu_computes_in_float32(folder, monkeypatch):
+    with environment(folder):
+        from lesiondelta.nnunet.trainer import computes_in_bfloat16
+
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in releases before 2026
+    assert not computes_in_bfloat16()
+
+
 PAPER = [name for name in methods.names() if methods.load(name).recipe == methods.Recipe()]
 
 

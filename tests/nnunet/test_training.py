@@ -9,7 +9,9 @@ from lesiondelta import methods
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.inference import choose_device, load_model
 from lesiondelta.nnunet import presets
-from lesiondelta.nnunet.training import plan_job, train
+from lesiondelta.nnunet.dataset import STORAGE
+from lesiondelta.nnunet.export import export_model
+from lesiondelta.nnunet.training import plan_job, source_commit, train
 from tests.synthetic import write_patients
 
 TINY = replace(presets.load("smoke"), epochs=3, iterations_per_epoch=2, patch=(16, 16, 16), max_features=16)
@@ -108,6 +110,15 @@ def test_a_folder_with_another_training_is_refused(run, trained, options, named)
         run(trained.parent, **options)
 
 
+def test_a_training_goes_on_with_data_of_its_own_version_alone(run, tmp_path):
+    with pytest.raises(StoppedError):
+        run(tmp_path / "out", progress=stop_at(0, 1))
+    settings = json.loads((tmp_path / "out" / "training.json").read_text())
+    (tmp_path / "out" / "training.json").write_text(json.dumps(settings | {"storage": STORAGE + 1}))
+    with pytest.raises(OutputError, match="another storage"):
+        run(tmp_path / "out")
+
+
 def test_what_the_exported_model_records(run, tmp_path):
     content = json.loads((run(tmp_path / "out", fold=1, folds=3, seed=7) / "model.json").read_text())
     training = content["training"]
@@ -122,6 +133,21 @@ def test_what_the_exported_model_records(run, tmp_path):
     assert training["method"]["recipe"]["momentum"] == 0.99
     assert set(training["versions"]) == {"lesiondelta", "nnunetv2", "torch"}
     assert 0 <= training["last_validation_dice"] <= 1
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_every_commit_that_trained_is_recorded(run, tmp_path, recorded):
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError):
+        run(out, progress=stop_at(1, 1))
+    checkpoint = torch.load(out / "checkpoint.pth", weights_only=True)
+    assert checkpoint.pop("commits") == [source_commit()]
+    torch.save(checkpoint | ({"commits": ["earlier"]} if recorded else {}), out / "checkpoint.pth")
+    settings = json.loads((out / "training.json").read_text())
+    (out / "training.json").write_text(json.dumps(settings | {"commit": "first"}))
+    training = load_model(run(out)).description.training
+    assert training["commits"] == ["earlier" if recorded else "first", source_commit()]
+    assert training["commit"] == source_commit()
 
 
 def test_fold_all_has_no_validation_score(trained):
@@ -210,6 +236,32 @@ def test_a_training_of_cuda_is_not_continued_on_the_cpu(run, tmp_path):
     stopped_in(run, tmp_path / "out", "mixed float16")
     with pytest.raises(ModelError, match="continue on the device it began on"):
         run(tmp_path / "out")
+
+
+def test_a_gpu_that_is_too_small_is_one_sentence(run, tmp_path):
+    def full(state):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(InputError, match=r"difference_weighting with the preset smoke does not fit .* with --gpus"):
+        run(tmp_path / "out", progress=full)
+
+
+def test_a_full_disk_is_one_sentence_and_the_training_goes_on_later(run, trained, tmp_path, full_disk):
+    with full_disk(), pytest.raises(OutputError, match=r"Cannot write .*checkpoint\.pth: File too large\."):
+        run(tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".partial-*"))
+    with full_disk(1000), pytest.raises(OutputError, match=r"training in .*out cannot be .* File too large"):
+        run(tmp_path / "out")  # what nnU-Net itself writes at the start does not fit
+    assert same(run(tmp_path / "out"), trained)
+
+
+def test_a_model_is_exported_whole_or_not_at_all(trained, tmp_path, full_disk):
+    network = load_model(trained).network
+    export_model(tmp_path / "model", network, {"name": "first"})
+    with full_disk(), pytest.raises(OutputError, match=r"Cannot write .*model: File too large\."):
+        export_model(tmp_path / "model", network, {"name": "second"})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["name"] == "first"
 
 
 def test_adamw(run, tmp_path):

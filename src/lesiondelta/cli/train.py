@@ -86,10 +86,11 @@ def train(
       lesiondelta train COHORT --method difference_weighting --preset small -o OUT
 
     The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`. OUT/train.log tells its
-    course.
+    course. On GPUs, networks of long trainings are compiled (torch.compile) unless the environment says
+    nnUNet_compile=false.
     """
     from lesiondelta import methods
-    from lesiondelta.files import require_writable
+    from lesiondelta.files import alone, require_writable
     from lesiondelta.formats.bids import read_cohort
     from lesiondelta.nnunet import presets, training
     from lesiondelta.pipeline.checks import require_programs
@@ -113,7 +114,7 @@ def train(
         threads=omp_nthreads or console.cores(), initial_weights=initial_model, self_prior_share=self_prior_share,
         data=work / "stored",
     )  # fmt: skip
-    with console.log_file(out / "train.log"):
+    with alone(out, wait=False), console.log_file(out / "train.log"):
         require_writable(work)
         if preset is None and job.device == "cpu":
             logger.warning(

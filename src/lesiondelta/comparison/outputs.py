@@ -25,12 +25,13 @@ from lesiondelta.comparison.tables import (
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS
 from lesiondelta.evaluation.tables import tsv
 from lesiondelta.files import write_json, write_text
-from lesiondelta.inference import Model, load_model
+from lesiondelta.inference import load_model
+from lesiondelta.inference.model import read_description
 from lesiondelta.nnunet.cohort import content_hash
 from lesiondelta.nnunet.training import source_commit
 
 FORMS: tuple[Form, ...] = ("md", "tex", "tsv")
-TRAINING = ("seconds", "device", "threads", "precision", "batch", "epochs_done", "iterations_done", "commit")
+TRAINING = ("seconds", "device", "threads", "precision", "batch", "epochs_done", "iterations_done", "commit", "commits")
 """What the record keeps of a fold's training."""
 
 
@@ -93,10 +94,9 @@ def how_it_was_made(study: Study, made: dict[str, Any]) -> str:
 
 def record(study: Study) -> dict[str, Any]:
     """Commits of trainings, predictions and tables, seed, budget, data hashes, parameters, how each fold trained."""
-    models = {
-        m.name: [load_model(study.model(m, fold) / "model") for fold in range(study.folds)] for m in study.methods
-    }
-    training = {name: [model.description.training for model in folds] for name, folds in models.items()}
+    models = {m.name: [study.model(m, fold) / "model" for fold in range(study.folds)] for m in study.methods}
+    described = {name: [read_description(model) for model in folds] for name, folds in models.items()}
+    training = {name: [description.training for description in folds] for name, folds in described.items()}
     every = [fold for folds in training.values() for fold in folds]
     predicted = [
         prediction_record(study.predictions(split, method), patient.label)
@@ -112,7 +112,7 @@ def record(study: Study) -> dict[str, Any]:
         "seed": study.seed,
         "folds": study.folds,
         "preset": asdict(study.preset),
-        "windows": {name: folds[0].description.patch for name, folds in models.items()},
+        "windows": {name: folds[0].patch for name, folds in described.items()},
         "device": study.device,
         "threads": study.threads,
         "overlap": study.overlap,
@@ -134,19 +134,21 @@ def _iterations(training: Mapping[str, Any]) -> dict[str, int]:
     return {"iterations_done": training.get("iterations_done", planned)}
 
 
-def _parameters(model: Model) -> int:
-    return sum(weights.numel() for weights in model.network.parameters())
+def _parameters(model: Path) -> int:
+    return sum(weights.numel() for weights in load_model(model).network.parameters())
 
 
 def _commits(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted({record["commit"] for record in records if record["commit"]})
+    """Every one once; models of earlier versions name the first of theirs alone."""
+    every = [record.get("commits") or [record["commit"]] for record in records]
+    return sorted({commit for commits in every for commit in commits if commit})
 
 
 def _remove_earlier(study: Study, results: Results) -> None:
     """Tables, figures and scores of methods and splits that were compared here before do not stay as if of now."""
     for path in (study.out / "tables", study.out / "figures"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in [path for folder in SCORES for path in (study.out / folder).glob("*/*")]:
+    for path in [path for folder in SCORES for path in (study.out / folder).glob("*/*/")]:
         if (path.parent.name, path.name) not in results:
             shutil.rmtree(path)
 

@@ -11,6 +11,14 @@ Form = Literal["md", "tex", "tsv"]
 
 BOLD = {"md": "**{}**", "tex": r"\textbf{{{}}}"}
 UNDERLINED = {"md": "<u>{}</u>", "tex": r"\underline{{{}}}"}
+LATEX = str.maketrans(
+    {sign: rf"\{sign}" for sign in "%_&$#{}"}
+    | {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        "<": r"\textless{}", ">": r"\textgreater{}",
+    }
+)  # fmt: skip
+"""Signs that mean something to LaTeX, or are other signs in its older fonts, as text."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def _heading(heading: Sequence[str]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
+    return text.translate(LATEX)
 
 
 def _tsv(table: Table) -> str:

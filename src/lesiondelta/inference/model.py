@@ -4,6 +4,8 @@ import hashlib
 import importlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -148,14 +150,16 @@ def load_model(folder: Path) -> Model:
     Raises
     ------
     ModelError
-        A file is missing, is not what its hash says, or does not describe a network of ours. Weights are read as
-        safetensors and never unpickled.
+        A file is missing or unreadable, is not what its hash says, or does not describe a network of ours. Weights are
+        read as safetensors and never unpickled.
     """
     description = read_description(folder)
     weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise ModelError(f"{weights} is missing: give the folder of an exported model.")
-    if sha256(weights) != description.weights_sha256:
+    with _readable(weights):
+        if not weights.is_file():
+            raise ModelError(f"{weights} is missing: give the folder of an exported model.")
+        found = sha256(weights)
+    if found != description.weights_sha256:
         raise ModelError(f"{weights} is not the file that {DESCRIPTION} describes (SHA-256 differs): copy it again.")
     require_consistent(description, folder)
     network = build_network(description.network, folder)
@@ -164,15 +168,26 @@ def load_model(folder: Path) -> Model:
 
 
 def read_description(folder: Path) -> Description:
-    """Read model.json alone, quickly; ModelError where it is missing or foreign."""
+    """Read model.json alone, quickly; ModelError where it is missing, unreadable or foreign."""
     path = folder / DESCRIPTION
-    if not path.is_file():
-        raise ModelError(f"{folder} is not a model folder: it has no {DESCRIPTION}. Export the model first.")
+    with _readable(path):
+        if not path.is_file():
+            raise ModelError(f"{folder} is not a model folder: it has no {DESCRIPTION}. Export the model first.")
+        content = path.read_bytes()
     try:
-        return Description.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Description.model_validate(json.loads(content))
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ModelError(f"{path} is not the description of a lesiondelta model ({reason}).") from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """ModelError in a sentence where the system does not let `path` be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror or error}): see to its permissions.") from error
 
 
 def require_consistent(description: Description, folder: Path) -> None:

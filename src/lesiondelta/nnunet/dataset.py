@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lesiondelta.errors import CohortError, GeometryError
-from lesiondelta.files import alone, write_json
+from lesiondelta.errors import CohortError, GeometryError, OutputError
+from lesiondelta.files import alone, require_writable, write_json
 from lesiondelta.images import Array, Volume, read_image, read_mask, require_same_grid
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit, content_hash, contrasts, visit_identifier
 from lesiondelta.nnunet.environment import environment
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 NAME = "Dataset001_lesiondelta"
 DESCRIPTION = "patients.json"
 OUTSIDE = -1  # nnU-Net's label of what lies outside the brain
+STORAGE = 1
+"""Raise it when a change stores other arrays from the same patients: what was stored is then refused."""
 SAMPLES_PER_VISIT = 10_000
 SPACING_TOLERANCE = 0.01
 
@@ -56,9 +58,9 @@ def places_path(visits: Path, identifier: str) -> Path:
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """What `build` said of the data it stored in `folder`."""
+    """What `build` said of the data it stored in `folder`; the first version did not number itself."""
     found: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    return found
+    return {"storage": 1, **found}
 
 
 def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int], workers: int = 1) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
 
     Returns
     -------
-    dict with `content` (hash), `contrasts` and `patients` (label -> identifiers of the visits in time order)
+    dict with `storage`, `content` (hash), `contrasts` and `patients` (label -> identifiers of the visits in time order)
     """
     names = contrasts(patients)
     content = content_hash(patients)
@@ -86,6 +88,11 @@ def build(patients: Sequence[TrainingPatient], folder: Path, patch: Sequence[int
             if not (folder / DESCRIPTION).is_file():
                 _store(patients, names, content, folder, patch, workers)
     found = description(folder)
+    if found["storage"] != STORAGE:
+        raise OutputError(
+            f"{folder} holds training data as another version of lesiondelta stored them: choose another folder or "
+            "delete it."
+        )
     if found["content"] != content or found["contrasts"] != list(names):
         raise CohortError(f"{folder} holds other patients' training data: choose another folder or delete it.")
     return found
@@ -100,8 +107,8 @@ def _store(
     workers: int,
 ) -> None:
     shutil.rmtree(visits_folder(folder), ignore_errors=True)  # the rest of a build that was interrupted
-    visits_folder(folder).mkdir(parents=True)
-    places_path(visits_folder(folder), "").parent.mkdir(exist_ok=True)
+    require_writable(visits_folder(folder))
+    require_writable(places_path(visits_folder(folder), "").parent)
     store = partial(_store_patient, names=names, folder=folder, patch=patch)
     with worker_pool(workers) if workers > 1 else nullcontext() as pool:
         visits_of = pool.map(store, patients) if pool else map(store, patients)
@@ -111,6 +118,7 @@ def _store(
     write_json(preprocessed_folder(folder) / "dataset_fingerprint.json", fingerprint(visits, len(names)))
     _write_dataset_json(folder, patients, names)
     found = {
+        "storage": STORAGE,
         "content": content,
         "contrasts": list(names),
         "patients": {label: [visit.identifier for visit in patient] for label, patient in stored.items()},
@@ -185,18 +193,21 @@ def _save(path: Path, data: Array, labels: Array, patch: Sequence[int]) -> None:
     blocks, chunks = comp_blosc2_params(data.shape, tuple(patch), data.itemsize)
     label_blocks, label_chunks = comp_blosc2_params(labels.shape, tuple(patch), labels.itemsize)
     places = DefaultPreprocessor._sample_foreground_locations(labels, [1])
-    nnUNetDatasetBlosc2.save_case(
-        data,
-        labels,
-        {},
-        str(path),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=label_chunks,
-        blocks_seg=label_blocks,
-    )
-    path.with_name(f"{path.name}.pkl").unlink()
-    np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]))
+    try:
+        nnUNetDatasetBlosc2.save_case(
+            data,
+            labels,
+            {},
+            str(path),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=label_chunks,
+            blocks_seg=label_blocks,
+        )
+        path.with_name(f"{path.name}.pkl").unlink()
+        np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]))
+    except (OSError, RuntimeError) as error:  # blosc2's is a RuntimeError
+        raise OutputError(f"Cannot write {path}: {error}. Check its folder and the free space.") from error
 
 
 def _sample(values: Array) -> Array:

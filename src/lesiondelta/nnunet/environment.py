@@ -14,6 +14,8 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+COMPILE = "nnUNet_compile"
+
 
 @contextlib.contextmanager
 def environment(folder: Path, *, loader_processes: int = 1, compile_network: bool = False) -> Iterator[None]:
@@ -26,7 +28,7 @@ def environment(folder: Path, *, loader_processes: int = 1, compile_network: boo
     loader_processes : int
         Processes that load and augment; 0: in this process. Planning needs 1 or more.
     compile_network : bool
-        torch.compile.
+        torch.compile, where the user has not set nnU-Net's own variable for it.
     """
     with tempfile.TemporaryDirectory(prefix="lesiondelta-") as results:
         # nnU-Net's trainer insists on a results folder of its own; ours write elsewhere.
@@ -36,7 +38,7 @@ def environment(folder: Path, *, loader_processes: int = 1, compile_network: boo
             "nnUNet_results": results,
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": str(loader_processes),
-            "nnUNet_compile": str(compile_network),
+            COMPILE: os.environ.get(COMPILE, str(compile_network)),
             "nnUNet_wandb_enabled": "0",
         }
         before = {name: os.environ.get(name) for name in variables}

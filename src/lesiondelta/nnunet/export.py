@@ -1,5 +1,6 @@
 """From a training to an exported model folder: model.json and weights.safetensors, no pickle, no nnU-Net."""
 
+import io
 import json
 import shutil
 import tempfile
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from lesiondelta.errors import OutputError
-from lesiondelta.files import sha256, write_json
+from lesiondelta.files import atomic, sha256, write_json
 from lesiondelta.inference.model import DESCRIPTION, WEIGHTS
 
 FORMAT = "lesiondelta-model"
@@ -40,18 +41,26 @@ def export_model(
     weights = {name: storable(tensor, half) for name, tensor in named_weights(network).items()}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        save_file(weights, partial / WEIGHTS)
-        (partial / WEIGHTS).chmod(0o644)  # safetensors makes it private
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
-        write_json(partial / DESCRIPTION, content | {"weights_sha256": sha256(partial / WEIGHTS)})
-        partial.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as made:
+            partial = Path(made) / "model"
+            partial.mkdir()
+            (partial / WEIGHTS).write_bytes(save(weights))  # to a full disk, save_file raises an error of its own
+            content = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
+            write_json(partial / DESCRIPTION, content | {"weights_sha256": sha256(partial / WEIGHTS)})
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
     except OSError as error:
         raise OutputError(f"Cannot write {folder}: {error.strerror or error}. Check the free space.") from error
     return folder
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write atomically what `torch.load` reads; from memory, as torch has an error of its own for a full disk."""
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    with atomic(path) as temporary:
+        temporary.write_bytes(packed.getbuffer())
 
 
 def named_weights(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -23,9 +23,9 @@ from lesiondelta import methods
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import ModelError, OutputError
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
-from lesiondelta.files import atomic, require_writable, sha256, write_json
+from lesiondelta.files import require_writable, sha256, write_json
 from lesiondelta.inference.model import DESCRIPTION, Description, Model, build_network, require_consistent
-from lesiondelta.nnunet.export import FORMAT, FORMAT_VERSION, export_model, network_description
+from lesiondelta.nnunet.export import FORMAT, FORMAT_VERSION, export_model, network_description, write_checkpoint
 from lesiondelta.nnunet.training import THRESHOLD
 
 LOGGER = logging.getLogger(__name__)
@@ -175,8 +175,7 @@ def _write_folder(model: Model, folder: Path) -> None:
         "numTraining": 0, "licence": model.description.licence,
     })  # fmt: skip
     write_json(folder / "plans.json", _plans(model, order))
-    with atomic(folder / "fold_all" / CHECKPOINT) as temporary:
-        torch.save(checkpoint, temporary)
+    write_checkpoint(folder / "fold_all" / CHECKPOINT, checkpoint)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from lesiondelta.errors import ModelError
-from lesiondelta.files import atomic
 from lesiondelta.methods import Recipe
 from lesiondelta.nnunet.dataset import visits_folder
 from lesiondelta.nnunet.environment import prints_logged
+from lesiondelta.nnunet.export import write_checkpoint
 from lesiondelta.nnunet.job import Job, Progress, ProgressCallback
 from lesiondelta.nnunet.pairs import PairDataset
 from lesiondelta.nnunet.planning import CONFIGURATION
@@ -87,6 +87,7 @@ class PairTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = job.method.recipe.foreground_share
         self.enable_deep_supervision = job.method.deep_supervision
         self.iteration, self.iterations_done = 0, 0
+        self.commits: list[str | None] = []
         self.board: Any = None
 
     def initialize(self) -> None:
@@ -239,9 +240,9 @@ class PairTrainer(nnUNetTrainer):
             "epochs_done": self.current_epoch,
             "iterations_done": self.iterations_done,
             "precision": self.precision,
+            "commits": self.commits,
         }
-        with atomic(Path(filename)) as temporary:
-            torch.save(checkpoint, temporary)
+        write_checkpoint(Path(filename), checkpoint)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Continue after the last finished epoch, in the precision it was computed in."""
@@ -261,6 +262,7 @@ class PairTrainer(nnUNetTrainer):
             self.grad_scaler.load_state_dict(checkpoint["grad_scaler"])
         self.logger.load_checkpoint(checkpoint["history"])
         self.current_epoch = checkpoint["epochs_done"]
+        self.commits = checkpoint.get("commits", [])
         self.iterations_done = checkpoint.get("iterations_done", self.current_epoch * self.num_iterations_per_epoch)
 
     def plain_network(self) -> torch.nn.Module:
@@ -321,8 +323,8 @@ class PairTransforms(ComposeTransforms):
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; emulated, it would be slower than float32."""
-    found = torch.cpu.get_capabilities()
+    """Whether this CPU has instructions for it; emulated, it would be slower than float32. Old torch cannot say."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
@@ -371,6 +373,8 @@ def read_checkpoint(path: str, device: torch.device) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         if "epochs_done" in checkpoint:
             return checkpoint
+    except torch.OutOfMemoryError:  # the file is sound
+        raise
     except Exception as error:  # torch raises many kinds for damaged files
         raise ModelError(f"{path} cannot be read ({error}): delete it to train from the start.") from error
     raise ModelError(f"{path} is not a checkpoint of lesiondelta: delete it to train from the start.")

@@ -5,7 +5,8 @@ import logging
 import math
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from lesiondelta.nnunet.cohort import FoldName, TrainingPatient, choose_fold
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.nnunet.job import DeviceName, Job, ProgressCallback
 from lesiondelta.nnunet.presets import Preset
+from lesiondelta.nnunet.ranks import run_in_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallb
     _require_planned(patients, job)
     workers = 1 if job.device == "cpu" else job.threads  # without a GPU, storing is a small part of it all
     stored = dataset.build(patients, job.data, job.preset.patch or DEFAULT_PATCH, workers)
-    settings = {**_settings(job), "patients_content": stored["content"]}
+    settings = {**_settings(job), "patients_content": stored["content"], "storage": stored["storage"]}
     _require_same_settings(job.settings, settings)
     if not job.settings.is_file():
         write_json(job.settings, {**settings, "commit": source_commit()})
@@ -172,7 +174,7 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to continue a training that had others."""
     if not path.is_file():
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = {"storage": 1, **json.loads(path.read_text(encoding="utf-8"))}  # the first version did not say
     different = [name for name in settings if found.get(name) != settings[name]]
     if different:
         raise OutputError(
@@ -190,39 +192,15 @@ def _remove_partial(folder: Path) -> None:
 
 
 def _run(job: Job, progress: ProgressCallback | None) -> None:
-    with environment(job.data):
+    with _explained(job), environment(job.data):
         from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
 
         plan = make_plan(job.preset, job.method)
     if job.gpus == 1:
         run_job(job, plan, progress)
         return
-    from torch.multiprocessing.spawn import spawn
-
     _require_gpus(job.gpus, job.device, plan["configurations"][CONFIGURATION]["batch_size"])
-    spawn(_run_rank, args=(job, plan, _free_port()), nprocs=job.gpus, join=True)  # type: ignore[no-untyped-call]
-
-
-def _run_rank(rank: int, job: Job, plan: dict[str, Any], port: int) -> None:
-    """One process of several GPUs, as nnU-Net starts them."""
-    import torch
-    from torch import distributed
-
-    torch.cuda.set_device(rank)
-    distributed.init_process_group("nccl", f"tcp://localhost:{port}", rank=rank, world_size=job.gpus)
-    try:
-        run_job(job, plan)
-    finally:
-        distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    run_in_ranks(run_job, (job, plan), job.gpus)
 
 
 def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = None) -> None:
@@ -238,15 +216,34 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
     processes = 0 if on_cpu else max(1, job.threads // job.gpus)
     compiled = job.device == "cuda" and job.preset.epochs * job.preset.iterations_per_epoch >= WORTH_COMPILING
     try:
-        with environment(job.data, loader_processes=processes, compile_network=compiled):
+        with _explained(job), environment(job.data, loader_processes=processes, compile_network=compiled):
             trainer = _trainer(job, plan, progress)
             if trainer.current_epoch < trainer.num_epochs:
+                trainer.commits = _with_present(trainer.commits)
                 trainer.run_training()
     finally:
         torch.set_num_threads(before)
     if trainer.local_rank == 0:
         description = _description(job, plan, trainer)
         export_model(job.model, trainer.plain_network(), description)
+
+
+@contextmanager
+def _explained(job: Job) -> Iterator[None]:
+    """Say in a sentence that a GPU or a disk is too small; nnU-Net and TensorBoard write files of their own."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{job.method.name} with the preset {job.preset.name} does not fit into the GPU's memory: take a larger "
+            "GPU, share the batch among more of them with --gpus, or give a smaller preset."
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"A file of the training in {job.output} cannot be read or written ({error}): check the free space."
+        ) from error
 
 
 def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) -> Any:  # noqa: ANN401
@@ -257,6 +254,8 @@ def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) 
     trainer = create_trainer(job, plan, raw, stored["patients"], progress)
     if job.initial_weights is not None and trainer.current_epoch == 0:
         _load_weights(trainer.plain_network(), job.initial_weights)
+    if trainer.current_epoch > 0 and not trainer.commits:  # a checkpoint of an earlier version, which kept the first
+        trainer.commits = [json.loads(job.settings.read_text(encoding="utf-8")).get("commit")]
     return trainer
 
 
@@ -307,9 +306,16 @@ def _description(job: Job, plan: Mapping[str, Any], trainer: Any) -> dict[str, A
             "threads": job.threads,
             "precision": trainer.precision,
             "versions": {"lesiondelta": __version__, "nnunetv2": version("nnunetv2"), "torch": version("torch")},
-            "commit": json.loads(job.settings.read_text(encoding="utf-8")).get("commit"),
+            "commit": trainer.commits[-1],
+            "commits": trainer.commits,
         },
     }
+
+
+def _with_present(commits: Sequence[str | None]) -> list[str | None]:
+    """The commits that trained, in order, with the one that trains from here on."""
+    present = source_commit()
+    return [*commits] if commits and commits[-1] == present else [*commits, present]
 
 
 def source_commit() -> str | None:

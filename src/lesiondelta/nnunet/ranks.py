@@ -1,0 +1,74 @@
+"""Processes that share one training, as nnU-Net starts them: a rank a GPU."""
+
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import nullcontext
+from logging.handlers import QueueHandler
+from multiprocessing import get_context
+from typing import Any
+
+from lesiondelta.errors import LesionDeltaError
+from lesiondelta.files import logged_by
+
+POLL_S = 1.0
+
+
+def run_in_ranks(work: Callable[..., None], arguments: tuple[Any, ...], ranks: int, backend: str = "nccl") -> None:
+    """Call `work(*arguments)` in every rank; what rank 0 logs, and the error that ends a rank, come back to here.
+
+    Raises
+    ------
+    LesionDeltaError
+        That of a rank; the others are ended.
+    """
+    from torch.multiprocessing.spawn import ProcessException, spawn
+
+    context = get_context("spawn")
+    records, errors = context.Queue(), context.SimpleQueue()
+    given = (work, arguments, ranks, backend, _free_port(), records, errors)
+    started = spawn(_run_rank, args=given, nprocs=ranks, join=False)  # type: ignore[no-untyped-call]
+    try:
+        while not started.join(POLL_S):
+            _log(records)
+    except ProcessException as ended:
+        if errors.empty():
+            raise
+        raise errors.get() from ended
+    finally:
+        _log(records)
+
+
+def _run_rank(
+    rank: int, work: Callable[..., None], arguments: tuple[Any, ...], ranks: int, backend: str, port: int,
+    records: Any, errors: Any,  # noqa: ANN401
+) -> None:  # fmt: skip
+    import torch
+    from torch import distributed
+
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    distributed.init_process_group(backend, f"tcp://localhost:{port}", rank=rank, world_size=ranks)
+    try:
+        with logged_by(QueueHandler(records)) if rank == 0 else nullcontext():
+            work(*arguments)
+    except LesionDeltaError as error:
+        errors.put(error)
+        raise
+    finally:
+        distributed.destroy_process_group()
+
+
+def _log(records: Any) -> None:  # noqa: ANN401
+    while not records.empty():
+        record = records.get()
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+    return port
