@@ -232,6 +232,21 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         read_image(tmp_path / "c.nii.gz")
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz", "a.img.gz"])
+def test_a_flipped_bit_in_the_voxels_is_found_by_the_checksum(tmp_path, name):
+    """Without one the voxels would be read, with another value among them."""
+    data = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.float32)
+    kinds = {"a.nii.gz": nib.Nifti1Image, "a.mgz": nib.MGHImage, "a.img.gz": nib.Nifti1Pair}
+    nib.save(kinds[name](data, affine(spacing=(1, 1, 3))), tmp_path / name)
+    np.testing.assert_array_equal(read_image(tmp_path / name).data, data)
+    content = bytearray(gzip.decompress((tmp_path / name).read_bytes()))
+    checksum = gzip.compress(bytes(content))[-8:]
+    content[-2000] ^= 1
+    (tmp_path / name).write_bytes(gzip.compress(bytes(content))[:-8] + checksum)
+    with pytest.raises(ImageError, match=f"{name} cannot be .*CRC check failed"):
+        read_image(tmp_path / name)
+
+
 def test_a_file_without_permission_is_not_called_damaged():
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as name:

@@ -5,6 +5,8 @@ millimetres that takes points of the *fixed* space to points of the *moving* one
 resampled (and ITK's, but for the LPS axes, which exist only inside this file).
 """
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import SerializableImage
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -25,6 +28,7 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE_MM = 1e-2
 MASK_TOLERANCE = 1e-3  # of a header that scales 255 to 0.99999
 ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
+PACKED = (".gz", ".mgz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,7 @@ def read_image(path: Path) -> Volume:
     Raises
     ------
     ImageError
-        Absent, unreadable or truncated, not 3D, with NaN or infinite voxels, or zero everywhere.
+        Absent, unreadable or damaged, not 3D, with NaN or infinite voxels, or zero everywhere.
     GeometryError
         The header has no affine, or a singular one.
     """
@@ -275,11 +279,42 @@ def read_itk_transform(path: Path) -> Affine:
     return RAS_TO_LPS @ lps @ RAS_TO_LPS
 
 
+def require_whole(path: Path) -> None:
+    """Unpack a file to its end, where the checksum is; ImageError where it is damaged."""
+    if path.suffix.lower() not in PACKED:
+        return
+    try:
+        with gzip.open(path) as packed:
+            _to_the_end(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ImageError(f"{path} cannot be unpacked ({error}): it is damaged; copy or export it again.") from error
+
+
+def _to_the_end(packed: gzip.GzipFile) -> None:
+    while packed.read(1 << 20):
+        pass
+
+
+def _load(path: Path, dtype: type) -> tuple[Any, Array]:
+    """The image and its voxels; what is packed is read to its end, where the checksum is: nibabel stops before it."""
+    image = nib.load(path)
+    if path.suffix.lower() in PACKED and isinstance(image, SerializableImage):
+        with gzip.open(path) as packed:
+            data: Array = np.asarray(type(image).from_stream(packed).dataobj, dtype=dtype)
+            _to_the_end(packed)
+        return image, data
+    pair = (Path(file.filename) for file in image.file_map.values())
+    for file in filter(Path.is_file, pair):
+        require_whole(file)
+    return image, np.asarray(image.dataobj, dtype=dtype)
+
+
 def _read(path: Path, dtype: type) -> Volume:
     _require_readable(path)
     try:
-        image = nib.load(path)
-        data: Array = np.asarray(image.dataobj, dtype=dtype)
+        image, data = _load(path, dtype)
+    except ImageError:
+        raise
     except MemoryError as error:
         raise ImageError(
             f"{path} does not fit into memory: run fewer patients at a time (--nprocs), or see whether the dimensions "
