@@ -127,6 +127,7 @@ def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model | S
         "settings": deciding(settings),
         "models": [model.fingerprint for model in models],
         "visits": visit_contents(patient),
+        "acquired": [visit.acquired and visit.acquired.isoformat() for visit in patient.visits],
         "problems": dict(patient.problems),
     }
 
@@ -145,6 +146,8 @@ def log_choices(patient: Patient) -> None:
     log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
     for note in patient.notes:
         log.info("sub-%s: %s", patient.label, note)
+    for caution in patient.cautions:
+        log.warning("sub-%s: %s", patient.label, caution)
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
