@@ -160,6 +160,28 @@ def test_labels_that_are_no_numbers_are_told_of(tmp_path, sessions, named):
     assert not dated(tmp_path, *(f"ses-{session} 20{10 + n}-01-01" for n, session in enumerate(sessions))).cautions
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("sub-1/ses-2/anat", "sub-1_ses-1"),
+        ("sub-1/ses-2/anat", "sub-2_ses-2"),
+        ("sub-1/anat", "sub-1_ses-2"),
+        ("derivatives/reference/sub-1/ses-2/anat", "sub-2_ses-2"),
+    ],
+)
+def test_a_file_in_the_folder_of_something_else_is_a_problem(tmp_path, folder, name):
+    write(tmp_path, *visit("1", "1"), *visit("1", "2"))
+    added = [f"{folder}/{name}_{what}.nii.gz" for what in ("acq-x_T1w", "acq-x_FLAIR", "space-orig_label-L_mask")]
+    patient = only(write(tmp_path, *added))
+    session = "2" if "ses-2" in folder else ""
+    assert labels(patient) == [label for label in ("1", "2") if label != session]
+    place = f"sub-1/ses-{session}" if session else "sub-1"
+    said = (
+        f"{tmp_path / folder / name}_acq-x_FLAIR.nii.gz is in the folder of {place}, and its name says something else"
+    )
+    assert said in patient.problems[session]
+
+
 def test_a_dataset_without_sessions(tmp_path):
     patient = only(write(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_FLAIR.nii"))
     assert labels(patient) == [""]

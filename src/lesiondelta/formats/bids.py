@@ -2,7 +2,8 @@
 
 The rules, in full:
 
-- Images are `sub-X[/ses-Y]/anat/sub-X[_ses-Y][_entities]_{T1w,FLAIR}.nii[.gz]`; a filter file narrows them.
+- Images are `sub-X[/ses-Y]/anat/sub-X[_ses-Y][_entities]_{T1w,FLAIR}.nii[.gz]`; a filter file narrows them. A file
+  whose name says another `sub-` or `ses-` than its folder makes the visit unusable.
 - Several of one contrast: those without a contrast agent (`ce-`) come first; of several runs the last one counts, since
   a scanner repeats a scan that was spoiled; any other ambiguity makes the visit unusable and says so.
 - Visits are ordered by `acq_time` (`sub-X_sessions.tsv`, else `_scans.tsv`) where every usable visit has a day of its
@@ -252,7 +253,7 @@ def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
 
 
 def _images(anat: Path, contrasts: Sequence[str], filters: Filters) -> tuple[dict[str, Path], list[str]]:
-    files, images, notes = bids_files(anat), {}, []
+    files, images, notes = _own_files(anat), {}, []
     missing = [contrast for contrast in contrasts if not _candidates(files, contrast, filters)]
     if missing:
         raise CohortError(
@@ -264,6 +265,21 @@ def _images(anat: Path, contrasts: Sequence[str], filters: Filters) -> tuple[dic
         images[contrast], note = _choose(_candidates(files, contrast, filters), contrast)
         notes += note
     return images, notes
+
+
+def _own_files(anat: Path) -> list[BidsFile]:
+    """The images of sub-X[/ses-Y]/anat; CohortError for one whose name says another patient or session."""
+    home = anat.parent
+    folders = (home.parent.name, home.name) if home.name.startswith("ses-") else (home.name, "")
+    sub, ses = (name.partition("-")[2] for name in folders)
+    files = bids_files(anat)
+    for file in files:
+        if file.entities.get("sub", sub) != sub or file.entities.get("ses", ses) != ses:
+            raise CohortError(
+                f"{file.path} is in the folder of {'/'.join(filter(None, folders))}, and its name says something else: "
+                "move it to where it belongs, or rename it."
+            )
+    return files
 
 
 def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> list[BidsFile]:
@@ -300,7 +316,7 @@ def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[s
 
 
 def _brain_mask(anat: Path) -> Path | None:
-    masks = [f.path for f in bids_files(anat) if f.suffix == "mask" and f.entities.get("desc") == "brain"]
+    masks = [f.path for f in _own_files(anat) if f.suffix == "mask" and f.entities.get("desc") == "brain"]
     if len(masks) > 1:
         names = ", ".join(path.name for path in masks)
         raise CohortError(f"{anat} has {len(masks)} brain masks ({names}): keep the one on the grid of the FLAIR.")
@@ -311,7 +327,7 @@ def _reference(anat: Path) -> Path | None:
     wanted = {"space": "orig", "label": "L"}
     found = [
         f.path
-        for f in bids_files(anat)
+        for f in _own_files(anat)
         if f.suffix == "mask" and {k: v for k, v in f.entities.items() if k not in ("sub", "ses")} == wanted
     ]
     return found[0] if found else None
