@@ -288,6 +288,19 @@ def test_visits_that_fail_together_keep_their_own_reasons(tmp_path, models):
         assert other.name not in result.reason
 
 
+def test_an_image_given_for_two_visits_fails_both(tmp_path, models):
+    write_patient(tmp_path / "bids", "01", ("1", "2", "3"))
+    same = [image_path(tmp_path / "bids", "01", session, "FLAIR") for session in ("1", "3")]
+    shutil.copy(*same)
+    first, second, third = run(tmp_path, models[:1])
+    assert (first.status, second.status, third.status) == ("failed", "flagged", "failed")
+    assert (
+        first.reason
+        == third.reason
+        == f"{same[0]} and {same[1]} are the same image: " + ("give every visit its own T1w and FLAIR.")
+    )
+
+
 def test_an_order_by_labels_that_are_no_numbers_is_flagged_until_dates_are_given(tmp_path, models):
     home = write_patient(tmp_path / "bids", "01", ("post", "pre"))
     said = "visits are ordered by session labels, which are no numbers: ses-post, ses-pre; give acq_time in sub-01_ses"
