@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -232,6 +234,21 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         read_image(tmp_path / "c.nii.gz")
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz", "a.img.gz"])
+def test_a_flipped_bit_in_the_voxels_is_found_by_the_checksum(tmp_path, name):
+    """Without one the voxels would be read, with another value among them."""
+    data = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.float32)
+    kinds = {"a.nii.gz": nib.Nifti1Image, "a.mgz": nib.MGHImage, "a.img.gz": nib.Nifti1Pair}
+    nib.save(kinds[name](data, affine(spacing=(1, 1, 3))), tmp_path / name)
+    np.testing.assert_array_equal(read_image(tmp_path / name).data, data)
+    content = bytearray(gzip.decompress((tmp_path / name).read_bytes()))
+    checksum = gzip.compress(bytes(content))[-8:]
+    content[-2000] ^= 1
+    (tmp_path / name).write_bytes(gzip.compress(bytes(content))[:-8] + checksum)
+    with pytest.raises(ImageError, match=f"{name} cannot be .*CRC check failed"):
+        read_image(tmp_path / name)
+
+
 def test_a_file_without_permission_is_not_called_damaged():
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as name:
@@ -265,6 +282,83 @@ def test_affines_must_be_there_and_regular(tmp_path):
     singular[:3, 2] = singular[:3, 1]
     with pytest.raises(GeometryError, match="singular"):
         read_image(save(tmp_path / "flat.nii", ones, singular, codes=(1, 0)))
+
+
+OBLIQUE = affine((0.2, -0.3, 0.4), (0.5, 0.5, 3), (-1, 1, 1), (10, 20, 30))
+
+
+def with_forms(path, sform, qform, data=None):
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32) if data is None else data, None)
+    for form, put in ((sform, image.set_sform), (qform, image.set_qform)):
+        if form is not None:
+            put(form, "scanner")
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform"),
+    [
+        (OBLIQUE, None),
+        (None, OBLIQUE),
+        (OBLIQUE, OBLIQUE),
+        (affine((1, 0, 3), origin=(-90, -126, -72)) @ OBLIQUE, OBLIQUE),  # moved into a standard space, rigidly
+        (OBLIQUE @ np.diag([1.005, 1, 1, 1]), OBLIQUE),
+    ],
+)
+def test_headers_as_scanners_and_programs_write_them_pass(tmp_path, sform, qform):
+    read = read_image(with_forms(tmp_path / "a.nii.gz", sform, qform)).affine
+    np.testing.assert_allclose(read, OBLIQUE if sform is None else sform, atol=1e-5)
+
+
+def test_images_of_other_programs_pass(tmp_path):
+    data = np.random.default_rng(0).normal(100, 10, (4, 5, 6)).astype(np.float32)
+    sitk.WriteImage(to_sitk(Volume(data, OBLIQUE)), str(tmp_path / "simpleitk.nii.gz"))
+    fslmaths = [Path(sys.executable).with_name("niimath"), tmp_path / "simpleitk.nii.gz", "-add", "0", tmp_path / "fsl"]
+    subprocess.run(fslmaths, check=True, capture_output=True)
+    nib.save(nib.MGHImage(data, OBLIQUE), tmp_path / "freesurfer.mgz")
+    for name in ("simpleitk.nii.gz", "fsl.nii.gz", "freesurfer.mgz"):
+        image = read_image(tmp_path / name)
+        np.testing.assert_allclose(image.data, data, rtol=1e-5)
+        np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sform", "message"),
+    [
+        (OBLIQUE @ np.diag([1, 1, 1.02, 1]), "0.5 x 0.5 x 3.06 mm by its sform, of 0.5 x 0.5 x 3 mm by its q"),
+        (OBLIQUE @ np.diag([-1, 1, 1, 1]), "sform that mirrors its qform"),
+        (np.diag([-1, 1, 1, 1]) @ OBLIQUE, "sform that mirrors its qform"),
+    ],
+)
+def test_a_header_that_says_two_things_is_refused(tmp_path, sform, message):
+    with pytest.raises(GeometryError, match=f"a.nii .*{message}"):
+        read_image(with_forms(tmp_path / "a.nii", sform, OBLIQUE))
+
+
+def test_analyze_images_are_refused_and_pairs_of_nifti_are_not(tmp_path):
+    data = np.ones((4, 4, 4), np.float32)
+    for kind in (nib.AnalyzeImage, nib.Spm99AnalyzeImage):
+        nib.save(kind(data, np.eye(4)), tmp_path / "a.img")
+        for name in ("a.img", "a.hdr"):
+            with pytest.raises(GeometryError, match=f"{name} is an Analyze image.*: convert it to NIfTI"):
+                read_image(tmp_path / name)
+    nib.save(nib.Nifti1Pair(data, OBLIQUE), tmp_path / "b.img")
+    np.testing.assert_allclose(read_image(tmp_path / "b.hdr").affine, OBLIQUE, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"), [("meter", "metres"), ("micron", "micrometres"), ("mm", ""), ("unknown", "")]
+)
+def test_voxels_are_in_millimetres(tmp_path, unit, said):
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "a.nii")
+    if said:
+        with pytest.raises(GeometryError, match=f"a.nii is in {said} .*: export it again in mm"):
+            read_image(tmp_path / "a.nii")
+    else:
+        read_image(tmp_path / "a.nii")
 
 
 def test_masks_and_labels_are_told_from_images(tmp_path):

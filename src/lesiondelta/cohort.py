@@ -42,7 +42,8 @@ class Visit:
 class Patient:
     """A patient and the visits in time order; `order` says what that order rests on.
 
-    `problems` holds, by visit label, why a visit of the dataset cannot be used; `notes` are choices worth logging.
+    `problems` holds, by visit label, why a visit of the dataset cannot be used; `notes` are choices worth logging, and
+    `cautions` doubts that a reader of the results has to be told.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Patient:
     order: str = "as given"
     problems: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

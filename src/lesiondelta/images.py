@@ -5,6 +5,8 @@ millimetres that takes points of the *fixed* space to points of the *moving* one
 resampled (and ITK's, but for the LPS axes, which exist only inside this file).
 """
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import SerializableImage
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -25,6 +28,10 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE_MM = 1e-2
 MASK_TOLERANCE = 1e-3  # of a header that scales 255 to 0.99999
 ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
+PACKED = (".gz", ".mgz")
+FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
+"""NIfTI's codes; 2 is mm, and 0, not said, is taken for mm as everybody does."""
+SIZE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +84,9 @@ def read_image(path: Path) -> Volume:
     Raises
     ------
     ImageError
-        Absent, unreadable or truncated, not 3D, with NaN or infinite voxels, or zero everywhere.
+        Absent, unreadable or damaged, not 3D, with NaN or infinite voxels, or zero everywhere.
     GeometryError
-        The header has no affine, or a singular one.
+        The header has no affine, a singular one, two that differ in more than the pose, or one not in mm.
     """
     volume = _read(path, np.float32)
     if not np.isfinite(volume.data).all():
@@ -275,11 +282,42 @@ def read_itk_transform(path: Path) -> Affine:
     return RAS_TO_LPS @ lps @ RAS_TO_LPS
 
 
+def require_whole(path: Path) -> None:
+    """Unpack a file to its end, where the checksum is; ImageError where it is damaged."""
+    if path.suffix.lower() not in PACKED:
+        return
+    try:
+        with gzip.open(path) as packed:
+            _to_the_end(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ImageError(f"{path} cannot be unpacked ({error}): it is damaged; copy or export it again.") from error
+
+
+def _to_the_end(packed: gzip.GzipFile) -> None:
+    while packed.read(1 << 20):
+        pass
+
+
+def _load(path: Path, dtype: type) -> tuple[Any, Array]:
+    """The image and its voxels; what is packed is read to its end, where the checksum is: nibabel stops before it."""
+    image = nib.load(path)
+    if path.suffix.lower() in PACKED and isinstance(image, SerializableImage):
+        with gzip.open(path) as packed:
+            data: Array = np.asarray(type(image).from_stream(packed).dataobj, dtype=dtype)
+            _to_the_end(packed)
+        return image, data
+    pair = (Path(file.filename) for file in image.file_map.values())
+    for file in filter(Path.is_file, pair):
+        require_whole(file)
+    return image, np.asarray(image.dataobj, dtype=dtype)
+
+
 def _read(path: Path, dtype: type) -> Volume:
     _require_readable(path)
     try:
-        image = nib.load(path)
-        data: Array = np.asarray(image.dataobj, dtype=dtype)
+        image, data = _load(path, dtype)
+    except ImageError:
+        raise
     except MemoryError as error:
         raise ImageError(
             f"{path} does not fit into memory: run fewer patients at a time (--nprocs), or see whether the dimensions "
@@ -309,15 +347,41 @@ def _require_readable(path: Path) -> None:
 
 def _affine(image: Any, path: Path) -> Affine:  # noqa: ANN401
     header = image.header
-    if isinstance(header, nib.Nifti1Header) and not (header["sform_code"] or header["qform_code"]):
-        raise GeometryError(
-            f"{path} says nothing of its orientation (sform and qform codes are 0): export it again with its affine."
-        )
+    if isinstance(header, nib.AnalyzeHeader):
+        _require_orientation_in_mm(header, path)
     affine = np.asarray(image.affine, dtype=np.float64)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise GeometryError(f"{path} has a singular affine: export it again.")
+    if isinstance(header, nib.Nifti1Header) and header["sform_code"] > 0 and header["qform_code"] > 0:
+        _require_forms_agree(header, path)
     return affine
+
+
+def _require_orientation_in_mm(header: Any, path: Path) -> None:  # noqa: ANN401
+    if not isinstance(header, nib.Nifti1Header):
+        raise GeometryError(f"{path} is an Analyze image, which does not say how it is oriented: convert it to NIfTI.")
+    if not (header["sform_code"] or header["qform_code"]):
+        raise GeometryError(
+            f"{path} says nothing of its orientation (sform and qform codes are 0): export it again with its affine."
+        )
+    if unit := FOREIGN_UNITS.get(int(header["xyzt_units"]) % 8):
+        raise GeometryError(f"{path} is in {unit} (its xyzt_units): export it again in mm.")
+
+
+def _require_forms_agree(header: Any, path: Path) -> None:  # noqa: ANN401
+    """The sform may lie elsewhere than the qform, as in a standard space, but hold no other voxels nor mirror them."""
+    sform, pixdim = header.get_sform()[:3, :3], header["pixdim"]
+    sizes = np.linalg.norm(sform, axis=0), pixdim[1:4]
+    if np.abs(sizes[0] / sizes[1] - 1).max() > SIZE_TOLERANCE:
+        by_sform, by_qform = (" x ".join(f"{size:.3g}" for size in each) for each in sizes)
+        raise GeometryError(
+            f"{path} has voxels of {by_sform} mm by its sform, of {by_qform} mm by its qform: export it again."
+        )
+    if np.linalg.det(sform) * pixdim[0] < 0:
+        raise GeometryError(
+            f"{path} has a sform that mirrors its qform, and nobody knows which side is left: export it again."
+        )
 
 
 def _nifti(data: Array, affine: Affine) -> Any:  # noqa: ANN401  (nibabel has no types)

@@ -58,6 +58,14 @@ def cut_inside(path: Path) -> None:
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-500]))
 
 
+def flip_bit(path: Path) -> None:
+    """Of one voxel; the checksum stays what it was."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    checksum = gzip.compress(content)[-8:]
+    content[-1000] ^= 1
+    path.write_bytes(gzip.compress(content)[:-8] + checksum)
+
+
 def voxel(value: float):
     def change(path: Path) -> None:
         data = image(1).data.copy()
@@ -101,6 +109,7 @@ DAMAGES = {
     "missing": (Path.unlink, "no {} image"),
     "truncated": (truncate, "cannot be read"),
     "cut": (cut_inside, "cannot be read"),
+    "bit flipped": (flip_bit, "CRC check failed"),
     "not NIfTI": (lambda path: path.write_bytes(b"plain text" * 99), "cannot be read"),
     "no bytes": (lambda path: path.write_bytes(b""), "cannot be read"),
     "link to nothing": (dangling, "does not exist"),
@@ -226,9 +235,10 @@ def test_an_output_folder_with_results_of_another_dataset(capsys, bids, model, t
     assert run(capsys, bids, model, *good, out=out).code == 0
     record = (out / ".lesiondelta/sub-good.json").read_bytes()
     write_patient(tmp_path / "other", "good")
+    images = [image_path(bids, "good", "1", contrast) for contrast in ("T1w", "FLAIR")]
     for refused in (
         run(capsys, tmp_path / "other", model, out=out),
-        call(capsys, "segment", "--visit", *(bids / "sub-good").rglob("*.nii.gz"), "-o", out, "--model", model),
+        call(capsys, "segment", "--visit", *images, "-o", out, "--model", model),
     ):
         assert refused.code == 70
         assert one_sentence(refused, bids.resolve().as_uri())

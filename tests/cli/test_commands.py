@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,17 @@ def test_segment_loose_files(capsys, tmp_path):
     assert set(rows(tmp_path / "out")) == {("sub-p1", "ses-1"), ("sub-p1", "ses-2")}
     sidecar = image_path(tmp_path / "out", "p1", "2", "space-orig_label-L_mask").with_suffix("").with_suffix(".json")
     assert json.loads(sidecar.read_text())["SpatialReference"] == visits[3].resolve().as_uri()
+
+
+def test_segment_refuses_a_copy_of_another_visits_image(capsys, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    write_patient(tmp_path / "bids", "x", ("1", "2"))
+    visits = [image_path(tmp_path / "bids", "x", s, c) for s in ("1", "2") for c in ("T1w", "FLAIR")]
+    shutil.copy(visits[0], visits[2])
+    given = ("--visit", *visits[:2], "--visit", *visits[2:], "-o", tmp_path / "out", "--model", model)
+    assert call(capsys, "segment", *given, *OPTIONS).code == 1
+    for row in rows(tmp_path / "out").values():
+        assert (row["status"], row["reason"].partition(" are")[0]) == ("failed", f"{visits[0]} and {visits[2]}")
 
 
 def test_sidecars_say_how_windows_were_averaged(capsys, tmp_path):

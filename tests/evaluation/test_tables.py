@@ -6,6 +6,7 @@ import pytest
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.evaluation import tables
+from lesiondelta.evaluation.masks import match_folders
 from lesiondelta.evaluation.tables import Options
 from lesiondelta.images import Volume, write_volume
 
@@ -242,6 +243,32 @@ def test_visits_follow_in_the_order_of_their_dates(folders):
     dates = "session_id\tacq_time\nses-baseline\t2019-01-05\nses-Month12\t2020-01-07\n"
     (reference / "sub-1" / "sub-1_sessions.tsv").write_text(dates)
     assert evaluate(reference, prediction, out)["measures"]["reference_change_mm3"]["mean"] == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "order"),
+    [
+        ("b\t2019-01-05\na\t2020-01-07\n", ["b", "a"]),  # no ses-
+        ("ses-b\t1900-01-01T09:05\nses-a\t1900-01-01T15:10\n", ["a", "b"]),  # a day is no order
+    ],
+)
+def test_dates_order_visits_as_in_run(folders, rows, order):
+    reference, prediction, _ = folders
+    for session in ("a", "b"):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, 4)
+    (reference / "sub-1/sub-1_sessions.tsv").write_text(f"session_id\tacq_time\n{rows}")
+    assert [pair.session for pair in match_folders(reference, prediction).pairs] == order
+
+
+def test_dates_that_contradict_the_labels_are_refused(folders):
+    reference, prediction, _ = folders
+    for session in ("1", "2", "3"):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, 4)
+    (reference / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-1\t2021-01-05\nses-3\t2020-01-07\n")
+    with pytest.raises(CohortError, match=r"sub-1: acq_time puts ses-3 \(2020-01-07\) before ses-1"):
+        match_folders(reference, prediction)
 
 
 def test_participants_whose_numbers_are_equal_keep_apart(folders):

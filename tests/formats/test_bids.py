@@ -7,7 +7,7 @@ import pytest
 
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, ImageError
-from lesiondelta.formats.bids import natural, parse_name, read_cohort, read_filters
+from lesiondelta.formats.bids import natural, parse_name, read_cohort, read_filters, session_dates
 from lesiondelta.formats.loose import loose_patient
 
 
@@ -92,6 +92,94 @@ def test_a_date_that_is_none_makes_labels_decide_and_is_noted(tmp_path):
     assert "not every visit has an acq_time" in patient.order
     assert not patient.problems
     assert f"{tmp_path / 'sub-1/sub-1_sessions.tsv'}: acq_time 'last May' is not a date" in patient.notes[0]
+
+
+def dated(root: Path, *rows: str) -> Patient:
+    """A patient with these rows in its table of sessions, and the sessions named there."""
+    write(root, *(name for row in rows for name in visit("1", row.split()[0].removeprefix("ses-"))))
+    table = "".join("\t".join(row.split()) + "\n" for row in ("session_id acq_time", *rows))
+    (root / "sub-1/sub-1_sessions.tsv").write_text(table)
+    return only(root)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("ses-1 1900-01-01T15:10:00", "ses-2 1900-01-01T09:05:00"),  # as those who take dates away leave them
+        ("ses-1 2019-05-01T15:10:00", "ses-2 2019-05-01T09:05:00", "ses-3 2020-05-01"),
+        ("ses-1 2019-05-01", "ses-2 2020-05-01T15:10:00", "ses-3 2020-05-01T09:05:00"),
+        ("ses-1 2019-05-01", "ses-2 2019-05-01", "ses-3 n/a"),
+    ],
+)
+def test_days_that_repeat_order_nothing_and_count_for_nothing(tmp_path, rows):
+    patient = dated(tmp_path, *rows)
+    assert labels(patient) == [str(number) for number in range(1, len(rows) + 1)]
+    assert patient.order == "session label, natural order (not every visit has an acq_time on a day of its own)"
+    assert {visit.acquired for visit in patient.visits} == {None}
+    assert not patient.problems
+    assert not patient.cautions
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (("ses-1 2021-05-01", "ses-2 2019-05-01", "ses-3 n/a"), r"ses-2 \(2019-05-01\) before ses-1 \(2021-05-01\)"),
+        (("ses-post 2019-05-01", "ses-pre 2018-05-01", "ses-x n/a"), r"ses-pre \(2018.* before ses-post \(2019"),
+        (("ses-1 2019-05-01", "ses-2 2018-05-01", "ses-3 2018-05-01"), r"ses-2 \(2018-05-01\) before ses-1"),
+    ],
+)
+def test_dates_of_some_visits_that_contradict_the_labels_stop_the_patient(tmp_path, rows, said):
+    patient = dated(tmp_path, *rows)
+    assert not patient.visits
+    assert list(patient.problems) == [row.split()[0].removeprefix("ses-") for row in rows]
+    for problem in patient.problems.values():
+        assert re.search(f"{tmp_path / 'sub-1'}: acq_time puts {said}.* in sub-1_sessions.tsv or _scans.tsv", problem)
+
+
+def test_sessions_of_the_table_may_lack_their_prefix(tmp_path):
+    assert labels(dated(tmp_path, "a 2021-05-01", "b 2019-05-01")) == ["b", "a"]
+    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1), "b": datetime(2019, 5, 1)}
+
+
+@pytest.mark.parametrize(
+    ("sessions", "named"),
+    [
+        (("post", "pre"), "ses-post, ses-pre"),
+        (("baseline", "1"), "ses-1, ses-baseline"),
+        (("M12", "m6"), "ses-M12, ses-m6"),
+        (("1", "2", "10"), ""),
+        (("m6", "m12"), ""),
+        (("pre",), ""),
+    ],
+)
+def test_labels_that_are_no_numbers_are_told_of(tmp_path, sessions, named):
+    """Where they differ in their numbers alone, these order them."""
+    patient = only(write(tmp_path, *(name for session in sessions for name in visit("1", session))))
+    said = f"visits are ordered by session labels, which are no numbers: {named}; give acq_time in sub-1_sessions.tsv"
+    assert patient.cautions == ((said,) if named else ())
+    assert not dated(tmp_path, *(f"ses-{session} 20{10 + n}-01-01" for n, session in enumerate(sessions))).cautions
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("sub-1/ses-2/anat", "sub-1_ses-1"),
+        ("sub-1/ses-2/anat", "sub-2_ses-2"),
+        ("sub-1/anat", "sub-1_ses-2"),
+        ("derivatives/reference/sub-1/ses-2/anat", "sub-2_ses-2"),
+    ],
+)
+def test_a_file_in_the_folder_of_something_else_is_a_problem(tmp_path, folder, name):
+    write(tmp_path, *visit("1", "1"), *visit("1", "2"))
+    added = [f"{folder}/{name}_{what}.nii.gz" for what in ("acq-x_T1w", "acq-x_FLAIR", "space-orig_label-L_mask")]
+    patient = only(write(tmp_path, *added))
+    session = "2" if "ses-2" in folder else ""
+    assert labels(patient) == [label for label in ("1", "2") if label != session]
+    place = f"sub-1/ses-{session}" if session else "sub-1"
+    said = (
+        f"{tmp_path / folder / name}_acq-x_FLAIR.nii.gz is in the folder of {place}, and its name says something else"
+    )
+    assert said in patient.problems[session]
 
 
 def test_a_dataset_without_sessions(tmp_path):

@@ -526,6 +526,7 @@ def test_bids_without_sessions_becomes_one_visit(tmp_path):
 )
 def test_a_bids_file_that_would_be_lost_is_refused(tmp_path, added, said):
     source = bids(tmp_path / "source")
+    (source / "sub-1/sub-1_sessions.tsv").unlink()  # which knows no date of what is added
     for contrast in ("FLAIR", "T1w"):
         nifti(source / added.format(contrast))
     with pytest.raises(CohortError, match=said):

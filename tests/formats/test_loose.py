@@ -161,6 +161,47 @@ def test_one_file_is_no_visit(tmp_path):
         loose_patient([(tmp_path / "only-one.nii.gz",)], "x", tmp_path / "out")
 
 
+def given(folder, *names):
+    paths = tuple(folder / name for name in names)
+    for path in paths:
+        path.touch()
+    return [paths]
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (("sub-1_ses-1_FLAIR.nii.gz", "sub-1_ses-1_T1w.nii.gz"), 0),
+        (("a.flair.nii", "b.nii"), 0),
+        (("a.nii", "MPRAGE-2.nii"), 1),
+        (("scan 1 T1.nii", "t1 scan 2.nii"), 1),
+        (("flair_1.nii", "flair_2.nii"), 0),
+    ],
+)
+def test_images_that_are_exchanged_by_their_names_are_refused(tmp_path, names, named):
+    says = "given as T1w, but its name says FLAIR" if named == 0 else "given as FLAIR, but its name says T1w"
+    with pytest.raises(CohortError, match=f"{names[named]} was {says}: --visit takes T1w, then FLAIR"):
+        loose_patient(given(tmp_path, *names), "x", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("sub-1_T1w.nii.gz", "sub-1_FLAIR.nii.gz"),
+        ("t1_flair_reg.nii", "flair_t1_reg.nii"),
+        ("sub-1_space-FLAIR_T1w.nii", "sub-1_space-T1w_FLAIR.nii"),
+        ("flairless.nii", "t1000.nii"),
+        ("a.nii", "b.nii"),
+    ],
+)
+def test_names_that_say_both_contrasts_or_none_say_nothing(tmp_path, names):
+    """Nor does the name of their folder."""
+    (tmp_path / "flair").mkdir()
+    pair = given(tmp_path / "flair", *names)
+    (visit,) = loose_patient(pair, "x", tmp_path / "out").visits
+    assert tuple(visit.images.values()) == pair[0]
+
+
 def test_an_absent_folder_is_named(tmp_path):
     with pytest.raises(ImageError, match="nowhere does not exist"):
         loose_patient([(tmp_path / "nowhere",)], "x", tmp_path / "out")

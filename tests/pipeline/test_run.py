@@ -288,6 +288,33 @@ def test_visits_that_fail_together_keep_their_own_reasons(tmp_path, models):
         assert other.name not in result.reason
 
 
+def test_an_image_given_for_two_visits_fails_both(tmp_path, models):
+    write_patient(tmp_path / "bids", "01", ("1", "2", "3"))
+    same = [image_path(tmp_path / "bids", "01", session, "FLAIR") for session in ("1", "3")]
+    shutil.copy(*same)
+    first, second, third = run(tmp_path, models[:1])
+    assert (first.status, second.status, third.status) == ("failed", "flagged", "failed")
+    assert (
+        first.reason
+        == third.reason
+        == f"{same[0]} and {same[1]} are the same image: " + ("give every visit its own T1w and FLAIR.")
+    )
+
+
+def test_an_order_by_labels_that_are_no_numbers_is_flagged_until_dates_are_given(tmp_path, models):
+    home = write_patient(tmp_path / "bids", "01", ("post", "pre"))
+    said = "visits are ordered by session labels, which are no numbers: ses-post, ses-pre; give acq_time in sub-01_ses"
+    assert all(said in result.reason for result in run(tmp_path, models[:1]))
+    assert said in (tmp_path / "out/sub-01.html").read_text()
+    dates = "session_id\tacq_time\nses-post\t{}-01-01\nses-pre\t2019-01-01\n"
+    for year, years in ((2020, 1), (2021, 2)):
+        (home / "sub-01_sessions.tsv").write_text(dates.format(year))
+        pre, post = run(tmp_path, models[:1])
+        assert (pre.visit, post.visit) == ("pre", "post")
+        assert "labels" not in pre.reason + post.reason
+        assert post.figures["years_from_first_visit"] == pytest.approx(years, abs=0.01)
+
+
 def test_a_run_over_fewer_visits_says_which_results_go(tmp_path, models, caplog):
     write_patient(tmp_path / "bids", "01", ("1", "2"))
     run(tmp_path, models[:1])

@@ -4,12 +4,11 @@ import csv
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lesiondelta.errors import CohortError
-from lesiondelta.formats.bids import BidsFile, natural, parse_name, session_dates
+from lesiondelta.formats.bids import BidsFile, natural, parse_name, session_dates, time_order
 from lesiondelta.images import Volume, read_mask, require_same_grid
 
 LESION_LABELS = ("L", "lesion")
@@ -59,8 +58,8 @@ def match_folders(reference: Path, prediction: Path, participants: Collection[st
     """Masks named sub-X[_ses-Y]_..._label-L_mask.nii.gz (or label-lesion) anywhere under two folders, by visit.
 
     `participants` limits it to some of them. Visits are in the order of their dates where the reference, or the dataset
-    that it is a derivative of, has them all (sub-X_sessions.tsv), else of their labels. Raises CohortError where a
-    folder holds none, or nothing belongs together.
+    that it is a derivative of, has them all (sub-X_sessions.tsv; see `bids.time_order`), else of their labels. Raises
+    CohortError where a folder holds none, nothing belongs together, or dates contradict the labels.
     """
     truths, guesses = (find_masks(folder, participants) for folder in (reference, prediction))
     pairs, missing = [], []
@@ -141,15 +140,14 @@ def _require_found(visits: Collection[Visit], participants: Collection[str], whe
 
 
 def _in_time(visits: Collection[Visit], roots: Sequence[Path]) -> dict[Visit, Any]:
-    """What each visit is sorted by: its participant, then its date if all of the participant's have one, its label."""
+    """What each visit is sorted by: its participant, then its place among the participant's in time."""
     keys = {}
     for participant in {participant for participant, _ in visits}:
-        sessions = [session for whose, session in visits if whose == participant]
-        dates = next((found for root in roots if (found := session_dates(root / f"sub-{participant}"))), {})
-        dated = all(session in dates for session in sessions)
-        for session in sessions:
-            when = dates[session] if dated else datetime.min
-            keys[participant, session] = (natural(participant), participant, when, natural(session))
+        found = {folder: session_dates(folder) for folder in (root / f"sub-{participant}" for root in roots)}
+        folder = next(filter(found.get, found), roots[0] / f"sub-{participant}")
+        dates = {session: found[folder].get(session) for whose, session in visits if whose == participant}
+        for place, session in enumerate(time_order(dates, folder)[0]):
+            keys[participant, session] = (natural(participant), participant, place)
     return keys
 
 

@@ -2,11 +2,14 @@
 
 The rules, in full:
 
-- Images are `sub-X[/ses-Y]/anat/sub-X[_ses-Y][_entities]_{T1w,FLAIR}.nii[.gz]`; a filter file narrows them.
+- Images are `sub-X[/ses-Y]/anat/sub-X[_ses-Y][_entities]_{T1w,FLAIR}.nii[.gz]`; a filter file narrows them. A file
+  whose name says another `sub-` or `ses-` than its folder makes the visit unusable.
 - Several of one contrast: those without a contrast agent (`ce-`) come first; of several runs the last one counts, since
   a scanner repeats a scan that was spoiled; any other ambiguity makes the visit unusable and says so.
-- Visits are ordered by `acq_time` (`sub-X_sessions.tsv`, else `_scans.tsv`) where every usable visit has one, else by
-  session label in natural order (2 before 10). `Patient.order` says which, `Patient.notes` which entry is no date.
+- Visits are ordered by `acq_time` (`sub-X_sessions.tsv`, else `_scans.tsv`) where every usable visit has a day of its
+  own, else by session label in natural order (2 before 10). Dates that contradict the labels then make the patient
+  unusable, and days that repeat count for nothing. `Patient.order` says which, `Patient.notes` which entry is no date,
+  and `Patient.cautions` where labels decide that are no numbers.
 - A brain mask is `..._desc-brain_mask.nii.gz` beside the images, or at the same place in a folder given for masks.
 - A reference is `derivatives/reference/.../sub-X[_ses-Y]_space-orig_label-L_mask.nii.gz`.
 - Whatever cannot be used is named in `Patient.problems` and `Cohort.problems`, and a warning names the participants
@@ -19,8 +22,9 @@ import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -209,23 +213,34 @@ def _read_patient(
     root = folder / f"sub-{label}"
     visits, problems, notes = [], {}, []
     for session in _sessions(root, sessions):
-        place = Path(root.name, f"ses-{session}" if session else "", "anat")
-        if session and (unfit := _unfit(f"ses-{session}")):
-            problems[session] = f"{folder / place.parent}: {unfit}"
-            continue
         try:
-            images, remarks = _images(folder / place, contrasts, filters)
-            acquired, doubts = _acquired(root, session, images)
-            brain_mask = _brain_mask((brain_masks or folder) / place)
-            reference = _reference(folder / "derivatives" / "reference" / place)
-            visits.append(Visit(session, images, acquired, brain_mask, reference))
-            notes += [*remarks, *doubts]
-            if brain_mask or brain_masks:
-                notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
+            visit, remarks = _read_visit(root, session, contrasts, filters, brain_masks)
+            visits.append(visit)
+            notes += remarks
         except CohortError as error:
             problems[session] = str(error)
-    ordered, order = _in_time_order(visits)
-    return Patient(label, ordered, order, problems, tuple(notes))
+    patient = Patient(label, tuple(visits), problems=problems, notes=tuple(notes))
+    try:
+        return _in_time_order(patient, root)
+    except CohortError as error:
+        return replace(patient, visits=(), problems={**{visit.label: str(error) for visit in visits}, **problems})
+
+
+def _read_visit(
+    root: Path, session: str, contrasts: Sequence[str], filters: Filters, brain_masks: Path | None
+) -> tuple[Visit, list[str]]:
+    """A visit of the patient in the folder `root`, and notes on what was chosen."""
+    folder, place = root.parent, Path(root.name, f"ses-{session}" if session else "", "anat")
+    if session and (unfit := _unfit(f"ses-{session}")):
+        raise CohortError(f"{folder / place.parent}: {unfit}")
+    images, notes = _images(folder / place, contrasts, filters)
+    acquired, doubts = _acquired(root, session, images)
+    brain_mask = _brain_mask((brain_masks or folder) / place)
+    reference = _reference(folder / "derivatives" / "reference" / place)
+    notes += doubts
+    if brain_mask or brain_masks:
+        notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
+    return Visit(session, images, acquired, brain_mask, reference), notes
 
 
 def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
@@ -238,7 +253,7 @@ def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
 
 
 def _images(anat: Path, contrasts: Sequence[str], filters: Filters) -> tuple[dict[str, Path], list[str]]:
-    files, images, notes = bids_files(anat), {}, []
+    files, images, notes = _own_files(anat), {}, []
     missing = [contrast for contrast in contrasts if not _candidates(files, contrast, filters)]
     if missing:
         raise CohortError(
@@ -250,6 +265,21 @@ def _images(anat: Path, contrasts: Sequence[str], filters: Filters) -> tuple[dic
         images[contrast], note = _choose(_candidates(files, contrast, filters), contrast)
         notes += note
     return images, notes
+
+
+def _own_files(anat: Path) -> list[BidsFile]:
+    """The images of sub-X[/ses-Y]/anat; CohortError for one whose name says another patient or session."""
+    home = anat.parent
+    folders = (home.parent.name, home.name) if home.name.startswith("ses-") else (home.name, "")
+    sub, ses = (name.partition("-")[2] for name in folders)
+    files = bids_files(anat)
+    for file in files:
+        if file.entities.get("sub", sub) != sub or file.entities.get("ses", ses) != ses:
+            raise CohortError(
+                f"{file.path} is in the folder of {'/'.join(filter(None, folders))}, and its name says something else: "
+                "move it to where it belongs, or rename it."
+            )
+    return files
 
 
 def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> list[BidsFile]:
@@ -286,7 +316,7 @@ def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[s
 
 
 def _brain_mask(anat: Path) -> Path | None:
-    masks = [f.path for f in bids_files(anat) if f.suffix == "mask" and f.entities.get("desc") == "brain"]
+    masks = [f.path for f in _own_files(anat) if f.suffix == "mask" and f.entities.get("desc") == "brain"]
     if len(masks) > 1:
         names = ", ".join(path.name for path in masks)
         raise CohortError(f"{anat} has {len(masks)} brain masks ({names}): keep the one on the grid of the FLAIR.")
@@ -297,7 +327,7 @@ def _reference(anat: Path) -> Path | None:
     wanted = {"space": "orig", "label": "L"}
     found = [
         f.path
-        for f in bids_files(anat)
+        for f in _own_files(anat)
         if f.suffix == "mask" and {k: v for k, v in f.entities.items() if k not in ("sub", "ses")} == wanted
     ]
     return found[0] if found else None
@@ -308,11 +338,10 @@ def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[dat
     home = root / f"ses-{session}" if session else root
     stem = f"{root.name}_ses-{session}" if session else root.name
     names = {path.relative_to(home).as_posix() for path in images.values()}
-    sessions, scans = root / f"{root.name}_sessions.tsv", home / f"{stem}_scans.tsv"
+    sessions, scans = _sessions_table(root), home / f"{stem}_scans.tsv"
     notes = []
-    for path, column, wanted in ((sessions, "session_id", {f"ses-{session}"}), (scans, "filename", names)):
-        found = [(row.get("acq_time") or "").strip() for row in _table(path) if row.get(column) in wanted]
-        times = {text: _time(text) for text in found if text not in ("", "n/a")}
+    for path, column, wanted in ((sessions, "session_id", {session}), (scans, "filename", names)):
+        times = {text: _time(text) for key, text in _acq_times(path, column) if key in wanted}
         notes += [
             f"{path}: acq_time {text!r} is not a date such as 2019-05-31T10:30:00: correct it"
             for text, time in times.items()
@@ -325,11 +354,46 @@ def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[dat
 
 def session_dates(patient: Path) -> dict[str, datetime]:
     """Dates in the sub-X_sessions.tsv of a patient's folder, by session label; those without one are left out."""
-    rows = _table(patient / f"{patient.name}_sessions.tsv")
-    dates = {
-        (row.get("session_id") or "").removeprefix("ses-"): _time((row.get("acq_time") or "").strip()) for row in rows
-    }
-    return {session: date for session, date in dates.items() if date}
+    dates: dict[str, datetime] = {}
+    for session, text in _acq_times(_sessions_table(patient), "session_id"):
+        if time := _time(text):
+            dates[session] = min(time, dates.get(session, time))
+    return dates
+
+
+def time_order(dates: Mapping[str, datetime | None], patient: Path) -> tuple[list[str], str]:
+    """The sessions of a patient in the order of time, and what that rests on.
+
+    Days decide, as those who take them away sometimes leave the times, and only if every session has one of its own.
+
+    Raises
+    ------
+    CohortError
+        Labels have to decide, and the dates that are known contradict them.
+    """
+    labels = sorted(dates, key=natural)
+    days = {label: time.date() for label in labels if (time := dates[label])}
+    if len(set(days.values())) == len(labels) > 1:
+        return sorted(labels, key=lambda label: days[label]), "acq_time"
+    for (first, day), (second, other) in pairwise(days.items()):
+        if day > other:
+            raise CohortError(
+                f"{patient}: acq_time puts {_named(second)} ({other}) before {_named(first)} ({day}), their labels the "
+                "other way round, and not every session has a day of its own, which would decide: complete or correct "
+                f"acq_time in {_sessions_table(patient).name} or _scans.tsv."
+            )
+    unsure = " (not every visit has an acq_time on a day of its own)" if len(labels) > 1 else ""
+    return labels, f"session label, natural order{unsure}"
+
+
+def _sessions_table(patient: Path) -> Path:
+    return patient / f"{patient.name}_sessions.tsv"
+
+
+def _acq_times(table: Path, column: str) -> list[tuple[str, str]]:
+    """What a table says of every session (without `ses-`) or file; nothing where it says n/a."""
+    rows = [(row.get(column) or "", (row.get("acq_time") or "").strip()) for row in _table(table)]
+    return [(key.removeprefix("ses-"), text) for key, text in rows if text not in ("", "n/a")]
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -352,14 +416,34 @@ def _time(text: str) -> datetime | None:
         return None
 
 
-def _in_time_order(visits: Sequence[Visit]) -> tuple[tuple[Visit, ...], str]:
-    def by_time(visit: Visit) -> tuple[Any, ...]:
-        return (visit.acquired, natural(visit.label))
+def _in_time_order(patient: Patient, root: Path) -> Patient:
+    """The patient with its visits in the order of time, without dates of days that repeat; see `time_order`."""
+    visits = {visit.label: visit for visit in patient.visits}
+    dates = {label: visit.acquired for label, visit in visits.items()}
+    labels, order = time_order(dates, root)
+    ordered = [visits[label] for label in labels]
+    days = [time.date() for time in dates.values() if time]
+    if len(set(days)) < len(days):
+        ordered = [replace(visit, acquired=None) for visit in ordered]
+    cautions = () if order == "acq_time" or _numbered(labels) else (_unnumbered(labels, root),)
+    return replace(patient, visits=tuple(ordered), order=order, cautions=cautions)
 
-    if len(visits) > 1 and all(visit.acquired for visit in visits):
-        return tuple(sorted(visits, key=by_time)), "acq_time"
-    why = "session label, natural order" + (" (not every visit has an acq_time)" if len(visits) > 1 else "")
-    return tuple(visits), why
+
+def _numbered(labels: Sequence[str]) -> bool:
+    """Whether labels differ in their numbers alone, as 1 and 2 or m06 and m12 do."""
+    return len({re.sub(r"\d+", "0", label) for label in labels}) <= 1
+
+
+def _unnumbered(labels: Sequence[str], root: Path) -> str:
+    names = ", ".join(map(_named, labels))
+    return (
+        f"visits are ordered by session labels, which are no numbers: {names}; give acq_time in "
+        f"{_sessions_table(root).name}"
+    )
+
+
+def _named(session: str) -> str:
+    return f"ses-{session}" if session else "images outside of sessions"
 
 
 def _and(words: Sequence[str]) -> str:

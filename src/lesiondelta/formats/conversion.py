@@ -13,7 +13,6 @@ import gzip
 import json
 import logging
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,16 @@ from lesiondelta.errors import ImageError, OutputError
 from lesiondelta.files import alone, atomic, sha256, write_json, write_text
 from lesiondelta.formats.bids import CONVERSION, DESCRIPTION
 from lesiondelta.formats.finding import Found, FoundPatient
-from lesiondelta.images import Array, Volume, corners_mm, read_image, read_mask, require_same_grid, write_volume
+from lesiondelta.images import (
+    Array,
+    Volume,
+    corners_mm,
+    read_image,
+    read_mask,
+    require_same_grid,
+    require_whole,
+    write_volume,
+)
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +132,7 @@ def _update(found: Found, out: Path, patient: FoundPatient, rater: Rater) -> lis
     _delete(out, earlier.get("files", []))
     write_json(path, {**record, "whole": False})
     for source in _sources(patient):
-        _require_whole(source)
+        require_whole(source)
     moved = [name for name, write in steps.items() if write(out / name)]
     write_json(path, {**record, "whole": True})
     return moved
@@ -202,18 +210,6 @@ def _identity(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": sha256(path)}
     except OSError as error:
         raise ImageError(f"{path} cannot be opened ({error.strerror}): see to its permissions and its disk.") from error
-
-
-def _require_whole(path: Path) -> None:
-    """Unpack to the end, where the checksum is: nibabel stops before it."""
-    if path.suffix != ".gz":
-        return
-    try:
-        with gzip.open(path) as packed:
-            while packed.read(1 << 20):
-                pass
-    except (OSError, EOFError, zlib.error) as error:
-        raise ImageError(f"{path} cannot be unpacked ({error}): it is damaged; copy or export it again.") from error
 
 
 def _visits_table(patient: FoundPatient) -> str:

@@ -1,5 +1,6 @@
 """One patient from loose files or DICOM folders, without BIDS."""
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
 AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
 FIRST = ("FLAIR", "T1w")
 """Whose date is a visit's."""
+CALLED = {"t1": "T1w", "t1w": "T1w", "mprage": "T1w", "flair": "FLAIR"}
+"""Whole words in the names of files that say the contrast."""
 Images = Mapping[str, Path | Series]
 
 
@@ -44,8 +47,9 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
     Raises
     ------
     CohortError
-        The label would make no BIDS name, an image is given twice, DICOM series are absent or ambiguous, their headers
-        speak of several people, or T1w and FLAIR of a visit are of different ones.
+        The label would make no BIDS name, an image is given twice, T1w and FLAIR are exchanged by their names, DICOM
+        series are absent or ambiguous, their headers speak of several people, or T1w and FLAIR of a visit are of
+        different ones.
     ImageError, GeometryError
         A file is absent, or a series is no volume that can be read.
     """
@@ -92,8 +96,20 @@ def _images(paths: tuple[Path, ...]) -> Sequence[Images]:
         raise CohortError(f"{paths[0]} is one file: --visit takes T1w and FLAIR, or one DICOM folder of both.")
     if len(paths) == 1:
         return choose_visits(paths[0])
-    pairs = zip(CONTRASTS, paths, strict=True)
+    pairs = list(zip(CONTRASTS, paths, strict=True))
+    for name, path in pairs:
+        _require_called(name, path)
     return [{name: named_series(path, name) if holds_dicom(path) else path for name, path in pairs}]
+
+
+def _require_called(contrast: str, path: Path) -> None:
+    """Patterns of the shell give FLAIR before T1w; a name with the words of both, or of none, says nothing."""
+    called = {CALLED[word] for word in re.findall(r"[a-z0-9]+", path.name.lower()) if word in CALLED}
+    if len(called) == 1 and contrast not in called:
+        raise CohortError(
+            f"{path} was given as {contrast}, but its name says {called.pop()}: --visit takes T1w, then FLAIR; "
+            "exchange the two, or rename the file."
+        )
 
 
 def _require_once(images: Sequence[Images]) -> None:

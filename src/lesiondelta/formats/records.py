@@ -26,7 +26,7 @@ COLUMNS = {
     "status": "ok, ok-zero-lesions, flagged (segmented, but look at it: `reason`), failed (not segmented: `reason`).",
     "reason": "Why it is flagged or has failed.",
     "prior_session_id": "The visit that it was segmented with.",
-    "years_from_first_visit": "By the dates of the dataset (acq_time); n/a where not all visits have one.",
+    "years_from_first_visit": "By acq_time; n/a where not all visits have a day of their own.",
     "lesion_volume_mm3": "Of all lesions, in the patient's space, so that visits compare.",
     "lesions": "Number of lesions (26-connected).",
     "*_lesions": "Number of lesions that have done this since the visit before; n/a at the first visit.",

@@ -22,17 +22,19 @@ log = logging.getLogger(__name__)
 
 
 def usable_visits(patient: Patient, contrasts: Sequence[str]) -> Patient:
-    """Read every image of a patient; visits with a bad one move to the patient's problems.
+    """Read every image of a patient; visits with a bad one, or one given twice, move to the patient's problems.
 
     Raises
     ------
     NoVisitError
         No visit is left.
     """
-    problems, usable = dict(patient.problems), []
+    problems, usable, twice = dict(patient.problems), [], _given_twice(patient, contrasts)
     for visit in patient.visits:
         try:
             _check(visit, contrasts)
+            if visit.label in twice:
+                raise CohortError(twice[visit.label])
             usable.append(visit)
         except LesionDeltaError as error:
             problems[visit.label] = str(error)
@@ -50,6 +52,20 @@ def _check(visit: Visit, contrasts: Sequence[str]) -> None:
         require_same_grid(mask, images["FLAIR"])
         if not mask.data.any():
             raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
+
+
+def _given_twice(patient: Patient, contrasts: Sequence[str]) -> dict[str, str]:
+    """What is wrong with the visits of which an image, by its content, is also another image of the patient."""
+    images: dict[str, list[tuple[str, Path]]] = {}
+    for visit in patient.visits:
+        for path in (visit.images[contrast] for contrast in contrasts):
+            images.setdefault(content(path), []).append((visit.label, path))
+    problems = {}
+    for same in images.values():
+        paths = " and ".join(str(path) for _, path in same)
+        for label, _ in same if len(same) > 1 else ():
+            problems[label] = f"{paths} are the same image: give every visit its own T1w and FLAIR."
+    return problems
 
 
 def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
@@ -127,6 +143,7 @@ def fingerprint(patient: Patient, settings: Settings, models: Sequence[Model | S
         "settings": deciding(settings),
         "models": [model.fingerprint for model in models],
         "visits": visit_contents(patient),
+        "acquired": [visit.acquired and visit.acquired.isoformat() for visit in patient.visits],
         "problems": dict(patient.problems),
     }
 
@@ -145,6 +162,8 @@ def log_choices(patient: Patient) -> None:
     log.info("sub-%s: visits in the order %s, by %s", patient.label, order, patient.order)
     for note in patient.notes:
         log.info("sub-%s: %s", patient.label, note)
+    for caution in patient.cautions:
+        log.warning("sub-%s: %s", patient.label, caution)
 
 
 def deciding(settings: Settings) -> dict[str, Any]:

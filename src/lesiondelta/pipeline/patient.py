@@ -194,7 +194,7 @@ def _told(
         min_lesion_mm3=limits.min_lesion_mm3,
         method=models[0].method,
         models=[model.identity for model in models],
-        cautions=list(dict.fromkeys(model.caution for model in models if model.caution)),
+        cautions=list(dict.fromkeys([*patient.cautions, *(model.caution for model in models if model.caution)])),
         settings=settings.model_dump(mode="json"),
     )
 
