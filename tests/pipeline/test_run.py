@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -29,6 +30,7 @@ from lesiondelta.pipeline import run_cohort
 from lesiondelta.pipeline.cohort import _completed, check_start, report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
+from tests.preprocessing.heads import write_sheared
 from tests.tiny import AFFINE, SHAPE, image, image_path, rows, write_patient
 
 EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
@@ -290,6 +292,19 @@ def test_a_patient_another_run_is_working_on_is_left_to_it_and_the_others_go_on(
     assert {name for name in before if after[name] == before[name]} == {n for n in before if n.startswith("sub-01")}
     assert records.record_path(tmp_path / "out", "01").read_bytes() == record
     assert run(tmp_path, models[:1], threshold=0.3)[0].status == "flagged"
+
+
+def test_a_sheared_flair_costs_the_segmentation_for_slicer_alone(tmp_path, models):
+    write_patient(tmp_path / "bids", "01")
+    path, shear = image_path(tmp_path / "bids", "01", "1", "FLAIR"), np.eye(4)
+    shear[0, 1] = 0.1
+    flair = read_image(path)
+    write_sheared(path, replace(flair, affine=flair.affine @ shear))
+    assert [result.status for result in run(tmp_path, models[:1])] == ["flagged"]
+    mask = image_path(tmp_path / "out", "01", "1", "space-orig_label-L_mask")
+    np.testing.assert_allclose(read_mask(mask).affine, flair.affine @ shear, atol=1e-4)
+    assert not list((tmp_path / "out").rglob("*.seg.nrrd"))
+    assert "axes are sheared" in (tmp_path / "out/logs/sub-01.log").read_text()
 
 
 def test_a_failed_patient_is_tried_again(tmp_path, models):

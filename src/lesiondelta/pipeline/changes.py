@@ -86,8 +86,8 @@ def unseen(followed: Followed, index: int) -> list[str]:
     count = sum(one.reason == UNSEEN for one in followed.tracking.changes[index - 1]) if index else 0
     if not count:
         return []
-    lesions = "1 lesion lies" if count == 1 else f"{count} lesions lie"
-    return [f"{lesions} where the FLAIR of this visit or of the one before shows nothing, and counts as stable"]
+    lesions, counts = ("1 lesion lies", "it counts") if count == 1 else (f"{count} lesions lie", "they count")
+    return [f"{lesions} where the FLAIR of this visit or of the one before shows nothing: {counts} as stable"]
 
 
 def slice_mm(visit: PreparedVisit) -> float:
