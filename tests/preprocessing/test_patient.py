@@ -28,6 +28,7 @@ def test_single_visit(tmp_path):
     prepared = prepare_patient(patient, QUICK)
     (visit,) = prepared.visits
     assert prepared.failures == {}
+    assert prepared.brain_from == "own"
     assert visit.images["FLAIR"].data.dtype == np.float32
     assert set(visit.images) == {"T1w", "FLAIR"}
     truth = resample(brain_of(images), prepared.grid, order="nearest").data
@@ -52,6 +53,7 @@ def test_grid_is_ras_and_the_box_of_the_union(tmp_path):
     patient = write_patient(tmp_path, [first, second], masks={0: brain_of(first), 1: wide}.items())
     prepared = prepare_patient(patient, QUICK)
     np.testing.assert_array_equal(prepared.grid.affine[:3, :3], np.eye(3) * SPACING_MM)
+    assert prepared.brain_from == "given"
     union = Volume(wide.data | brain_of(first).data, wide.affine)
     points = np.argwhere(union.data) @ union.affine[:3, :3].T + union.affine[:3, 3]
     corners = corners_mm(prepared.grid)

@@ -402,6 +402,8 @@ def _report(
         method=told.method,
         models=told.models,
         cautions=told.cautions,
+        contrasts=list(made.prepared.visits[0].images),
+        brain_from=made.prepared.brain_from,
     )
 
 

@@ -86,7 +86,8 @@ def _read(folder: Path, identity: Mapping[str, Any], contrasts: Sequence[str]) -
 def described(prepared: PreparedPatient) -> dict[str, Any]:
     """All of a prepared patient but its images, as plain JSON."""
     visits = [_description(visit) for visit in prepared.visits]
-    return {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "visits": visits}
+    facts = {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "brain_from": prepared.brain_from}
+    return {**facts, "visits": visits}
 
 
 def restored(
@@ -110,6 +111,7 @@ def restored(
         _on(grid, read_mask(brain)),
         tuple(_visit(entry, contrasts, grid, path_of) for entry in content["visits"]),
         content["failures"],
+        content.get("brain_from", ""),
     )
 
 
