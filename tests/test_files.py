@@ -1,11 +1,15 @@
 import errno
+import fcntl
 import hashlib
 import json
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from lesiondelta.errors import OutputError
-from lesiondelta.files import atomic, sha256, write_json
+from lesiondelta.files import alone, atomic, sha256, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -38,3 +42,53 @@ def test_a_folder_in_the_way_is_one_sentence(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from lesiondelta.files import alone
+
+with alone(Path(sys.argv[1]), wait=False):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_one_processs_until_that_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match="Another lesiondelta is working in"), alone(tmp_path, wait=False):
+            pass
+        with alone(tmp_path, wait=False, lock="another.lock"):
+            pass
+        holder.kill()
+    with alone(tmp_path, wait=False):
+        pass
+
+
+def test_who_waits_for_a_folder_says_so_and_gets_it(tmp_path, caplog):
+    got = threading.Event()
+
+    def wait():
+        with alone(tmp_path, wait=True):
+            got.set()
+
+    waiting = threading.Thread(target=wait)
+    with caplog.at_level("INFO"), alone(tmp_path, wait=False):
+        waiting.start()
+        assert not got.wait(0.5)
+    waiting.join(30)
+    assert got.is_set()
+    assert f"another lesiondelta is working in {tmp_path}: waiting for it" in caplog.text
+
+
+def test_a_disk_without_locks_is_refused_or_warned_of(tmp_path, caplog, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OutputError, match="No locks available"), alone(tmp_path, wait=True):
+        pass
+    with alone(tmp_path, wait=False, needed=False):
+        assert f"Cannot lock {tmp_path}: No locks available" in caplog.text

@@ -7,11 +7,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lesiondelta.errors import OutputError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -56,29 +58,40 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path, *, wait: bool) -> Iterator[None]:
+def alone(folder: Path, *, wait: bool, lock: str = ".lock", busy: str = "", needed: bool = True) -> Iterator[None]:
     """Keep other processes that ask the same out of `folder`; the system frees the lock of a process that is killed.
+
+    `lock` names the file in it that is locked, `busy` is what is said where another process has it. Where no lock can
+    be had (some network disks know none) and none is `needed`, the log says so and the block goes on.
 
     Raises
     ------
     OutputError
         The folder cannot be locked, or, without `wait`, another process has it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise OutputError(f"Cannot lock {folder}: {error.strerror or error}. Choose another folder.") from error
-    with lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.mkdir(parents=True, exist_ok=True)
+            _lock(held.enter_context((folder / lock).open("w")), folder, wait)
         except BlockingIOError as error:
-            raise OutputError(f"Another lesiondelta is working in {folder}: wait for it, or give another.") from error
+            busy = busy or f"Another lesiondelta is working in {folder}: wait for it, or give another."
+            raise OutputError(busy) from error
         except OSError as error:
-            raise OutputError(
-                f"Cannot lock {folder}: {error.strerror or error}. Choose a folder on another disk."
-            ) from error
+            said = f"Cannot lock {folder}: {error.strerror or error}."
+            if needed:
+                raise OutputError(f"{said} Choose another folder or another disk.") from error
+            log.warning("%s See to it that no other run works on the same files meanwhile.", said)
         yield
+
+
+def _lock(file: IO[str], folder: Path, wait: bool) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            raise
+        log.info("another lesiondelta is working in %s: waiting for it", folder)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def write_text(path: Path, text: str) -> None:

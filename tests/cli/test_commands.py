@@ -255,7 +255,7 @@ def test_two_trainings_in_one_folder_keep_apart(capsys, labelled):
 def test_doctor_runs(capsys, tmp_path):
     outcome = call(capsys, "doctor", tmp_path)
     assert outcome.code in (0, 1)  # 1 where no bundled model is installed
-    for word in ("torch", "flirt", "sbatch", "GPU", "bundled model", "free space"):
+    for word in ("torch", "flirt", "GPU", "bundled model", "free space"):
         assert word in outcome.out
 
 

@@ -262,3 +262,14 @@ def test_slicer_opens_a_visit_without_lesions(tmp_path):
     volume = speckle()
     write_slicer(tmp_path / "none.seg.nrrd", volume.with_data(np.zeros(volume.data.shape, np.int32)), {})
     assert slicerio.read_segmentation(str(tmp_path / "none.seg.nrrd"))["segments"] == []
+
+
+def test_a_sheared_visit_has_no_segmentation_for_slicer_not_even_an_older_one(tmp_path, caplog):
+    place, straight = Place(tmp_path, "01", "1"), lesions_on(speckle("axial"))
+    write_segmentations(place, straight, CHANGES, None)
+    assert slicer_path(place).is_file()
+    shear = np.eye(4)
+    shear[0, 1] = 0.2
+    write_segmentations(place, Volume(straight.data, straight.affine @ shear), CHANGES, None)
+    assert not slicer_path(place).exists()
+    assert "sub-01_ses-1: the FLAIR's axes are sheared" in caplog.text

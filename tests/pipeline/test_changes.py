@@ -1,6 +1,7 @@
 """What `run` writes of lesions over time, and how they come onto each visit's own grid."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -10,14 +11,22 @@ import pytest
 from lesiondelta.atlas import mni152
 from lesiondelta.cli import main
 from lesiondelta.cohort import Change, LesionChange
-from lesiondelta.images import Grid, Volume
-from lesiondelta.pipeline.changes import Followed, changes_on_own_grid, follow, lesions_on_own_grid, with_resolved
+from lesiondelta.images import Grid, Volume, read_image, read_mask, write_volume
+from lesiondelta.pipeline.changes import (
+    Followed,
+    changes_on_own_grid,
+    follow,
+    lesions_on_own_grid,
+    shown,
+    with_resolved,
+)
 from lesiondelta.pipeline.segmentation import Thresholds, counted
 from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import Tracking
+from lesiondelta.tracking.change import UNSEEN
 from tests.models import export_tiny_model
-from tests.tiny import call, write_patient
+from tests.tiny import call, image_path, write_patient
 
 
 def arguments(root):
@@ -106,6 +115,45 @@ def test_a_second_run_is_skipped_and_a_missing_table_is_not(done, capsys):
     path.unlink()
     assert call(capsys, *arguments(done.parent)).code == 0
     assert path.is_file()
+
+
+def run_on_a_slab(capsys, root, slab, cut):
+    """Two visits without lesions, of which one has a FLAIR of six slices of eight, and a lesion drawn above."""
+    write_patient(root / "bids", "01", ("1", "2"))
+    export_tiny_model(root / "model")
+    path = image_path(root / "bids", "01", slab, "FLAIR")
+    whole = read_image(path)
+    low = whole.data[..., :6]
+    write_volume(path, replace(whole, data=low if cut else np.pad(low, ((0, 0), (0, 0), (0, 2)))))
+    given = (*arguments(root)[:-1], "0.999")
+    assert call(capsys, *given).code == 0
+    mask = anat(root / "out", "1" if slab == "2" else "2", "space-orig_label-L_mask.nii.gz")
+    drawn = read_mask(mask)
+    assert not drawn.data.any()
+    drawn.data[5:7, 6:8, 6] = True
+    write_volume(mask, drawn)
+    assert call(capsys, *given).code == 0
+    return root / "out"
+
+
+@pytest.mark.parametrize(("slab", "cut"), [("1", True), ("2", False)], ids=["six slices", "two slices of zeros"])
+def test_a_lesion_that_the_other_visits_slab_leaves_out_is_neither_new_nor_resolved(capsys, tmp_path, slab, cut):
+    out = run_on_a_slab(capsys, tmp_path, slab, cut)
+    (change,) = table(out, "changes").itertuples()
+    assert (change.change, change.reason) == ("stable", UNSEEN)
+    second = table(out, "visits").iloc[1]
+    assert (second.new_lesions, second.resolved_lesions, second.stable_lesions) == ("0", "0", "1")
+    assert "1 lesion lies where the FLAIR of this visit or of the one before shows nothing" in second.reason
+
+
+def test_fluid_and_what_lies_outside_the_brain_count_as_shown():
+    head = np.full((9, 9, 9), 100, np.float32)
+    head[4, 4, 4], head[0], head[-1] = 0, 0, 0
+    brain = np.ones(head.shape, bool)
+    brain[0] = False
+    found = shown(Volume(head, np.eye(4)), Volume(brain, np.eye(4)))
+    assert found[:-1].all()
+    assert not found[-1].any()
 
 
 OBLIQUE = np.array([[0.9, -0.3, 0.0, -50], [0.3, 0.9, 0.2, -140], [0.0, -0.5, 2.9, 0], [0, 0, 0, 1]])

@@ -3,7 +3,9 @@
 import json
 import shutil
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from lesiondelta.cohort import Patient
+from lesiondelta.files import alone
 from lesiondelta.formats import records
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.formats.derivatives import Place
@@ -24,9 +27,10 @@ from lesiondelta.images import (
     write_volume,
 )
 from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort import _completed, check_start
+from lesiondelta.pipeline.cohort import _completed, check_start, report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
+from tests.preprocessing.heads import write_sheared
 from tests.tiny import AFFINE, SHAPE, image, image_path, rows, write_patient
 
 EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
@@ -201,6 +205,27 @@ def test_an_interrupted_patient_is_done_again(tmp_path, models):
     assert records.read_record(tmp_path / "out", "01").finished
 
 
+def test_from_its_start_on_no_table_shows_what_a_run_has_cleared(tmp_path, models):
+    """It waits for the working folder, which another run has."""
+    write_patient(tmp_path / "bids", "01", ("1", "2"))
+    out, work = tmp_path / "out", tmp_path / "work"
+    run(tmp_path, models[:1])
+    own = out / "sub-01/sub-01_visits.tsv"
+    assert records.UNENDED not in own.read_text()
+    chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.3)
+    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), out, tmp_path / "bids")
+    with ThreadPoolExecutor(1) as pool:
+        with alone(work / "sub-01", wait=False):
+            again = pool.submit(run_cohort, read_cohort(tmp_path / "bids"), out, settings, work=work)
+            until = time.monotonic() + 60
+            while records.UNENDED not in (out / "lesiondelta.tsv").read_text() and time.monotonic() < until:
+                time.sleep(0.1)
+            assert {row["status"] for row in rows(out).values()} == {"failed"}
+            assert own.read_text().count(records.UNENDED) == 2
+        assert [result.status for result in again.result(120)] == ["flagged", "flagged"]
+    assert {row["status"] for row in rows(out).values()} == {"flagged"}
+
+
 def test_a_subset_keeps_the_others_in_the_cohort_table_and_their_settings_on_record(tmp_path, models):
     for label in ("01", "02"):
         write_patient(tmp_path / "bids", label)
@@ -249,6 +274,37 @@ def test_a_plausible_result_is_ok_with_and_without_lesions(tmp_path):
     assert (some.status, some.reason) == ("ok", "")
     assert some.figures["lesions"] > 0
     assert read_mask(mask).data.any()
+
+
+def test_a_patient_another_run_is_working_on_is_left_to_it_and_the_others_go_on(tmp_path, models):
+    for label in ("01", "02"):
+        write_patient(tmp_path / "bids", label)
+    run(tmp_path, models[:1])
+    before, record = stamps(tmp_path / "out"), records.record_path(tmp_path / "out", "01").read_bytes()
+    with records.only_run(tmp_path / "out", "01"):
+        busy, other = run(tmp_path, models[:1], threshold=0.3)
+        (again,) = report_cohort(tmp_path / "out", ["01"])
+    for result in (busy, again):
+        assert (result.status, result.visit) == ("failed", "1")
+        assert "Another run is working on sub-01 in" in result.reason
+    assert other.status == "flagged"
+    after = stamps(tmp_path / "out")
+    assert {name for name in before if after[name] == before[name]} == {n for n in before if n.startswith("sub-01")}
+    assert records.record_path(tmp_path / "out", "01").read_bytes() == record
+    assert run(tmp_path, models[:1], threshold=0.3)[0].status == "flagged"
+
+
+def test_a_sheared_flair_costs_the_segmentation_for_slicer_alone(tmp_path, models):
+    write_patient(tmp_path / "bids", "01")
+    path, shear = image_path(tmp_path / "bids", "01", "1", "FLAIR"), np.eye(4)
+    shear[0, 1] = 0.1
+    flair = read_image(path)
+    write_sheared(path, replace(flair, affine=flair.affine @ shear))
+    assert [result.status for result in run(tmp_path, models[:1])] == ["flagged"]
+    mask = image_path(tmp_path / "out", "01", "1", "space-orig_label-L_mask")
+    np.testing.assert_allclose(read_mask(mask).affine, flair.affine @ shear, atol=1e-4)
+    assert not list((tmp_path / "out").rglob("*.seg.nrrd"))
+    assert "axes are sheared" in (tmp_path / "out/logs/sub-01.log").read_text()
 
 
 def test_a_failed_patient_is_tried_again(tmp_path, models):

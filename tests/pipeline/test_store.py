@@ -1,10 +1,12 @@
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from lesiondelta.errors import CohortError, GeometryError
+from lesiondelta.files import alone
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.images import Volume, read_image, read_mask, write_volume
 from lesiondelta.pipeline.store import image_path as stored_path
@@ -56,6 +58,33 @@ def test_another_input_setting_or_a_lost_file_is_prepared_again(bids, tmp_path, 
         prepared_patient(patient, EASY.model_copy(update={"spacing_mm": 2.0}), CONTRASTS, work)
     assert "taken from" not in caplog.text
     assert stored_path(work, "01", "2", "FLAIR").is_file()
+
+
+@pytest.mark.parametrize("name", ["FLAIR", "brain"])
+def test_an_image_of_other_settings_is_not_taken(bids, tmp_path, caplog, name):
+    """What two runs at a time leave that no lock keeps apart: one's record, the other's image."""
+    (patient,) = read_cohort(bids).patients
+    work = tmp_path / "work"
+    wanted = prepared_patient(patient, EASY, CONTRASTS, work)
+    prepared_patient(patient, EASY.model_copy(update={"spacing_mm": 2.0}), CONTRASTS, tmp_path / "other")
+    path = stored_path(work, "01", "2" if name == "FLAIR" else "", name)
+    (tmp_path / "other" / path.relative_to(work)).rename(path)
+    with caplog.at_level("INFO"):
+        again = prepared_patient(patient, EASY, CONTRASTS, work)
+    assert "taken from" not in caplog.text
+    assert flat(again) == flat(wanted)
+
+
+def test_runs_that_share_a_working_folder_prepare_one_after_the_other(bids, tmp_path, caplog):
+    (patient,) = read_cohort(bids).patients
+    work = tmp_path / "work"
+    with ThreadPoolExecutor(1) as pool, caplog.at_level("INFO"):
+        with alone(work / "sub-01", wait=False):
+            other = pool.submit(prepared_patient, patient, EASY, CONTRASTS, work)
+            with pytest.raises(TimeoutError):
+                other.result(1)
+            assert not (work / "sub-01/prepared.json").exists()
+        assert len(other.result(60).visits) == 2
 
 
 def test_a_patient_with_a_failed_visit_is_prepared_again(bids, tmp_path):

@@ -5,9 +5,11 @@ import pytest
 import SimpleITK as sitk
 
 from lesiondelta.cohort import Visit
-from lesiondelta.errors import CohortError, NoVisitError, RegistrationError
+from lesiondelta.errors import CohortError, ImageError, NoVisitError, RegistrationError
 from lesiondelta.images import Grid, Volume, corners_mm, isotropic_grid, resample, to_sitk, write_itk_transform
 from lesiondelta.preprocessing import patient as way_of_one_patient
+from lesiondelta.preprocessing.elastix import between_centres
+from lesiondelta.preprocessing.intensity import correct_bias
 from lesiondelta.preprocessing.patient import _own_brain, prepare_patient
 from lesiondelta.settings import PreprocessingSettings
 from tests.preprocessing.heads import SPACING_MM, moved, person, rigid, write_patient, write_sheared
@@ -26,6 +28,7 @@ def test_single_visit(tmp_path):
     prepared = prepare_patient(patient, QUICK)
     (visit,) = prepared.visits
     assert prepared.failures == {}
+    assert prepared.brain_from == "own"
     assert visit.images["FLAIR"].data.dtype == np.float32
     assert set(visit.images) == {"T1w", "FLAIR"}
     truth = resample(brain_of(images), prepared.grid, order="nearest").data
@@ -50,6 +53,7 @@ def test_grid_is_ras_and_the_box_of_the_union(tmp_path):
     patient = write_patient(tmp_path, [first, second], masks={0: brain_of(first), 1: wide}.items())
     prepared = prepare_patient(patient, QUICK)
     np.testing.assert_array_equal(prepared.grid.affine[:3, :3], np.eye(3) * SPACING_MM)
+    assert prepared.brain_from == "given"
     union = Volume(wide.data | brain_of(first).data, wide.affine)
     points = np.argwhere(union.data) @ union.affine[:3, :3].T + union.affine[:3, 3]
     corners = corners_mm(prepared.grid)
@@ -183,6 +187,26 @@ def test_bias_field_is_removed(tmp_path):
     ratio = prepared.visits[0].images["FLAIR"].data[inside] / truth[inside]
     before = resample(biased["FLAIR"], prepared.grid).data[inside] / truth[inside]
     assert ratio.std() / ratio.mean() < 0.4 * before.std() / before.mean()
+
+
+def test_where_n4_finds_no_field_the_image_is_named():
+    slices = np.random.default_rng(0).normal(100, 10, (24, 24, 2)).astype(np.float32)
+    image = Volume(slices, np.eye(4), "x_FLAIR.nii.gz")
+    with pytest.raises(ImageError, match=r"no bias field in x_FLAIR\.nii\.gz .*--no-bias-correction"):
+        correct_bias(image, image.with_data(np.ones(slices.shape, bool)))
+
+
+def test_a_mask_instead_of_an_image_fails_its_own_visit(tmp_path, monkeypatch):
+    """With the start of elastix, which is enough to see it."""
+    monkeypatch.setitem(way_of_one_patient.ENGINES, "none", lambda fixed, moving, **_: between_centres(fixed, moving))
+    first, second = person(0), person(0)
+    lesions = np.zeros(second["FLAIR"].data.shape, np.float32)
+    lesions[20:22, 20:22, 20:22] = 1
+    second["FLAIR"] = second["FLAIR"].with_data(lesions)
+    patient = write_patient(tmp_path, [first, second], masks=[(0, brain_of(first))])
+    prepared = prepare_patient(patient, QUICK)
+    assert [visit.label for visit in prepared.visits] == ["0"]
+    assert "01_1_FLAIR.nii.gz shows no head" in prepared.failures["1"]
 
 
 def test_saved_transform_in_simpleitk_equals_ours(tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Volume, read_image, read_itk_transform, read_mask
 from lesiondelta.preprocessing.elastix import elastix, euler_matrix, refine
 from lesiondelta.preprocessing.points import apply, coarse, dilate, inside_mm, sample
@@ -34,6 +35,20 @@ def test_a_coarse_copy_stays_in_place():
         weights = volume.data[volume.data > 50]
         centre = np.average(inside_mm(volume.with_data(volume.data > 50)), axis=0, weights=weights)
         np.testing.assert_allclose(centre, 0, atol=1.5)
+
+
+@pytest.mark.parametrize("level", [0, 5])
+def test_an_image_without_a_head_is_named(level):
+    """A mask of lesions, or one value everywhere."""
+    head = person(0)["T1w"]
+    mask = np.full(head.data.shape, level, np.float32)
+    mask[10:12, 10:12, 10:12] = 1
+    for pair in (
+        (head, Volume(mask, head.affine, "x_FLAIR.nii.gz")),
+        (Volume(mask, head.affine, "x_FLAIR.nii.gz"), head),
+    ):
+        with pytest.raises(RegistrationError, match=r"x_FLAIR\.nii\.gz shows no head"):
+            elastix(*pair, degrees=6)
 
 
 @pytest.mark.slow

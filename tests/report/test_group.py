@@ -7,7 +7,7 @@ import pytest
 from lesiondelta.formats import records
 from lesiondelta.formats.records import Record, VisitResult
 from lesiondelta.report.group import write_group_page
-from tests.tiny import call
+from tests.tiny import call, rows
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -52,7 +52,27 @@ def test_the_level_group_writes_it_from_all_patients(results, tmp_path, capsys):
     for label in ("01", "02", "03"):
         own = tuple(result for result in results if result.patient == label)
         records.write_record(tmp_path / "out", Record(label, True, {}, (), own))
-    assert call(capsys, "run", tmp_path, tmp_path / "out", "group").code == 0
+    done = call(capsys, "run", tmp_path, tmp_path / "out", "group")
+    assert (done.code, "03 1: no FLAIR" in done.out) == (1, True)
     assert len((tmp_path / "out/lesiondelta.tsv").read_text().splitlines()) == 5
     assert (tmp_path / "out/group.html").is_file()
     assert (tmp_path / "out/lesiondelta.json").is_file()
+
+
+def test_a_run_that_never_ended_and_a_record_that_cannot_be_read_have_failed(results, tmp_path, capsys):
+    out = tmp_path / "out"
+    records.write_record(out, Record("01", True, {}, (), tuple(results[:2])))
+    assert call(capsys, "run", tmp_path, out, "group").code == 0
+    begun = {"visits": [{"visit": "1"}, {"visit": "2"}], "problems": {"3": "no T1w"}}
+    records.write_record(out, Record("02", False, begun, ("sub-02.html",)))
+    for label, text in (("03", '{"patient": "03"'), ("04", "[]"), ("05", '"05"')):
+        records.record_path(out, label).write_text(text)
+    assert call(capsys, "run", tmp_path, out, "group").code == 1
+    table = rows(out)
+    assert [table["sub-02", f"ses-{visit}"]["status"] for visit in "123"] == ["failed"] * 3
+    reasons = [table["sub-02", f"ses-{visit}"]["reason"] for visit in "123"]
+    assert reasons == [records.UNENDED, records.UNENDED, "no T1w"]
+    for label in ("03", "04", "05"):
+        assert table[f"sub-{label}", "n/a"]["status"] == "failed"
+        assert f"sub-{label}.json cannot be read" in table[f"sub-{label}", "n/a"]["reason"]
+    assert "give the command again" in (out / "group.html").read_text()

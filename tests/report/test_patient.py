@@ -55,7 +55,11 @@ def report():
     stable = LesionChange((1,), (1,), Change.STABLE, 125.0, 125.0, 12.0, HOSTILE)
     steps = [StepRow("1", "2", new, "periventricular"), StepRow("1", "2", stable, None)]
     models = [{"Name": HOSTILE, "SHA256": "0" * 64}]
-    return Report("01", visits, {"3": HOSTILE}, lesions, steps, {"note": HOSTILE}, HOSTILE, models, [HOSTILE])
+    settings = {"note": HOSTILE, "preprocessing": {"registration": "elastix", "bias_correction": True}}
+    contrasts = ("T1w", "FLAIR")
+    return Report(
+        "01", visits, {"3": HOSTILE}, lesions, steps, settings, HOSTILE, models, [HOSTILE], contrasts, HOSTILE
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -87,6 +91,28 @@ def test_it_names_the_method_that_was_used(report, tmp_path):
         text = without_viewer((tmp_path / "page.html").read_text(encoding="utf-8"))
         assert said in text
         assert ("Rokuss" in text) == (method == "difference_weighting")
+
+
+MADE = {
+    (
+        "elastix",
+        True,
+        "atlas",
+    ): "T1w and FLAIR of all visits were registered to one space by elastix, resampled once to "
+    "cubic voxels, cut to the brain that atlas found, and corrected for the bias field by N4.",
+    ("none", False, "own"): "T1w and FLAIR of all visits were taken as lying in one space, resampled once to cubic "
+    "voxels, taken as showing the brain alone, and not corrected for the bias field.",
+    ("flirt", True, "given"): "by flirt, resampled once to cubic voxels, cut to the brain by the mask that was given,",
+    ("flirt", True, ""): "cubic voxels, cut to the brain, and",
+}
+
+
+@pytest.mark.parametrize(("registration", "bias_correction", "brain_from"), MADE)
+def test_it_says_what_was_done_to_the_images(report, tmp_path, registration, bias_correction, brain_from):
+    settings = {"preprocessing": {"registration": registration, "bias_correction": bias_correction}}
+    write_report(tmp_path / "page.html", replace(report, settings=settings, brain_from=brain_from))
+    text = re.sub(r"\s+", " ", without_viewer((tmp_path / "page.html").read_text(encoding="utf-8")))
+    assert MADE[registration, bias_correction, brain_from] in text
 
 
 def test_hostile_text_stays_text(page):

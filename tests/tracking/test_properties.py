@@ -1,5 +1,6 @@
 """What holds for any lesions: time reversed, the patient turned, a visit added."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -26,14 +27,22 @@ often = settings(max_examples=60, deadline=None, derandomize=True, suppress_heal
 
 @st.composite
 def visit(draw):
-    """Up to five boxes that may touch; unsure voxels in and beside them; any slices and registration."""
+    """Up to five boxes that may touch; unsure voxels in and beside them; any slices, registration, field of view."""
     mask, unsure = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
     for chosen in (mask, unsure):
         for _ in range(draw(st.integers(0, 5))):
             low = [draw(st.integers(0, n - 1)) for n in SHAPE]
             chosen[tuple(slice(a, a + draw(st.integers(1, 5))) for a in low)] = True
     probability = np.where(mask, np.where(unsure, 0.6, 0.95), np.where(unsure, 0.4, 0.05))
-    return TrackedVisit(mask, probability, draw(st.sampled_from([0.1, 1.0, 3.0])), draw(st.sampled_from([0.0, 0.5])))
+    slice_mm, residual_mm = draw(st.sampled_from([0.1, 1.0, 3.0])), draw(st.sampled_from([0.0, 0.5]))
+    return TrackedVisit(mask, probability, slice_mm, residual_mm, draw(fields_of_view()))
+
+
+@st.composite
+def fields_of_view(draw):
+    """What a visit's image shows: all, or from some slice of the first axis on."""
+    covered = np.indices(SHAPE)[0] >= draw(st.integers(0, SHAPE[0] // 2))
+    return draw(st.sampled_from([None, covered]))
 
 
 @st.composite
@@ -103,7 +112,15 @@ def test_turned_and_mirrored_every_lesion_does_the_same(visits, axes, flipped):
     def turned_back(array):
         return np.flip(array.transpose(np.argsort(axes)), tuple(flipped))
 
-    other = [TrackedVisit(turned(v.mask), turned(v.probability), v.slice_mm, v.residual_mm) for v in visits]
+    other = [
+        replace(
+            v,
+            mask=turned(v.mask),
+            probability=turned(v.probability),
+            covered=v.covered if v.covered is None else turned(v.covered),
+        )
+        for v in visits
+    ]
     assert facts(tracked(visits)) == facts(tracked(other), turned_back)
 
 

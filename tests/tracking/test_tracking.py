@@ -1,5 +1,7 @@
 """Lesion identity and change: cases drawn by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -8,7 +10,7 @@ from lesiondelta.cohort import Change
 from lesiondelta.errors import GeometryError
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import TrackedVisit, groups_of, name_lesions, track
-from lesiondelta.tracking.change import by_slices
+from lesiondelta.tracking.change import UNSEEN, by_slices
 
 SHAPE = (40, 36, 30)
 THIN = 0.01  # slices so thin that they add no error
@@ -174,6 +176,36 @@ def test_a_small_lesion_that_is_clearly_there_is_new_in_thick_slices_too(slice_m
     visits = [sure(boxes(), slice_mm, residual_mm=0.5), sure(boxes((5, 5, 5, 2)), slice_mm, residual_mm=0.5)]
     assert [one.change for one in track(visits, 1.0, 0.5).changes[0]] == ["new"]
     assert [one.change for one in track(visits[::-1], 1.0, 0.5).changes[0]] == ["resolved"]
+
+
+def half_seen(mask, from_x, **kwargs):
+    """A visit whose FLAIR begins at a voxel of the first axis."""
+    covered = np.zeros(SHAPE, bool)
+    covered[from_x:] = True
+    return replace(sure(mask & covered, **kwargs), covered=covered)
+
+
+@pytest.mark.parametrize(
+    ("from_x", "expected"), [(3, ["new", "resolved"]), (6, ["new", "resolved"]), (7, ["stable"] * 2)]
+)
+def test_a_lesion_is_neither_new_nor_resolved_where_the_other_visit_shows_nothing(from_x, expected):
+    """An edge of 4 from x = 5 on; at the other visit there is no lesion, and no image below `from_x`."""
+    seen, other = sure(boxes((5, 5, 5, 4))), half_seen(boxes(), from_x)
+    steps = [track(pair, 1.0, 0.5).changes[0] for pair in ([other, seen], [seen, other])]
+    assert [one.change for step in steps for one in step] == expected
+    assert [one.reason == UNSEEN for step in steps for one in step] == [from_x == 7] * 2
+    certain = TrackingSettings(error_sd=0)
+    assert [one.change for one in track([other, seen], 1.0, 0.5, certain).changes[0]] == expected[:1]
+
+
+def test_what_the_other_visit_does_not_show_is_part_of_the_error():
+    """A lesion of 10 x 10 x 10 mm, of which the second visit's image shows 6 mm."""
+    whole, cut = boxes((5, 5, 5, 10)), boxes((5, 5, 5, 10))
+    cut[:9] = False
+    assert changes(whole, cut) == [["shrinking"]]
+    (one,) = track([sure(whole), half_seen(whole, 9)], 1.0, 0.5).changes[0]
+    assert (one.change, one.current_mm3) == (Change.STABLE, 600)
+    assert one.error_mm3 == pytest.approx(1.96 * 400, rel=0.01)
 
 
 def test_grids_that_differ_are_refused():

@@ -18,7 +18,6 @@ PROGRAMS = {
     "niimath": "for --registration niimath",
     "hd-bet": "for --brain-extraction hd-bet",
     "mri_synthstrip": "FreeSurfer's SynthStrip, for --brain-extraction synthstrip",
-    "sbatch": "SLURM, to run patients as jobs",
 }
 GIB = 2**30
 

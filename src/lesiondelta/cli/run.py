@@ -308,13 +308,17 @@ def segment(
 def _write_group(out: Path) -> None:
     from lesiondelta.errors import OutputError
     from lesiondelta.formats.records import RECORDS
-    from lesiondelta.pipeline.cohort import PAGE, write_group
+    from lesiondelta.pipeline.cohort import any_failed
+    from lesiondelta.pipeline.group import PAGE, write_group
 
     with nothing_built():
         if not (out / RECORDS).is_dir():
             raise OutputError(f"{out} holds no results: run the level participant first.")
         results = write_group(out)
     console.out.print(f"{len(results)} visits: {out / PAGE}", soft_wrap=True, markup=False)
+    if any_failed(results):
+        _print_reasons([result for result in results if result.status == "failed"])
+        raise typer.Exit(EXIT_FAILED_PATIENT)
 
 
 def _report_again(
@@ -462,10 +466,14 @@ def _print_results(results: "Sequence[VisitResult]", out: Path) -> None:
             "-" if volume is None else f"{float(volume) / 1000:.2f}",
         )
     console.out.print(table)
-    for result in results:
-        if result.reason:  # below the table, whose columns would cut or break a path
-            name = f"{result.patient} {result.visit}".strip()
-            console.out.print(f"{name}: {result.reason}", soft_wrap=True, markup=False, highlight=False)
+    _print_reasons(results)  # below the table, whose columns would cut or break a path
     console.out.print(
         f"Reports (sub-*.html), masks, lesiondelta.tsv and group.html are in {out}", soft_wrap=True, markup=False
     )
+
+
+def _print_reasons(results: "Sequence[VisitResult]") -> None:
+    for result in results:
+        if result.reason:
+            name = f"{result.patient} {result.visit}".strip()
+            console.out.print(f"{name}: {result.reason}", soft_wrap=True, markup=False, highlight=False)

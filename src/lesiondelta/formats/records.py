@@ -8,17 +8,18 @@ with a failed visit is never finished: its cause may be gone.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lesiondelta.errors import OutputError
-from lesiondelta.files import write_json, write_text
+from lesiondelta.files import alone, write_json, write_text
 from lesiondelta.formats.derivatives import MASK
 
 Status = Literal["ok", "ok-zero-lesions", "flagged", "failed"]
 RECORDS = ".lesiondelta"
+UNENDED = "its run has not come to its end: give the command again, unless it is still running"
 NOT_AVAILABLE = "n/a"
 COLUMNS = {
     "participant_id": "Patient.",
@@ -72,6 +73,15 @@ def record_path(out: Path, patient: str) -> Path:
     return out / RECORDS / f"sub-{patient}.json"
 
 
+def only_run(out: Path, patient: str) -> AbstractContextManager[None]:
+    """Keep other runs off a patient's results; OutputError where one is working on them.
+
+    Else one would take the mask that another has just written for a reader's edit.
+    """
+    busy = f"Another run is working on sub-{patient} in {out}: wait for its results, which this one leaves alone."
+    return alone(out / RECORDS, wait=False, lock=f"sub-{patient}.lock", busy=busy, needed=False)
+
+
 def write_record(out: Path, record: Record) -> None:
     """Write it atomically."""
     write_json(record_path(out, record.patient), asdict(record))
@@ -83,7 +93,7 @@ def read_record(out: Path, patient: str) -> Record | None:
         content = json.loads(record_path(out, patient).read_text(encoding="utf-8"))
         results = tuple(VisitResult(**result) for result in content.pop("results"))
         return Record(**{**content, "files": tuple(content["files"]), "results": results})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -94,10 +104,19 @@ def finished_results(out: Path, patient: str, fingerprint: Mapping[str, Any]) ->
     return record.results if record and same and all((out / name).is_file() for name in record.files) else None
 
 
+def results_of(record: Record) -> tuple[VisitResult, ...]:
+    """What became of every visit; of a run that has begun and not ended, that it has not."""
+    if record.results:
+        return record.results
+    problems = record.fingerprint.get("problems", {})
+    visits = dict.fromkeys([*(visit["visit"] for visit in record.fingerprint.get("visits", ())), *problems])
+    return tuple(VisitResult(record.patient, v, "failed", problems.get(v, UNENDED)) for v in visits or [""])
+
+
 def begin(
     out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterable[Path], masks: Mapping[str, str]
 ) -> None:
-    """Clear what an earlier run wrote for this patient, and record what this one is going to write.
+    """Clear what an earlier run wrote for this patient, its own table too, and record what this one is going to write.
 
     `masks` has the hashes of masks corrected by hand, which are not cleared, and of others, which are.
     """
@@ -107,8 +126,8 @@ def begin(
     files_ = tuple(sorted({*old, *new}))
     write_record(out, Record(patient, False, fingerprint, files_, masks={**masks, **_absent(files_)}))
     try:
-        for name in old:
-            (out / name).unlink(missing_ok=True)
+        for path in (*(out / name for name in old), own_table(out, patient)):
+            path.unlink(missing_ok=True)
         for leftover in (out / f"sub-{patient}").rglob(".partial-*"):
             leftover.unlink(missing_ok=True)
     except OSError as error:
@@ -146,13 +165,26 @@ def write_tables(out: Path, table: Path) -> None:
     write_json(table.with_suffix(".json"), {name: {"Description": meaning} for name, meaning in COLUMNS.items()})
     for patient in dict.fromkeys(result.patient for result in results):
         own = [result for result in results if result.patient == patient]
-        write_table(out / f"sub-{patient}" / f"sub-{patient}_visits.tsv", own)
+        write_table(own_table(out, patient), own)
+
+
+def own_table(out: Path, patient: str) -> Path:
+    """OUT/sub-X/sub-X_visits.tsv."""
+    return out / f"sub-{patient}" / f"sub-{patient}_visits.tsv"
 
 
 def all_results(out: Path) -> list[VisitResult]:
     """Results of every patient in an output folder, by label."""
     labels = sorted(path.stem.removeprefix("sub-") for path in (out / RECORDS).glob("sub-*.json"))
-    return [result for label in labels if (record := read_record(out, label)) for result in record.results]
+    return [result for label in labels for result in _results(out, label)]
+
+
+def _results(out: Path, patient: str) -> tuple[VisitResult, ...]:
+    record = read_record(out, patient)
+    if record is not None:
+        return results_of(record)
+    why = f"its record {record_path(out, patient)} cannot be read: give the command again"
+    return (VisitResult(patient, "", "failed", why),)
 
 
 def write_table(path: Path, results: Sequence[VisitResult]) -> None:

@@ -19,7 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.valuerep import DA, TM
 
 from lesiondelta.cohort import Change
-from lesiondelta.errors import ImageError
+from lesiondelta.errors import GeometryError, ImageError
 from lesiondelta.files import atomic
 from lesiondelta.formats.derivatives import Place
 from lesiondelta.formats.dicom import Series, discreet, read_header, volume_order
@@ -71,11 +71,18 @@ def write_segmentations(
 ) -> None:
     """Write the segmentation for Slicer, and DICOM SEG for a visit from DICOM that has lesions.
 
-    `by_hand`: a reader has corrected the mask. Where the series is gone or its headers allow no DICOM SEG, the log says
-    so: all other results stand.
+    `by_hand`: a reader has corrected the mask. Where the axes are sheared, the series is gone or its headers allow no
+    DICOM SEG, the log says so: all other results stand.
     """
-    write_slicer(slicer_path(place), labels, changes)
-    dicom_path(place).unlink(missing_ok=True)  # of the mask before it was corrected
+    for path in segmentation_files(place):
+        path.unlink(missing_ok=True)  # of the mask before it was corrected
+    try:
+        write_slicer(slicer_path(place), labels, changes)
+    except GeometryError:  # the masks are no worse for it
+        log.warning(
+            "%s: the FLAIR's axes are sheared, which .seg.nrrd cannot hold: take the lesions from the NIfTI files",
+            place.stem,
+        )
     if source is None:
         return
     absent = [path for path in (*source.series, source.baseline) if not path.is_file()]

@@ -19,8 +19,12 @@ from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.regions import atlas_to, regions_of
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import TrackedVisit, Tracking, track
+from lesiondelta.tracking.change import UNSEEN
 
 log = logging.getLogger(__name__)
+
+EMPTY = 0.05
+"""Of an image's percentile 98: splines leave less in the zeros beside a slab; of a brain only fluid is as dark."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +48,7 @@ def follow(
 ) -> Followed:
     """Track the lesions of all visits, and find where they lie."""
     spacing = float(prepared.grid.spacing[0])
-    visits = [
-        TrackedVisit(seen.mask.data, seen.probability.data, slice_mm(seen.prepared), residual_mm(seen.prepared))
-        for seen in segmented
-    ]
+    visits = [_tracked(seen, prepared.brain) for seen in segmented]
     tracking = track(visits, spacing, limits.probability, settings)
     if not any(seen.lesions for seen in segmented):
         return Followed(tracking, tuple({} for _ in segmented))
@@ -59,6 +60,34 @@ def follow(
         log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
         return Followed(tracking, tuple({} for _ in segmented))
     return Followed(tracking, tuple(locate(labels, regions, spacing) for labels in tracking.instances))
+
+
+def _tracked(seen: SegmentedVisit, brain: Volume) -> TrackedVisit:
+    visit = seen.prepared
+    covered = shown(visit.images["FLAIR"], brain)
+    return TrackedVisit(seen.mask.data, seen.probability.data, slice_mm(visit), residual_mm(visit), covered)
+
+
+def shown(image: Volume, brain: Volume) -> Array:
+    """Where an image in the patient's space has data, (X, Y, Z) bool.
+
+    Not beyond its field of view, in zeros that pad it, nor where it was stripped of what is brain at another visit; all
+    of these are 0 there, while fluid that is as dark lies inside the rest. Outside `brain` every image is 0, whatever
+    it shows: that counts as shown.
+    """
+    values = np.abs(image.data)
+    data = values > EMPTY * np.percentile(values[brain.data], 98)
+    found: Array = ndimage.binary_fill_holes(data) | ~brain.data
+    return found
+
+
+def unseen(followed: Followed, index: int) -> list[str]:
+    """What to say of lesions that a visit cannot be compared by with the one before."""
+    count = sum(one.reason == UNSEEN for one in followed.tracking.changes[index - 1]) if index else 0
+    if not count:
+        return []
+    lesions, counts = ("1 lesion lies", "it counts") if count == 1 else (f"{count} lesions lie", "they count")
+    return [f"{lesions} where the FLAIR of this visit or of the one before shows nothing: {counts} as stable"]
 
 
 def slice_mm(visit: PreparedVisit) -> float:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,25 +12,24 @@ from typing import Any
 
 from lesiondelta import __version__
 from lesiondelta.cohort import Cohort, Patient
-from lesiondelta.errors import OutputError
+from lesiondelta.errors import LesionDeltaError, OutputError
 from lesiondelta.files import logged_to, require_writable
 from lesiondelta.formats import records
 from lesiondelta.formats.derivatives import prepare_output
 from lesiondelta.formats.records import VisitResult
 from lesiondelta.inference import Model, choose_device
 from lesiondelta.pipeline.checks import load_models, load_segmenters, require_programs
+from lesiondelta.pipeline.group import write_group
 from lesiondelta.pipeline.patient import failed_results, run_patient
 from lesiondelta.pipeline.results import log_path, reason_of, report_again
 from lesiondelta.pipeline.samseg import require_not_stripped
 from lesiondelta.pipeline.segmentation import Segmenter
 from lesiondelta.processes import worker_pool
-from lesiondelta.report.group import write_group_page
 from lesiondelta.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Results = tuple[VisitResult, ...]
-TABLE, PAGE = "lesiondelta.tsv", "group.html"
 
 
 @dataclass(frozen=True)
@@ -94,21 +94,13 @@ def report_cohort(out: Path, participants: Sequence[str] | None = None, threads:
 
 def _reported(out: Path, label: str, threads: int) -> Results:
     try:
-        with logged_to(log_path(out, label)):
+        with logged_to(log_path(out, label)), records.only_run(out, label):
             return report_again(out, label, threads)
     except Exception as error:
         record = records.read_record(out, label)
-        visits = tuple(result.visit for result in record.results) if record else ()
+        visits = tuple(result.visit for result in records.results_of(record)) if record else ()
         reason = reason_of(error, out, label)
         return tuple(VisitResult(label, visit, "failed", reason) for visit in visits or ("",))
-
-
-def write_group(out: Path) -> list[VisitResult]:
-    """Write the cohort's table and page from the results of all patients in an output folder, and return these."""
-    records.write_tables(out, out / TABLE)
-    results = records.all_results(out)
-    write_group_page(out / PAGE, results)
-    return results
 
 
 def check_start(settings: Settings, out: Path, raw: Path | None = None, work: Path | None = None) -> Settings:
@@ -187,7 +179,8 @@ def _outcome(future: Future[Results], patient: Patient, out: Path) -> Results:
     except BrokenProcessPool:
         why = "its process was killed, most likely for want of memory: run fewer patients at a time (--nprocs)"
         results = failed_results(patient, why)
-        records.fail(out, patient.label, results)
+        with suppress(LesionDeltaError), records.only_run(out, patient.label):
+            records.fail(out, patient.label, results)
         return results
 
 

@@ -17,6 +17,7 @@ from lesiondelta.formats.segmentations import segmentation_files
 from lesiondelta.inference import Model, choose_device, mirrors
 from lesiondelta.inference.samseg import Samseg
 from lesiondelta.pipeline.checks import fingerprint, log_choices, usable_visits
+from lesiondelta.pipeline.group import TABLE, write_group
 from lesiondelta.pipeline.results import (
     Made,
     Told,
@@ -50,12 +51,13 @@ def run_patient(
     """Segment every visit of a patient, write the results under `out`, and say what became of each visit.
 
     `raw` is the dataset the images belong to, `work` keeps prepared images for another run. This is the border of one
-    patient's run: whatever goes wrong is logged and becomes status `failed`.
+    patient's run: whatever goes wrong is logged and becomes status `failed`. So is a patient whom another run is
+    working on: this one cannot say how that ends, and touches nothing.
     """
     try:
-        with logged_to(log_path(out, patient.label)):
+        with logged_to(log_path(out, patient.label)), records.only_run(out, patient.label):
             return _without_fault(patient, out, settings, models, raw, work)
-    except LesionDeltaError as error:  # the log itself cannot be written
+    except LesionDeltaError as error:  # the log itself cannot be written, or another run is at it
         return failed_results(patient, str(error))
 
 
@@ -121,6 +123,8 @@ def _run(
     possible += [f for place in places.values() for f in segmentation_files(place)]
     possible += [*table_files(out, patient.label), report_path(out, patient.label)]
     records.begin(out, patient.label, identity, possible, taken)
+    if (out / TABLE).is_file():  # of what it says of this patient nothing is left
+        write_group(out)
     log_choices(patient)
 
     usable = usable_visits(patient, contrasts)

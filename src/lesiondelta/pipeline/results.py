@@ -46,6 +46,7 @@ from lesiondelta.pipeline.changes import (
     follow,
     lesion_rows,
     step_rows,
+    unseen,
     write_maps,
 )
 from lesiondelta.pipeline.corrected import Correction, correct
@@ -309,6 +310,7 @@ def _judge(patient: str, made: Made, visits: Sequence[_Counted], index: int, fol
         *(f"{visit_name(label)} failed: it is not among the visits compared" for label in told.problems),
         *implausible(seen, brain_mm3, counted_.own),
         *uncovered(seen.prepared, made.prepared.brain),
+        *unseen(followed, index),
         *told.cautions,
     ]
     status: records.Status = "flagged" if reasons else "ok" if seen.lesions else "ok-zero-lesions"
@@ -400,6 +402,8 @@ def _report(
         method=told.method,
         models=told.models,
         cautions=told.cautions,
+        contrasts=list(made.prepared.visits[0].images),
+        brain_from=made.prepared.brain_from,
     )
 
 

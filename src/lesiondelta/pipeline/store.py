@@ -14,9 +14,9 @@ import numpy as np
 
 from lesiondelta import __version__
 from lesiondelta.cohort import Patient
-from lesiondelta.errors import LesionDeltaError
-from lesiondelta.files import require_writable, write_json
-from lesiondelta.images import Grid, read_image, read_mask, write_volume
+from lesiondelta.errors import GeometryError, LesionDeltaError
+from lesiondelta.files import alone, require_writable, write_json
+from lesiondelta.images import GRID_TOLERANCE_MM, Grid, Volume, read_image, read_mask, write_volume
 from lesiondelta.pipeline.checks import visit_contents
 from lesiondelta.preprocessing.patient import PREPARATION, PreparedPatient, PreparedVisit, prepare_patient
 from lesiondelta.settings import PreprocessingSettings
@@ -43,15 +43,16 @@ def prepared_patient(
         "contrasts": list(contrasts),
         "visits": visit_contents(patient),
     }
-    try:
-        prepared = _read(folder, identity, contrasts)
-        log.info("sub-%s: prepared images are taken from %s", patient.label, folder)
-    except (OSError, ValueError, KeyError, LesionDeltaError):
-        require_writable(folder)
-        (folder / RECORD).unlink(missing_ok=True)
-        prepared = prepare_patient(patient, settings, contrasts)
-        if not prepared.failures:  # what failed is tried again
-            _write(folder, prepared, identity)
+    with alone(folder, wait=True, needed=False):  # runs with other settings share it
+        try:
+            prepared = _read(folder, identity, contrasts)
+            log.info("sub-%s: prepared images are taken from %s", patient.label, folder)
+        except (OSError, ValueError, KeyError, LesionDeltaError):
+            require_writable(folder)
+            (folder / RECORD).unlink(missing_ok=True)
+            prepared = prepare_patient(patient, settings, contrasts)
+            if not prepared.failures:  # what failed is tried again
+                _write(folder, prepared, identity)
     return prepared
 
 
@@ -85,7 +86,8 @@ def _read(folder: Path, identity: Mapping[str, Any], contrasts: Sequence[str]) -
 def described(prepared: PreparedPatient) -> dict[str, Any]:
     """All of a prepared patient but its images, as plain JSON."""
     visits = [_description(visit) for visit in prepared.visits]
-    return {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "visits": visits}
+    facts = {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "brain_from": prepared.brain_from}
+    return {**facts, "visits": visits}
 
 
 def restored(
@@ -100,15 +102,16 @@ def restored(
     Raises
     ------
     ImageError, GeometryError
-        An image is absent or damaged.
+        An image is absent or damaged, or lies on another grid.
     """
     grid = _grid(content["grid"])
     return PreparedPatient(
         label,
         grid,
-        replace(read_mask(brain), affine=grid.affine),
+        _on(grid, read_mask(brain)),
         tuple(_visit(entry, contrasts, grid, path_of) for entry in content["visits"]),
         content["failures"],
+        content.get("brain_from", ""),
     )
 
 
@@ -128,12 +131,22 @@ def _visit(
     paths = {contrast: path_of(entry["label"], contrast) for contrast in contrasts}
     return PreparedVisit(
         label=entry["label"],
-        images={contrast: replace(read_image(path), affine=grid.affine) for contrast, path in paths.items()},
+        images={contrast: _on(grid, read_image(path)) for contrast, path in paths.items()},
         from_patient={contrast: np.array(matrix) for contrast, matrix in entry["from_patient"].items()},
         grids={contrast: _grid(plain) for contrast, plain in entry["grids"].items()},
         quality=entry["quality"],
         warnings=tuple(entry["warnings"]),
     )
+
+
+def _on(grid: Grid, volume: Volume) -> Volume:
+    """The volume with the grid's own affine, which NIfTI has rounded; GeometryError where it lies on another grid."""
+    if volume.grid.distance_mm(grid) > GRID_TOLERANCE_MM:
+        raise GeometryError(
+            f"{volume.name} is not on the grid that its record names: another run has written it since. Run the "
+            "patient again."
+        )
+    return replace(volume, affine=grid.affine)
 
 
 def _plain(grid: Grid) -> dict[str, Any]:

@@ -76,8 +76,18 @@ def between_centres(fixed: Volume, moving: Volume) -> Affine:
 
 
 def centre_mm(volume: Volume) -> Array:
-    """Centre of gravity in RAS+ mm; air and the brightest voxels do not pull."""
+    """Centre of gravity in RAS+ mm; air and the brightest voxels do not pull.
+
+    Raises
+    ------
+    RegistrationError
+        Nearly all voxels are alike.
+    """
     bright = np.clip(volume.data - np.percentile(volume.data, 10), 0, np.percentile(volume.data, 99))
+    if not bright.any():
+        raise RegistrationError(
+            f"{volume.name} shows no head, nearly all of its voxels are alike: look at it, it may be a mask of lesions."
+        )
     centre: Array = volume.affine[:3, :3] @ ndimage.center_of_mass(bright) + volume.affine[:3, 3]
     return centre
 

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from lesiondelta.errors import ImageError
 from lesiondelta.images import Array, Volume, to_sitk
 
 N4_SPACING_MM = 4.0
@@ -39,7 +40,13 @@ def normalise(images: Array) -> Array:
 
 
 def correct_bias(image: Volume, mask: Volume) -> Volume:
-    """N4 within the mask (same grid): the field is found on a shrunken copy and divided out at full resolution."""
+    """N4 within the mask (same grid): the field is found on a shrunken copy and divided out at full resolution.
+
+    Raises
+    ------
+    ImageError
+        N4 finds no field, as in an image of a few slices.
+    """
     import SimpleITK as sitk
 
     source, inside = to_sitk(image.with_data(np.where(mask.data, image.data, 0))), to_sitk(mask)
@@ -47,6 +54,12 @@ def correct_bias(image: Volume, mask: Volume) -> Volume:
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
     n4.SetNumberOfThreads(1)  # its sums depend on how many there are
-    n4.Execute(sitk.Shrink(source, shrink), sitk.Shrink(inside, shrink))
-    field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(source)).T)
+    try:
+        n4.Execute(sitk.Shrink(source, shrink), sitk.Shrink(inside, shrink))
+        field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(source)).T)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ImageError(
+            f"N4 finds no bias field in {image.name} ({reason}): look at the image, or give --no-bias-correction."
+        ) from error
     return image.with_data((image.data / field).astype(np.float32))

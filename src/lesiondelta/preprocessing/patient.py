@@ -66,13 +66,18 @@ class PreparedVisit:
 
 @dataclass(frozen=True)
 class PreparedPatient:
-    """A patient's visits on one grid; `failures` tells why the others are not among them."""
+    """A patient's visits on one grid; `failures` tells why the others are not among them.
+
+    `brain_from` says where the first one's brain comes from: `given` by the user, its `own`, stripped as it is, or the
+    method that found it; "" where an older version has not noted it.
+    """
 
     label: str
     grid: Grid
     brain: Volume
     visits: tuple[PreparedVisit, ...]
     failures: Mapping[str, str]
+    brain_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ def prepare_patient(
     mask = _common_brain(visits, mask, reference, settings.spacing_mm)
     prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
     _require_visits(patient, prepared, failures)
-    return PreparedPatient(patient.label, mask.grid, mask, tuple(prepared), failures)
+    origin = _brain_from(patient, baseline, settings)
+    return PreparedPatient(patient.label, mask.grid, mask, tuple(prepared), failures, origin)
 
 
 def _require_visits(patient: Patient, found: Sequence[object], failures: Mapping[str, str]) -> None:
@@ -174,6 +180,13 @@ def _own_brain(
     if all_stripped:
         log.info("visit %s: its images show the brain alone", visit.label or "(only one)")
     return masks[reference] if all_stripped else None, masks[reference] is not None
+
+
+def _brain_from(patient: Patient, baseline: _Loaded, settings: PreprocessingSettings) -> str:
+    """See PreparedPatient."""
+    if baseline.own_brain is None:
+        return settings.brain_extraction
+    return "given" if any(v.label == baseline.label and v.brain_mask for v in patient.visits) else "own"
 
 
 def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:

@@ -60,7 +60,10 @@ class ReportVisit:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What a report tells: visits in time order (`changes` are numbered as `Change`), lesions, steps, settings."""
+    """What a report tells: visits in time order (`changes` are numbered as `Change`), lesions, steps, settings.
+
+    `brain_from`: see PreparedPatient.
+    """
 
     patient: str
     visits: Sequence[ReportVisit]
@@ -71,6 +74,8 @@ class Report:
     method: str
     models: Sequence[Mapping[str, Any]]
     cautions: Sequence[str]
+    contrasts: Sequence[str]
+    brain_from: str
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -89,6 +94,7 @@ def write_report(path: Path, report: Report) -> None:
         volumes=_volumes(report.visits),
         rates=_rates(report),
         steps=steps,
+        preparation=_preparation(report),
         locations=_locations(report),
         script=(files("lesiondelta.report") / "vendor" / "niivue.umd.js").read_text(encoding="utf-8"),
         data=_for_script(_viewer_data(report.visits)),
@@ -201,6 +207,25 @@ def _png(image: Array) -> str:
     written = io.BytesIO()
     imsave(written, image, format="png")
     return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+
+
+def _preparation(report: Report) -> str:
+    """What was done to the images before segmentation, in a sentence."""
+    chosen, brain = report.settings["preprocessing"], report.brain_from
+    engine = chosen["registration"]
+    brains = {
+        "given": "cut to the brain by the mask that was given",
+        "own": "taken as showing the brain alone",
+        "": "cut to the brain",
+    }
+    steps = [
+        "were taken as lying in one space" if engine == "none" else f"were registered to one space by {engine}",
+        "resampled once to cubic voxels",
+        brains.get(brain, f"cut to the brain that {brain} found"),
+    ]
+    bias = "corrected for the bias field by N4" if chosen["bias_correction"] else "not corrected for the bias field"
+    of_all = " of all visits" if len(report.visits) > 1 else ""
+    return f"{' and '.join(report.contrasts)}{of_all} {', '.join(steps)}, and {bias}."
 
 
 def _volumes(visits: Sequence[ReportVisit]) -> dict[str, Any]:

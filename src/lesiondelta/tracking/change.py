@@ -21,6 +21,8 @@ REACH_MM = 2.0
 BRAIN_RADIUS_MM = 70.0
 """At which a registration's residual is what a wrong scale does."""
 ROUNDING = 1e-9
+UNSEEN = "half of it or more lies where the FLAIR of the other visit shows nothing"
+"""Why a lesion of one visit alone is neither new nor resolved; most often it lies outside the other's field of view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +38,15 @@ class TrackedVisit:
         Thickness of the slices that the mask rests on.
     residual_mm : float
         By how far the registration may be off.
+    covered : (X, Y, Z) bool or None
+        Where the visit's image has data; None: everywhere.
     """
 
     mask: Array
     probability: Array
     slice_mm: float = 1.0
     residual_mm: float = 0.0
+    covered: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +90,12 @@ def _changes(
     settings: TrackingSettings,
 ) -> list[LesionChange]:
     groups = groups_of(*maps, settings.tolerance_mm / spacing_mm)
-    volumes, variances = _measured(visits, maps, groups, spacing_mm, threshold)
+    volumes, variances, hidden = _measured(visits, maps, groups, spacing_mm, threshold)
     changes = []
-    for group, (before, after), variance in zip(groups, volumes.T, variances.sum(axis=0), strict=True):
+    rows = zip(groups, volumes.T, variances.sum(axis=0), hidden.sum(axis=0), strict=True)
+    for group, (before, after), variance, unseen in rows:
         error = settings.error_sd * float(np.sqrt(variance))
-        change, reason = classify(group, before, after, error, settings.least_growth)
+        change, reason = classify(group, before, after, error, settings.least_growth, unseen)
         returned = not group.prior and any(number in earlier for number in group.current)
         changes.append(
             LesionChange(group.prior, group.current, change, float(before), float(after), error, reason, returned)
@@ -97,10 +103,18 @@ def _changes(
     return sorted(changes, key=lambda one: one.current or one.prior)
 
 
-def classify(group: Group, before: float, after: float, error: float, least_growth: float) -> tuple[Change, str]:
-    """The change and why; exchanging the visits gives the opposite change."""
+def classify(
+    group: Group, before: float, after: float, error: float, least_growth: float, unseen: float = 0.0
+) -> tuple[Change, str]:
+    """The change and why; exchanging the visits gives the opposite change.
+
+    Volumes in mm3; `unseen` is that of what the other visit's image does not show.
+    """
     apart = after - before
-    if abs(apart) <= error and (not group.prior or not group.current):
+    once = not group.prior or not group.current
+    if once and unseen >= abs(apart) / 2:
+        return Change.STABLE, UNSEEN
+    if once and abs(apart) <= error:
         seen = "before" if not group.prior else "now"
         return Change.STABLE, f"within the measurement error: it may have been there {seen}, below the threshold"
     if not group.prior:
@@ -124,8 +138,8 @@ def _measured(
     groups: Sequence[Group],
     spacing_mm: float,
     threshold: float,
-) -> tuple[Array, Array]:
-    """Volume in mm3 and its variance, each (2, N): of every group at both visits."""
+) -> tuple[Array, Array, Array]:
+    """Volume in mm3, its variance, and how much of the other visit's is not shown: (2, N), of groups at both visits."""
     own = [
         _of_group([group.prior for group in groups], maps[0]),
         _of_group([group.current for group in groups], maps[1]),
@@ -133,7 +147,7 @@ def _measured(
     low, high = (1 / (1 + (1 / threshold - 1) * np.exp(shift)) for shift in (UNSURE_LOGIT, -UNSURE_LOGIT))
     reach, voxel = REACH_MM / spacing_mm, spacing_mm**3
     boxes = [ndimage.find_objects(labels, max_label=len(groups)) for labels in own]
-    volumes, variances = np.zeros((2, len(groups))), np.zeros((2, len(groups)))
+    volumes, variances, hidden = np.zeros((3, 2, len(groups)))
     for index, group in enumerate(groups):
         box = _around([of_visit[index] for of_visit in boxes if of_visit[index]], math.ceil(reach))
         inside = [labels[box] == index + 1 for labels in own]
@@ -145,11 +159,13 @@ def _measured(
             volume = np.count_nonzero(inside[number]) * voxel
             by_registration = 3 * volume * visit.residual_mm / BRAIN_RADIUS_MM
             volumes[number, index] = volume
-            parts: list[float] = [max(lost, gained) * voxel]
+            if visit.covered is not None:
+                hidden[number, index] = np.count_nonzero(inside[1 - number] & ~visit.covered[box]) * voxel
+            parts: list[float] = [max(lost, gained) * voxel, hidden[number, index]]
             if group.prior and group.current:  # however coarse its slices are, a lesion is there or is not
                 parts += [by_slices(volume, visit.slice_mm, spacing_mm), by_registration]
             variances[number, index] = np.square(parts).sum()
-    return volumes, variances
+    return volumes, variances, hidden
 
 
 def by_slices(volume_mm3: float, slice_mm: float, spacing_mm: float) -> float:

@@ -1,0 +1,22 @@
+"""The cohort's table and page, from the records of all patients in an output folder."""
+
+from pathlib import Path
+
+from lesiondelta.files import alone
+from lesiondelta.formats import records
+from lesiondelta.formats.records import VisitResult
+from lesiondelta.report.group import write_group_page
+
+TABLE, PAGE = "lesiondelta.tsv", "group.html"
+
+
+def write_group(out: Path) -> list[VisitResult]:
+    """Write the cohort's table and page from the results of all patients in an output folder, and return these.
+
+    One run at a time: of runs over different patients the last one to write knows the results of all.
+    """
+    with alone(out / records.RECORDS, wait=True, lock="group.lock", needed=False):
+        records.write_tables(out, out / TABLE)
+        results = records.all_results(out)
+        write_group_page(out / PAGE, results)
+    return results
