@@ -210,6 +210,13 @@ def means_table(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     )
 
 
+def sums_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of both models, new and gone lesions of all patients together."""
+    columns = [f"{change}{ending}" for change in ("new", "gone") for ending in ("", "_found", "_false")]
+    sums = pd.DataFrame(rows).groupby("model")[columns].sum()
+    return "\n".join(f"| {NAMES[kind]} | " + " | ".join(map(str, sums.loc[kind])) + " |" for kind in (OURS, TWIN))
+
+
 HEAD = """# The bundled model, version 6
 
 Segments the white-matter lesions of every visit of a patient from T1w and FLAIR, using the visit before it
@@ -287,11 +294,16 @@ with different protocols: lesions that are falsely new or gone. Ours minus the t
 {rescans}
 """
 
-UNSEEN = """The same brains with lesions that change, scanned as patients of the training are:
+UNSEEN = """The same brains with lesions that change, scanned as patients of the training are; new and gone lesions are
+found by a lesion that the masks say is new or gone too (IoU over 0.1):
 
 | patient | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
 {unseen}
+
+| model | new | found | false | gone | found | false |
+|---|---|---|---|---|---|---|
+{unseen_changes}
 """
 
 ROBUSTNESS = """One difficulty at a time, means over {robust} of these brains and both visits:
@@ -331,7 +343,10 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
         RESCANS,
         lambda rows: {"rescans": rescans_table(rows), "rescan_difference": rescan_difference(rows)},
     ),
-    "unseen": (UNSEEN, lambda rows: {"unseen": means_table(rows, "patient")}),
+    "unseen": (
+        UNSEEN,
+        lambda rows: {"unseen": means_table(rows, "patient"), "unseen_changes": sums_table(rows)},
+    ),
     "robustness": (ROBUSTNESS, lambda rows: {"robustness": means_table(rows, "condition"), "robust": ROBUST_PATIENTS}),
     "heads": (HEADS_TEXT, lambda rows: {"heads": means_table(rows, "brain extraction"), "heads_count": HEADS}),
     "seconds": (

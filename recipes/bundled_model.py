@@ -55,7 +55,7 @@ from lesiondelta.nnunet.job import Progress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.processes import worker_pool
-from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, deformed, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, Rates, SimulatedPatient, deformed, simulate_patient
 from lesiondelta.simulation.sources import Person
 
 REPOSITORY = Path(__file__).parents[1]
@@ -68,6 +68,8 @@ TUNED_SHARE = 0.5  # of the weights that saw real patients, in the mean with tho
 FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
 OPEN_PATIENTS = ("07", "19")
 ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
+RATES = Rates(new=0.15, enlarging=0.12, shrinking=0.10, resolved=0.12, quiet=0.1)
+"""Of change, several times those of real patients: a network that hardly ever sees change learns to copy the prior."""
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
 PRESET = Preset("bundled", 1, 50, 1, patch=(96, 96, 96), batch=4, base_features=16, max_features=128)
 TUNING = replace(PRESET, patch=(64, 64, 64), batch=2)  # of the stages that see real patients: minutes without a GPU
@@ -278,9 +280,9 @@ def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
     return stored(
         work,
         f"atlas{seed}",
-        f"{seed} {ATLAS_ACQUISITION}",
+        f"{seed} {ATLAS_ACQUISITION} {RATES}",
         lambda: simulate_patient(
-            seed, acquisition=ATLAS_ACQUISITION, lesion_masks=lesion_masks(data) if seed % 2 else ()
+            seed, acquisition=ATLAS_ACQUISITION, rates=RATES, lesion_masks=lesion_masks(data) if seed % 2 else ()
         ),
     )
 
@@ -304,11 +306,12 @@ def open_guise(work: Path, label: str, number: int, guise: Guise, data: Path) ->
             anatomy=anatomy,
             acquisition=Acquisition(sharp_share=guise.sharp_share),
             lesion_masks=lesion_masks(data),
+            rates=RATES,
             lesion_count=guise.lesions,
         )
         return with_own_visit(made, anatomy) if guise.untouched else made
 
-    return stored(work, f"open{label}guise{number}", f"{seed} {guise}", make)
+    return stored(work, f"open{label}guise{number}", f"{seed} {guise} {RATES}", make)
 
 
 def with_own_visit(patient: SimulatedPatient, anatomy: Anatomy) -> SimulatedPatient:

@@ -280,9 +280,22 @@ def unseen(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     models = contenders(work, data, threads)
     for patient in unseen_patients(data, UNSEEN_SEED, UNSEEN_PATIENTS, Acquisition()):
         for kind, model in models.items():
-            rows.append({"patient": patient.label, "model": kind} | agreement(patient, segmented(patient, model)))
+            masks = segmented(patient, model)
+            rows.append({"patient": patient.label, "model": kind} | agreement(patient, masks) | changes(patient, masks))
             print(rows[-1], flush=True)
     return rows
+
+
+def changes(patient: SimulatedPatient, masks: Sequence[Array]) -> dict[str, int]:
+    """New lesions, and gone ones (new with time reversed): how many there are, are found (IoU > 0.1), and are false."""
+    truth = [visit.lesions.data > 0 for visit in patient.visits]
+    volume = patient.visits[0].lesions.grid.voxel_volume_mm3
+    counts = {}
+    for name, (before, after) in {"new": (0, 1), "gone": (1, 0)}.items():
+        table = overlaps(*(new_lesions(visits[before], visits[after], volume) for visits in (truth, masks)))
+        counts |= {name: len(table.reference), f"{name}_found": int(matches(table).sum())}
+        counts[f"{name}_false"] = int((~matches(table.reversed())).sum())
+    return counts
 
 
 def agreement(patient: SimulatedPatient, masks: Sequence[Array]) -> dict[str, float]:
