@@ -290,7 +290,7 @@ def changes(patient: SimulatedPatient, masks: Sequence[Array]) -> dict[str, int]
     """New lesions, and gone ones (new with time reversed): how many there are, are found (IoU > 0.1), and are false."""
     truth = [visit.lesions.data > 0 for visit in patient.visits]
     volume = patient.visits[0].lesions.grid.voxel_volume_mm3
-    counts = {}
+    counts: dict[str, int] = {}
     for name, (before, after) in {"new": (0, 1), "gone": (1, 0)}.items():
         table = overlaps(*(new_lesions(visits[before], visits[after], volume) for visits in (truth, masks)))
         counts |= {name: len(table.reference), f"{name}_found": int(matches(table).sum())}
