@@ -218,7 +218,7 @@ def test_from_its_start_on_no_table_shows_what_a_run_has_cleared(tmp_path, model
         with alone(work / "sub-01", wait=False):
             again = pool.submit(run_cohort, read_cohort(tmp_path / "bids"), out, settings, work=work)
             until = time.monotonic() + 60
-            while records.UNENDED not in (out / "lesiondelta.tsv").read_text() and time.monotonic() < until:
+            while records.UNENDED not in (out / "group.html").read_text() and time.monotonic() < until:  # written last
                 time.sleep(0.1)
             assert {row["status"] for row in rows(out).values()} == {"failed"}
             assert own.read_text().count(records.UNENDED) == 2

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lesiondelta.cohort import visit_name
+from lesiondelta.cohort import CONTRASTS, visit_name
 from lesiondelta.errors import LesionDeltaError, OutputError
 from lesiondelta.files import sha256
 from lesiondelta.formats import records
@@ -402,7 +402,7 @@ def _report(
         method=told.method,
         models=told.models,
         cautions=told.cautions,
-        contrasts=list(made.prepared.visits[0].images),
+        contrasts=[name for name in CONTRASTS if name in made.prepared.visits[0].images],
         brain_from=made.prepared.brain_from,
     )
 
