@@ -52,6 +52,9 @@ def test_a_stopped_run_is_taken_up_and_gives_the_same_bytes(cohort, tmp_path):
     assert done == [(1, 2), (2, 2)]
     assert (tmp_path / "b/sub-001/sub-001_sessions.tsv").stat().st_mtime_ns == finished
     assert files(tmp_path / "b") == files(cohort)
+    (tmp_path / "b/dataset_description.json").unlink()  # as if it had been killed between the two descriptions
+    write_cohort(tmp_path / "b", 2, 2, 5, acquisition=STRIPPED, small=True)
+    assert files(tmp_path / "b") == files(cohort)
 
 
 def test_folders_of_others_are_left_alone(cohort, tmp_path):

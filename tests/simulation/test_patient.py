@@ -1,15 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from lesiondelta.images import Volume, read_image, read_mask, require_same_grid, resample
+from lesiondelta.images import Grid, Volume, read_image, read_mask, require_same_grid, resample
 from lesiondelta.simulation import Anatomy, deformed, image_anatomy, simulate_patient
 from lesiondelta.simulation.anatomy import draw_atrophy, shrunken, ventricles
 from lesiondelta.simulation.contrast import Contrast, recoloured, tissue_means
-from lesiondelta.simulation.evolution import CHANGES, changes_between
+from lesiondelta.simulation.evolution import CHANGES, Rates, changes_between
 from lesiondelta.simulation.fields import rigid
+from lesiondelta.simulation.native import reference_on
+from lesiondelta.simulation.patient import _draw_disease
 
 from .conftest import LESIONS, SEED
 
@@ -131,6 +134,39 @@ def test_a_labelled_visit_becomes_a_longitudinal_patient(aligned_patient):
     assert added
     for lesion in kept:
         np.testing.assert_array_equal(patient.visits[0].instances.data == lesion, real.lesions == lesion)
+
+
+def test_real_lesions_come_and_go_at_the_stated_rates_but_for_large_ones_and_quiet_patients(anatomy):
+    labels = np.zeros(anatomy.brain.shape, np.int32)
+    labels[2:14, 2:14, 2:14] = 1
+    for number in range(2, 42):
+        labels[2 * (number % 7), 2 * (number // 7) + 16, 20:22] = number
+    real = replace(anatomy, lesions=labels)
+
+    def changes(rates: Rates) -> list[str]:
+        """Of the real lesions, the large one first."""
+        rng = np.random.default_rng(3)
+        present = _draw_disease(rng, real, 2, rates, 1, ()).present
+        return [changes_between(*map(int, there)) for _, there in sorted(present.items())]
+
+    large, *small = changes(Rates(new=0.5, enlarging=0.2, shrinking=0, resolved=0.3, quiet=0))
+    assert large == "stable"
+    assert {"new", "resolved", "stable"} == set(small)
+    assert set(changes(Rates(new=0.5, resolved=0.5, quiet=1))) == {"stable"}
+
+
+def test_no_lesion_loses_its_last_voxel_to_a_neighbour():
+    """Two lesions in one thick slice, and the larger one fills more of their common voxel."""
+    instances = np.zeros((12, 12, 12), np.int32)
+    instances[4:8, 4:8, 2:6] = 1
+    instances[5:7, 5:7, 7:8] = 2
+    thick = Grid((4, 4, 2), np.diag([3.0, 3.0, 6.0, 1.0]))
+    on_scan = reference_on(Volume(instances, np.eye(4)), thick, np.eye(4))
+    assert set(np.unique(on_scan)) == {0, 1, 2}
+    many = np.zeros((12, 12, 12), np.int32)
+    many[::3, ::3, ::3] = np.arange(1, 65).reshape(4, 4, 4)
+    on_scan = reference_on(Volume(many, np.eye(4)), Grid((4, 4, 4), np.diag([3.0, 3.0, 3.0, 1.0])), np.eye(4))
+    assert len(np.unique(on_scan)) == 64
 
 
 def test_a_deformed_person_has_another_brain_with_the_same_lesions_in_it(aligned_patient):

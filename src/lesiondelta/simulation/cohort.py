@@ -86,17 +86,14 @@ def _claim(folder: Path, seed: int, visits: int, how: str) -> None:
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "lesiondelta simulate", "Description": f"seed={seed} visits={visits} {how}"}],
     }
-    if marker.is_file():
-        if f"seed={seed} visits={visits} {how}" not in marker.read_text(encoding="utf-8"):
-            raise OutputError(f"{folder} holds a cohort simulated with other settings: give another folder.")
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"{folder} is not empty and was not written by `simulate`: give a new folder.")
-    write_json(marker, description)
-    write_json(
-        folder / "dataset_description.json",
-        {"Name": "Simulated patients with MS lesions", "BIDSVersion": "1.10.0", "DatasetType": "raw"},
-    )
+    if not marker.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OutputError(f"{folder} is not empty and was not written by `simulate`: give a new folder.")
+        write_json(marker, description)
+    elif f"seed={seed} visits={visits} {how}" not in marker.read_text(encoding="utf-8"):
+        raise OutputError(f"{folder} holds a cohort simulated with other settings: give another folder.")
+    raw = {"Name": "Simulated patients with MS lesions", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    write_json(folder / "dataset_description.json", raw)
 
 
 def _require_no_others(folder: Path, labels: Sequence[str]) -> None:

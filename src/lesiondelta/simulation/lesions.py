@@ -119,10 +119,10 @@ def draw_lesions(
     """Place up to `count` lesions that do not touch each other, nor the real ones of the anatomy, at any visit.
 
     As many as there are have the `shapes` of real lesions, near the places they were found at. The largest come first.
+    `rates.quiet`, of patients, is not heeded here.
     """
     free = _allowed(anatomy)
     noise = _roughness(rng, anatomy)
-    rates = Rates(0, 0, 0, 0) if rng.random() < rates.quiet else rates
     brightness = float(rng.normal(0, 0.10))  # of all lesions of this patient
     lesions: list[Lesion] = []
     for proposal in _proposals(rng, anatomy, free, count, shapes):

@@ -1,5 +1,7 @@
 """Visits as they come from the scanner: every image on its own grid, in another pose each time."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
@@ -58,10 +60,27 @@ def reference_on(instances: Volume, grid: Grid, to_patient: Affine) -> Array:
     """Instance map on a scan's grid.
 
     Every lesion takes the voxels that it fills most, as many as its volume needs and at least one: a plain threshold
-    on thick slices would lose the small lesions and shrink the others.
+    on thick slices would lose the small lesions and shrink the others. Every lesion first takes one voxel, those with
+    the fewest to choose from before the others, so that none is lost to its neighbours; of the other voxels, the lesion
+    that fills more gets it.
     """
     labels = np.zeros(grid.shape, np.int32)
     best = np.zeros(grid.shape, np.float32)
+    wanted = list(_shares(instances, grid, to_patient))
+    for identity, voxels, _, _ in sorted(wanted, key=lambda lesion: len(lesion[1])):
+        first = next((voxel for voxel in map(tuple, voxels) if not labels[voxel]), None)
+        if first is not None:
+            labels[first], best[first] = identity, np.inf
+    for identity, voxels, shares, count in wanted:
+        at = tuple(voxels[:count].T)
+        taken = shares[:count] > best[at]
+        labels[at] = np.where(taken, identity, labels[at])
+        best[at] = np.maximum(shares[:count], best[at])
+    return labels
+
+
+def _shares(instances: Volume, grid: Grid, to_patient: Affine) -> Iterator[tuple[int, Array, Array, int]]:
+    """Every lesion's number, the voxels (N, 3) it lies in, the fullest first; how full; how many its volume needs."""
     for identity, box in enumerate(ndimage.find_objects(instances.data), start=1):
         if box is None:
             continue
@@ -70,12 +89,10 @@ def reference_on(instances: Volume, grid: Grid, to_patient: Affine) -> Array:
         if window is None:
             continue
         share = slice_average(part.with_data((part.data == identity).astype(np.float32)), window, to_patient)
+        order = np.argsort(-share, axis=None, kind="stable")[: np.count_nonzero(share > 0)]
         volume = np.count_nonzero(part.data == identity) * instances.grid.voxel_volume_mm3
-        here = tuple(slice(o, o + n) for o, n in zip(offset, window.shape, strict=True))
-        taken = _fullest(share, max(round(volume / grid.voxel_volume_mm3), 1)) & (share > best[here])
-        labels[here][taken] = identity
-        best[here][taken] = share[taken]
-    return labels
+        voxels = np.stack(np.unravel_index(order, share.shape), axis=1) + offset
+        yield identity, voxels, share.ravel()[order], max(round(volume / grid.voxel_volume_mm3), 1)
 
 
 def _part(volume: Volume, box: tuple[slice, ...]) -> Volume:
@@ -98,11 +115,3 @@ def _window(part: Grid, grid: Grid, to_patient: Affine) -> tuple[Grid | None, li
     affine[:3, 3] += affine[:3, :3] @ low
     x, y, z = (high - low).tolist()
     return Grid((x, y, z), affine), low.tolist()
-
-
-def _fullest(share: Array, n: int) -> Array:
-    """The `n` voxels of the highest shares above 0."""
-    order = np.argsort(-share, axis=None, kind="stable")[:n]
-    taken = np.zeros(share.size, bool)
-    taken[order] = share.ravel()[order] > 0
-    return taken.reshape(share.shape)

@@ -1,7 +1,7 @@
 """A labelled longitudinal patient."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from lesiondelta.simulation.contrast import (
     texture_fields,
     tissue_means,
 )
-from lesiondelta.simulation.evolution import Rates, changes_between
+from lesiondelta.simulation.evolution import Rates, changes_between, draw_sizes
 from lesiondelta.simulation.head import draw_head, head_values, no_head, with_head
 from lesiondelta.simulation.lesions import Lesion, draw_count, draw_lesions
 from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
@@ -119,27 +119,21 @@ def _draw_disease(
 ) -> _Disease:
     """Lesions and their fates; a real patient keeps the real ones and gets a few more.
 
-    Where there are masks to take shapes from, the others get all the lesions of one of them and a tenth more; of a
-    number that is given, four fifths look like real ones.
+    Rates are those of all lesions, but that real ones neither grow nor shrink. Where there are masks to take shapes
+    from, the others get all the lesions of one of them and a tenth more; of a number that is given, four fifths look
+    like real ones.
     """
-    real = 0 if anatomy.lesions is None else int(anatomy.lesions.max())
+    rates = Rates(0, 0, 0, 0) if rng.random() < rates.quiet else rates
+    real = [] if anatomy.lesions is None else np.bincount(anatomy.lesions.ravel())[1:].tolist()
     if count is None and real:
         count = int(rng.integers(1, 8))
     shapes = draw_shapes(rng, lesion_masks, None if count is None else round(0.8 * count))
     if count is None:
         count = round(1.1 * len(shapes)) if shapes else draw_count(rng)
-    present = {i: _presence(rng, visits, rates) for i in range(1, real + 1)}
-    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, real + 1, shapes), present)
-
-
-def _presence(rng: np.random.Generator, visits: int, rates: Rates) -> tuple[bool, ...]:
-    """At which visits a real lesion is there: mostly at all of them."""
-    fate, since = rng.random(), int(rng.integers(1, max(visits, 2)))
-    if fate < rates.new:
-        return tuple(visit >= since for visit in range(visits))
-    if fate < rates.new + rates.resolved:
-        return tuple(visit < since for visit in range(visits))
-    return (True,) * visits
+    come_and_go = replace(rates, enlarging=0, shrinking=0)
+    sizes = [draw_sizes(rng, voxels, visits, come_and_go, anatomy.spacing_mm) for voxels in real]
+    present = {number: tuple(n > 0 for n in lesion) for number, lesion in enumerate(sizes, start=1)}
+    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, len(real) + 1, shapes), present)
 
 
 def _instances(anatomy: Anatomy, disease: _Disease, visit: int) -> Array:
