@@ -5,7 +5,6 @@
 Scores are those that `bundled_scores.py` has measured; of the others the card says that they are missing.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +25,8 @@ from bundled_model import (
     SHIPPED,
     STAGES,
     TUNED_SHARE,
-    TUNING,
-    Stage,
     arguments,
+    history,
 )
 from bundled_pictures import draw_left_out, draw_reliability, draw_sub_12
 from bundled_scores import HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, OperatingPoint, kept_scores, run_folder
@@ -78,9 +76,7 @@ def training_facts(work: Path, training: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": "recipes/bundled_model.py",
         "commit": training["commit"],
         "versions": training["versions"],
-        "stages": {
-            stage.name: {"iterations": stage.iterations, "minutes": minutes(work, stage.name)} for stage in line()
-        },
+        "stages": history(work, SHIPPED.name),
         "precision": training["precision"],
         "data": "simulated patients (MNI152 atlas), Ljubljana cross-sectional sub-07 and sub-19 (CC-BY)",
         "self_prior_share": SELF_PRIOR_SHARE,
@@ -88,41 +84,15 @@ def training_facts(work: Path, training: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def line() -> list[Stage]:
-    """The stages that the weights went through, the first one first."""
-    stages, stage = {stage.name: stage for stage in STAGES}, SHIPPED
-    passed = [stage]
-    while stage.start:
-        stage = stages[stage.start]
-        passed.insert(0, stage)
-    return passed
-
-
-def minutes(work: Path, stage: str) -> str:
-    """What a stage took: CPU time, all its interrupted parts together, or the time on a GPU."""
-    training = training_of(work, stage)
-    if training["device"] == "cuda":
-        return f"{training['seconds'] / 60:.1f} GPU"
-    record = json.loads((work / stage / "cpu_seconds.json").read_text(encoding="utf-8"))
-    return f"{record['seconds'] / 60:.1f} CPU"
-
-
-def training_of(work: Path, stage: str) -> dict[str, Any]:
-    """What the model of a stage says of its training."""
-    path = work / stage / "model" / "model.json"
-    training: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["training"]
-    return training
-
-
 def card(work: Path, scores: Mapping[str, Any]) -> str:
     """The model card."""
     description = load_model(BUNDLED).description
     made = HEAD.format(
         features="-".join(map(str, description.network["kwargs"]["features_per_stage"])),
-        budget="\n".join(budget_row(stage, work) for stage in STAGES),
+        budget=budget_table(work),
         guises=len(GUISES), deformed=sum(not guise.untouched for guise in GUISES), own=AS_IT_IS,
-        first_gamma=FIRST_GAMMA, tuned_share=TUNED_SHARE, share=SELF_PRIOR_SHARE, batch=PRESET.batch,
-        patch=PRESET.patch, tuning=TUNING, foreground_share=RECIPE.foreground_share,
+        first_gamma=FIRST_GAMMA, tuned_share=TUNED_SHARE, share=SELF_PRIOR_SHARE, patch=PRESET.patch,
+        foreground_share=RECIPE.foreground_share,
         precision=description.training["precision"], point=description,
         left_out=left_out_table(scores["left-out"]["rows"]),
     )  # fmt: skip
@@ -133,12 +103,15 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
     return "\n".join([*sections, END])
 
 
-def budget_row(stage: Stage, work: Path) -> str:
-    """A stage in the table of the card."""
-    patients = " + ".join((f"{len(stage.atlas)} atlas", *(f"sub-{label}" for label in stage.open_patients)))
-    how = f"{stage.start or 'scratch'} | {stage.learning_rate:g} | {stage.iterations}"
-    commit = training_of(work, stage.name)["commit"][:7]
-    return f"| {stage.name} | {stage.method} | {patients} | {how} | {minutes(work, stage.name)} | {commit} |"
+def budget_table(work: Path) -> str:
+    """Every stage that any of the weights went through."""
+    passed = [row for stage in STAGES if not stage.of_atlas for row in history(work, stage.name)]
+    rows = {
+        f"| {row['stage']} | {row['method']} | {row['patients']} | {row['start']} | {row['learning_rate']:g} "
+        f"| {row['iterations']} x {row['batch']} x {row['patch']}^3 | {row['minutes']} | {row['commit'][:7]} |": None
+        for row in sorted(passed, key=lambda row: [stage.name for stage in STAGES].index(row["stage"]))
+    }
+    return "\n".join(rows)
 
 
 def left_out_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -239,8 +212,7 @@ children, contrast agent, spinal cord, or scanners below 1.5 T.
   which lesions vanish or are added and contrast, noise, brain mask and slices (1 to 5 mm) differ; {deformed} of these
   guises are deformed into another brain. The shapes of added lesions come from the other 23 open consensus masks.
 - Data: University of Ljubljana, CC-BY (Lesjak et al., Neuroinformatics 16, 51-63, 2018); MNI152 (nilearn).
-- Patches of {patch[0]}^3, {batch} an iteration ({tuning.patch[0]}^3 and {tuning.batch} in the stages that see real
-  patients), {foreground_share} of them centred on a lesion; AdamW with polynomial
+- {foreground_share} of the patches are centred on a lesion; windows of {patch[0]}^3; AdamW with polynomial
   decay, Dice + cross-entropy with deep supervision, nnU-Net's augmentation, {precision} (float16 on the GPU).
 - What ships is the mean of the weights of stage `pairs` (share {tuned_share}) and of those it started from; so is the
   twin, and so are the stages `-without-`. It keeps more of what simulated patients taught (Wortsman et al., CVPR 2022).
@@ -248,7 +220,7 @@ children, contrast agent, spinal cord, or scanners below 1.5 T.
 
 The stages on a GPU ran on an H100 (torch 2.11.0), all others on a CPU.
 
-| stage | method | patients | starts from | learning rate | iterations | minutes | commit |
+| stage | method | patients | starts from | learning rate | iterations x batch x patch | minutes | commit |
 |---|---|---|---|---|---|---|---|
 {budget}
 

@@ -3,16 +3,17 @@
     python recipes/bundled_model.py WORK [--data DIR] [--device auto|cpu|cuda] [--threads N] [--stage NAME]
 
 WORK keeps patients, checkpoints and logs; the command continues where it was stopped. First all patients are simulated
-(`--stage patients`; 27 CPU seconds each), then come the stages, of which the base wants a GPU (6 minutes of an H100 for
-`base` and `base-pairs`); those that see real patients take some 10 minutes of a CPU each:
+(`--stage patients`; 27 CPU seconds each), then come the stages:
 
-1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas;
-2. `base-pairs`, `base-single`
-              difference weighting on pairs of other such patients, from `base` (its weights start small, so that the
-              network starts as the one it comes from), and its twin, nnU-Net on every visit, with as many iterations.
-              They have seen no real image, so that all others may start from them, and are kept in the repository
-              (`recipes/base`, half precision): where they are there, these stages start from them, and the hours add
-              up. `--keep-base` puts them there;
+1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas. It wants a GPU, and is
+              trained only where the repository does not keep what comes of it;
+2. `base-single`, `base-pairs`
+              nnU-Net on every visit of other such patients, and difference weighting on their pairs, with as many
+              iterations. Their weights have seen no real image, so that all others may start from them, and are kept
+              in the repository (`recipes/base`, half precision; `--keep-base` puts them there): where they are there,
+              these stages go on from them, and the hours add up. Without kept pairs, difference weighting is added to
+              the single-visit weights, small, so that the network starts as the one it comes from. On a GPU they see
+              patches of 96^3 (3 minutes of an H100), on a CPU of 64^3 (37 minutes of a core for 1000 iterations);
 3. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
               `base-pairs`. This is what ships, in half precision;
 4. `single`   its twin, from `base-single`, with as many iterations;
@@ -38,6 +39,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +48,7 @@ from torch import nn
 from lesiondelta import methods, simulation
 from lesiondelta.files import write_json, write_text
 from lesiondelta.images import write_volume
-from lesiondelta.inference import load_model
+from lesiondelta.inference import choose_device, load_model
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
@@ -61,6 +63,7 @@ from lesiondelta.simulation.sources import Person
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "src" / "lesiondelta" / "models" / "bundled"
 BASE = REPOSITORY / "recipes" / "base"
+KEPT = BASE / "single"  # what comes of the first stage
 
 SEED = 0
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
@@ -70,9 +73,10 @@ OPEN_PATIENTS = ("07", "19")
 ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
 RATES = Rates(new=0.15, enlarging=0.12, shrinking=0.10, resolved=0.12, quiet=0.1)
 """Of change, several times those of real patients: a network that hardly ever sees change learns to copy the prior."""
+ATLAS_RATES = replace(RATES, quiet=0.4)  # so that it also sees many pairs that only the scanner makes differ
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
 PRESET = Preset("bundled", 1, 50, 1, patch=(96, 96, 96), batch=4, base_features=16, max_features=128)
-TUNING = replace(PRESET, patch=(64, 64, 64), batch=2)  # of the stages that see real patients: minutes without a GPU
+TUNING = replace(PRESET, patch=(64, 64, 64), batch=2)  # of the stages that see real patients, and without a GPU
 
 
 @dataclass(frozen=True)
@@ -115,15 +119,10 @@ class Stage:
         """Of the optimiser."""
         return replace(RECIPE, learning_rate=self.learning_rate)
 
-    @property
-    def preset(self) -> Preset:
+    def preset(self, device: str) -> Preset:
         """Size of network and training."""
-        return replace(PRESET if self.of_atlas else TUNING, epochs=self.epochs)
-
-    @property
-    def iterations(self) -> int:
-        """Batches in all."""
-        return self.epochs * self.preset.iterations_per_epoch
+        large = self.of_atlas and choose_device(device).type == "cuda"
+        return replace(PRESET if large else TUNING, epochs=self.epochs)
 
     @property
     def of_atlas(self) -> bool:
@@ -139,8 +138,8 @@ class Stage:
 PAIRS, SINGLE = "difference_weighting", "nnunet"
 STAGES = (
     Stage("base", SINGLE, (), range(1000, 1048), 40, 2e-3),
-    Stage("base-pairs", PAIRS, (), range(1060, 1108), 24, 1e-3, "base"),
     Stage("base-single", SINGLE, (), range(1060, 1108), 24, 1e-3, "base"),
+    Stage("base-pairs", PAIRS, (), range(1060, 1108), 24, 1e-3, "base"),
     *(
         Stage(f"{name}{ending}", method, patients, range(1080, 1080 + 10 * len(patients)), 5, 5e-4, f"base-{name}")
         for ending, patients in (("", OPEN_PATIENTS), ("-without-07", ("19",)), ("-without-19", ("07",)))
@@ -151,14 +150,17 @@ SHIPPED = next(stage for stage in STAGES if stage.name == "pairs")
 
 
 def main() -> None:
-    """Run the stages that are not done."""
+    """Run the stages that are not done and needed."""
     given = arguments(__doc__, ["patients", *(stage.name for stage in STAGES)], "stage")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
+    needed = [
+        stage for stage in STAGES if (with_data or stage.of_atlas) and not (stage.name == "base" and KEPT.is_dir())
+    ]
     if given.stage in (None, "patients"):
-        simulate(given, with_data)
-    for stage in STAGES:
-        if given.stage in (None, stage.name) and (with_data or stage.of_atlas):
+        simulate(given, needed)
+    for stage in needed:
+        if given.stage in (None, stage.name):
             stage = replace(stage, epochs=given.epochs or stage.epochs)
             run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
             if not stage.of_atlas:
@@ -167,9 +169,8 @@ def main() -> None:
         keep_base(given.work)
 
 
-def simulate(given: argparse.Namespace, with_data: bool) -> None:
-    """Make all patients of all stages, a process per thread; a stage that finds one missing makes it itself."""
-    stages = [stage for stage in STAGES if with_data or stage.of_atlas]
+def simulate(given: argparse.Namespace, stages: Sequence[Stage]) -> None:
+    """Make all patients of the stages, a process per thread; a stage that finds one missing makes it itself."""
     with worker_pool(given.threads) as pool:
         made = [
             pool.submit(atlas_patient, given.work, seed, given.data) for seed in {s for t in stages for s in t.atlas}
@@ -199,7 +200,7 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
         patients,
         given.work / stage.name,
         replace(method, recipe=stage.recipe),
-        stage.preset,
+        stage.preset(given.device),
         seed=SEED,
         device=given.device,
         threads=given.threads,
@@ -210,42 +211,73 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
 
 
 def start_of(stage: Stage, work: Path) -> Path | None:
-    """The model whose weights a stage starts from; None: from scratch."""
-    if stage.of_atlas and stage.kept.is_dir():
-        return stage.kept
-    if stage.start is None:
-        return None
-    start = work / stage.start
-    added = load_model(start / "model").method != stage.method
-    return with_difference_weighting(start) if added else start / "model"
+    """The model whose weights a stage starts from; None: from scratch. Decided once: the kept weights may change."""
+    record = work / stage.name / "start.json"
+    if not record.is_file():
+        kept = next((folder for folder in (stage.kept, KEPT) if folder.is_dir()), None) if stage.of_atlas else None
+        start = kept or (work / stage.start / "model" if stage.start else None)
+        if start and load_model(start).method != stage.method:
+            start = with_difference_weighting(start, work / f"{stage.name}-start")
+        passed = training_of(kept)["stages"] if kept else history(work, stage.start) if stage.start else []
+        write_json(record, {"weights": start and str(start), "stages": passed})
+    weights = json.loads(record.read_text(encoding="utf-8"))["weights"]
+    return weights and Path(weights)
+
+
+def history(work: Path, name: str) -> list[dict[str, Any]]:
+    """The stages that a stage's weights went through, itself last, and what each took."""
+    stage, training = next(stage for stage in STAGES if stage.name == name), training_of(work / name / "model")
+    minutes = f"{training['seconds'] / 60:.1f} GPU"
+    if training["device"] != "cuda":  # CPU time, all its interrupted parts together
+        minutes = f"{json.loads((work / name / 'cpu_seconds.json').read_text())['seconds'] / 60:.1f} CPU"
+    own = {
+        "stage": name,
+        "method": stage.method,
+        "patients": " + ".join((f"{len(stage.atlas)} atlas", *(f"sub-{label}" for label in stage.open_patients))),
+        "start": stage.start or "scratch",
+        "learning_rate": stage.learning_rate,
+        "iterations": training["iterations_done"],
+        "patch": training["preset"]["patch"][0],
+        "batch": training["batch"],
+        "minutes": minutes,
+        "commit": training["commit"],
+    }
+    return [*json.loads((work / name / "start.json").read_text(encoding="utf-8"))["stages"], own]
+
+
+def training_of(model: Path) -> dict[str, Any]:
+    """What a model says of its training."""
+    training: dict[str, Any] = json.loads((model / "model.json").read_text(encoding="utf-8"))["training"]
+    return training
 
 
 def average(stage: Stage, work: Path) -> Path:
     """Write the mean of a stage's weights and of those it started from; `TUNED_SHARE` is the stage's.
 
-    Its window is that of the start, which learned from larger patches.
+    Its window is that of the large patches.
     """
     tuned, start = load_model(work / stage.name / "model"), load_model(work / str(stage.start) / "model")
     first = start.network.state_dict()
     mean = {name: torch.lerp(first[name], weight, TUNED_SHARE) for name, weight in tuned.network.state_dict().items()}
     tuned.network.load_state_dict(mean)
-    description = tuned.description.model_dump(exclude={"weights_sha256"}) | {"patch": start.description.patch}
+    description = tuned.description.model_dump(exclude={"weights_sha256"}) | {"patch": PRESET.patch}
     return export_model(work / stage.name / "averaged", tuned.network, description)
 
 
 def keep_base(work: Path) -> None:
-    """Put the weights that all others start from into the repository."""
+    """Put the weights that all others start from into the repository, with the stages they went through."""
     for stage in STAGES:
         if stage.of_atlas and stage.start is not None:
-            model = load_model(work / stage.name / "model")
+            model, passed = load_model(work / stage.name / "model"), history(work, stage.name)
             description = model.description.model_dump(exclude={"weights_sha256"})
-            export_model(stage.kept, model.network, description, half=True)
+            changed = {"patch": PRESET.patch, "training": description["training"] | {"stages": passed}}
+            export_model(stage.kept, model.network, description | changed, half=True)
 
 
-def with_difference_weighting(stage: Path) -> Path:
-    """The single-visit model of a stage with difference weighting added, gamma `FIRST_GAMMA` and beta 0."""
-    folder, model = stage / "with_difference_weighting", load_model(stage / "model")
+def with_difference_weighting(start: Path, folder: Path) -> Path:
+    """A single-visit model with difference weighting added, gamma `FIRST_GAMMA` and beta 0, in a new folder."""
     if not folder.is_dir():
+        model = load_model(start)
         network, description = model.network, model.description
         network.fusion = nn.ModuleList(DifferenceWeighting(features) for features in network.encoder.output_channels)
         for weighting in network.fusion:
@@ -280,9 +312,12 @@ def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
     return stored(
         work,
         f"atlas{seed}",
-        f"{seed} {ATLAS_ACQUISITION} {RATES}",
+        f"{seed} {ATLAS_ACQUISITION} {ATLAS_RATES}",
         lambda: simulate_patient(
-            seed, acquisition=ATLAS_ACQUISITION, rates=RATES, lesion_masks=lesion_masks(data) if seed % 2 else ()
+            seed,
+            acquisition=ATLAS_ACQUISITION,
+            rates=ATLAS_RATES,
+            lesion_masks=lesion_masks(data) if seed % 2 else (),
         ),
     )
 
