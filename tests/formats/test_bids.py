@@ -141,6 +141,17 @@ def test_sessions_of_the_table_may_lack_their_prefix(tmp_path):
     assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1), "b": datetime(2019, 5, 1)}
 
 
+def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
+    for session, other, image in (("a", "2018-01-01", "2021-05-01"), ("b", "2018-01-02", "n/a")):
+        table = tmp_path / f"sub-1/ses-{session}/sub-1_ses-{session}_scans.tsv"
+        table.parent.mkdir(parents=True)
+        rows = f"dwi/sub-1_ses-{session}_dwi.nii.gz\t{other}\nanat/sub-1_ses-{session}_FLAIR.nii.gz\t{image}\n"
+        table.write_text(f"filename\tacq_time\n{rows}")
+    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1)}
+    (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-b\t2020-05-01\nses-a\t2022-05-01\n")
+    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2022, 5, 1), "b": datetime(2020, 5, 1)}
+
+
 @pytest.mark.parametrize(
     ("sessions", "named"),
     [

@@ -57,8 +57,8 @@ def evaluate(
 
     Masks are sub-X[_ses-Y]_..._label-L_mask.nii.gz anywhere under the two folders, or what the mapping names, on the
     same grid. What changed from visit to visit is scored where a patient's visits share one grid; their order is that
-    of acq_time in sub-X_sessions.tsv of the reference's dataset if all have a day of their own, else of labels; in a
-    mapping, of rows.
+    of acq_time in sub-X_sessions.tsv, else _scans.tsv, of the reference's dataset if all have a day of their own, else
+    of labels; in a mapping, of rows.
     """
     from lesiondelta.evaluation.tables import Options
 

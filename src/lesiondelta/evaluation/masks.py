@@ -58,8 +58,8 @@ def match_folders(reference: Path, prediction: Path, participants: Collection[st
     """Masks named sub-X[_ses-Y]_..._label-L_mask.nii.gz (or label-lesion) anywhere under two folders, by visit.
 
     `participants` limits it to some of them. Visits are in the order of their dates where the reference, or the dataset
-    that it is a derivative of, has them all (sub-X_sessions.tsv; see `bids.time_order`), else of their labels. Raises
-    CohortError where a folder holds none, nothing belongs together, or dates contradict the labels.
+    that it is a derivative of, has them all (sub-X_sessions.tsv, else _scans.tsv; see `bids.time_order`), else of their
+    labels. Raises CohortError where a folder holds none, nothing belongs together, or dates contradict the labels.
     """
     truths, guesses = (find_masks(folder, participants) for folder in (reference, prediction))
     pairs, missing = [], []

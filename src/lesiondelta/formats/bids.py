@@ -21,7 +21,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
@@ -37,6 +37,7 @@ DESCRIPTION = "dataset_description.json"
 CONVERSION = ".convert"
 """Folder that `lesiondelta convert` makes first, as it writes the description last."""
 ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
+IMAGE_NAME = re.compile(rf"_({'|'.join(CONTRASTS)})\.nii(\.gz)?$")
 LABEL = re.compile(r"[a-zA-Z0-9+]+")
 LONGEST_LABEL = 50
 """Characters; three labels are in the longest name of an output, and a name holds 255 bytes."""
@@ -353,9 +354,19 @@ def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[dat
 
 
 def session_dates(patient: Path) -> dict[str, datetime]:
-    """Dates in the sub-X_sessions.tsv of a patient's folder, by session label; those without one are left out."""
+    """Dates of a patient's folder by session label: of its sub-X_sessions.tsv, else of T1w and FLAIR in _scans.tsv."""
+    dates = _earliest(_acq_times(_sessions_table(patient), "session_id"))
+    for table in patient.glob("ses-*/*_scans.tsv"):
+        images = [time for name, time in _acq_times(table, "filename") if IMAGE_NAME.search(name)]
+        label = table.parent.name.removeprefix("ses-")
+        dates = _earliest((label, time) for time in images) | dates
+    return dates
+
+
+def _earliest(times: Iterable[tuple[str, str]]) -> dict[str, datetime]:
+    """The earliest date of every session; what is no date is left out."""
     dates: dict[str, datetime] = {}
-    for session, text in _acq_times(_sessions_table(patient), "session_id"):
+    for session, text in times:
         if time := _time(text):
             dates[session] = min(time, dates.get(session, time))
     return dates
