@@ -65,6 +65,14 @@ def test_times_of_one_date_say_nothing_either(tmp_path):
     assert same_places(flairs(patient)[0], speckle("oblique", seed=7))
 
 
+def test_an_order_that_the_dates_of_some_visits_contradict_is_refused(tmp_path):
+    early, late = write_study(tmp_path / "a", "20200301"), write_study(tmp_path / "b", "20220301", 5)
+    undated = write_study(tmp_path / "c", "", 3)
+    assert len(loose_patient([(early,), (undated,), (late,)], "x", tmp_path / "out").visits) == 3
+    with pytest.raises(CohortError, match=r"number 1 is of 2022-03-01, number 3 of 2020-03-01.* in time order"):
+        loose_patient([(late,), (undated,), (early,)], "x", tmp_path / "again")
+
+
 def test_images_exchanged_between_visits_are_noticed(tmp_path):
     a, b = write_study(tmp_path / "a", "20190101"), write_study(tmp_path / "b", "20210101", 5)
     t1w, flair = ({folder: str(next(folder.glob(f"{number}_*"))) for folder in (a, b)} for number in (1, 2))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from importlib.metadata import version
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
     Raises
     ------
     CohortError
-        The label would make no BIDS name, an image is given twice, T1w and FLAIR are exchanged by their names, DICOM
-        series are absent or ambiguous, their headers speak of several people, or T1w and FLAIR of a visit are of
-        different ones.
+        The label would make no BIDS name, an image is given twice, known dates contradict the order that has to count,
+        T1w and FLAIR are exchanged by their names, DICOM series are absent or ambiguous, their headers speak of several
+        people, or T1w and FLAIR of a visit are of different ones.
     ImageError, GeometryError
         A file is absent, or a series is no volume that can be read.
     """
@@ -70,6 +70,8 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
         raise CohortError(
             f"{several} holds several studies without dates of their own: give a --visit for each, in time order."
         )
+    else:
+        _require_no_return(images)
     made = [_visit(visit, label, number, order == BY_DATE, converted) for number, visit in enumerate(images, 1)]
     return Patient(label, tuple(made), order=order, notes=tuple(_notes(images)))
 
@@ -177,6 +179,17 @@ def _day(visit: Images) -> date | None:
     """Without the time of day, which those who change dates sometimes leave."""
     time = _acquired(visit)
     return time.date() if time else None
+
+
+def _require_no_return(images: Sequence[Images]) -> None:
+    """Not every visit has a day of its own, so that the order given counts: the days that are known must follow it."""
+    known = [(number, day) for number, visit in enumerate(images, 1) if (day := _day(visit))]
+    for (before, day), (after, other) in pairwise(known):
+        if day > other:
+            raise CohortError(
+                f"--visit number {before} is of {day}, number {after} of {other}, and not every visit has a day of its "
+                "own in its DICOM headers, which would decide: give the visits in time order."
+            )
 
 
 def _visit(images: Images, label: str, number: int, dated: bool, converted: Path) -> Visit:
