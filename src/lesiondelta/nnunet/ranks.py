@@ -8,7 +8,7 @@ from logging.handlers import QueueHandler
 from multiprocessing import get_context
 from typing import Any
 
-from lesiondelta.errors import LesionDeltaError
+from lesiondelta.errors import LesionDeltaError, ProgramError
 from lesiondelta.files import logged_by
 
 POLL_S = 1.0
@@ -21,8 +21,10 @@ def run_in_ranks(work: Callable[..., None], arguments: tuple[Any, ...], ranks: i
     ------
     LesionDeltaError
         That of a rank; the others are ended.
+    ProgramError
+        A rank was killed.
     """
-    from torch.multiprocessing.spawn import ProcessException, spawn
+    from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, spawn
 
     context = get_context("spawn")
     records, errors = context.Queue(), context.SimpleQueue()
@@ -32,9 +34,15 @@ def run_in_ranks(work: Callable[..., None], arguments: tuple[Any, ...], ranks: i
         while not started.join(POLL_S):
             _log(records)
     except ProcessException as ended:
-        if errors.empty():
-            raise
-        raise errors.get() from ended
+        if not errors.empty():
+            raise errors.get() from ended
+        signal = ended.signal_name if isinstance(ended, ProcessExitedException) else None
+        if signal == "SIGKILL":
+            raise ProgramError(
+                f"Training process {ended.error_index} of {ranks} was killed, most likely for want of memory: free "
+                "memory and give the command again, which goes on from the last checkpoint."
+            ) from ended
+        raise
     finally:
         _log(records)
 
