@@ -1,6 +1,7 @@
 """The page of a cohort, and the level `group`."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,14 @@ def test_those_to_be_looked_at_come_first_and_rates_are_a_years(results, tmp_pat
     assert 'href="sub-01.html"' in page
     assert 'href="sub-02.html"' not in page
     assert HOSTILE not in page
+
+
+def test_masks_corrected_by_hand_are_told(results, tmp_path):
+    corrected = replace(results[1], figures=results[1].figures | {"correction": "1 added, +0.10 ml"})
+    write_group_page(tmp_path / "group.html", [results[0], corrected, *results[2:]])
+    by_patient = {line[0].rpartition(">")[2].strip(): line[-1] for line in lines((tmp_path / "group.html").read_text())}
+    assert by_patient["sub-01"].endswith("mask of ses-2 corrected by hand: 1 added, +0.10 ml")
+    assert "by hand" not in by_patient["sub-02"]
 
 
 def test_the_level_group_writes_it_from_all_patients(results, tmp_path, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
-from lesiondelta.cohort import Change
+from lesiondelta.cohort import Change, visit_name
 from lesiondelta.files import write_text
 from lesiondelta.formats.records import NOT_AVAILABLE, VisitResult
 from lesiondelta.report.rates import a_year
@@ -43,7 +43,11 @@ def _patient(folder: Path, label: str, results: Sequence[VisitResult]) -> dict[s
     volumes = [float(result.figures["lesion_volume_mm3"]) / 1000 for result in seen]
     changes = {str(c): sum(_number(r, f"{c}_lesions") for r in seen) for c in Change}
     years = _number(seen[-1], "years_from_first_visit") if seen else 0.0
+    by_hand = [(result.visit, result.figures.get("correction", NOT_AVAILABLE)) for result in results]
     reasons = dict.fromkeys(result.reason for result in results if result.reason)
+    reasons |= dict.fromkeys(
+        f"mask of {visit_name(visit)} corrected by hand: {done}" for visit, done in by_hand if done != NOT_AVAILABLE
+    )
     return {
         "label": label,
         "link": f"sub-{label}.html" if (folder / f"sub-{label}.html").is_file() else "",
