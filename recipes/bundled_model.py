@@ -230,11 +230,12 @@ def history(work: Path, name: str) -> list[dict[str, Any]]:
     minutes = f"{training['seconds'] / 60:.1f} GPU"
     if training["device"] != "cuda":  # CPU time, all its interrupted parts together
         minutes = f"{json.loads((work / name / 'cpu_seconds.json').read_text())['seconds'] / 60:.1f} CPU"
+    passed = json.loads((work / name / "start.json").read_text(encoding="utf-8"))["stages"]
     own = {
         "stage": name,
         "method": stage.method,
         "patients": " + ".join((f"{len(stage.atlas)} atlas", *(f"sub-{label}" for label in stage.open_patients))),
-        "start": stage.start or "scratch",
+        "start": passed[-1]["stage"] if passed else "scratch",
         "learning_rate": stage.learning_rate,
         "iterations": training["iterations_done"],
         "patch": training["preset"]["patch"][0],
@@ -242,7 +243,7 @@ def history(work: Path, name: str) -> list[dict[str, Any]]:
         "minutes": minutes,
         "commit": training["commit"],
     }
-    return [*json.loads((work / name / "start.json").read_text(encoding="utf-8"))["stages"], own]
+    return [*passed, own]
 
 
 def training_of(model: Path) -> dict[str, Any]:
