@@ -13,7 +13,8 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
               in the repository (`recipes/base`, half precision; `--keep-base` puts them there): where they are there,
               these stages go on from them, and the hours add up. Without kept pairs, difference weighting is added to
               the single-visit weights, small, so that the network starts as the one it comes from. On a GPU they see
-              patches of 96^3 (3 minutes of an H100), on a CPU of 64^3 (37 minutes of a core for 1000 iterations);
+              patches of 96^3 (3 minutes of an H100), on a CPU of 64^3 (for 1000 iterations 38 minutes of a core,
+              single visits 26; `--epochs 14`, 700 of them, made those that are kept);
 3. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
               `base-pairs`. This is what ships, in half precision;
 4. `single`   its twin, from `base-single`, with as many iterations;
@@ -48,7 +49,7 @@ from torch import nn
 from lesiondelta import methods, simulation
 from lesiondelta.files import write_json, write_text
 from lesiondelta.images import write_volume
-from lesiondelta.inference import choose_device, load_model
+from lesiondelta.inference import Model, choose_device, load_model
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
 from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
@@ -154,15 +155,14 @@ def main() -> None:
     given = arguments(__doc__, ["patients", *(stage.name for stage in STAGES)], "stage")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
-    needed = [
-        stage for stage in STAGES if (with_data or stage.of_atlas) and not (stage.name == "base" and KEPT.is_dir())
-    ]
+    stages = [stage for stage in STAGES if with_data or stage.of_atlas]
+    needed = [stage for stage in stages if stage.name != "base" or given.stage == "base" or not KEPT.is_dir()]
     if given.stage in (None, "patients"):
         simulate(given, needed)
     for stage in needed:
         if given.stage in (None, stage.name):
             stage = replace(stage, epochs=given.epochs or stage.epochs)
-            run_stage(stage, list(training_patients(stage, given.work, given.data)), given)
+            run_stage(stage, given)
             if not stage.of_atlas:
                 average(stage, given.work)
     if given.keep_base:
@@ -193,9 +193,13 @@ def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[Training
         yield from guises
 
 
-def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse.Namespace) -> Path:
-    """Train one stage, or return at once if it is done."""
-    clock, method = Clock(given.work / stage.name / "cpu_seconds.json"), methods.load(stage.method)
+def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
+    """Train one stage, or return at once if it is done, on whatever machine that was."""
+    model: Path = given.work / stage.name / "model"
+    if (model / "model.json").is_file():
+        print(f"{stage.name} is done", flush=True)
+        return model
+    method, patients = methods.load(stage.method), list(training_patients(stage, given.work, given.data))
     job = plan_job(
         patients,
         given.work / stage.name,
@@ -207,30 +211,48 @@ def run_stage(stage: Stage, patients: Sequence[TrainingPatient], given: argparse
         initial_weights=start_of(stage, given.work),
         self_prior_share=SELF_PRIOR_SHARE if method.longitudinal else 0.0,
     )
-    return train(patients, job, clock.report)
+    return train(patients, job, Clock(given.work / stage.name / "cpu_seconds.json").report)
 
 
 def start_of(stage: Stage, work: Path) -> Path | None:
-    """The model whose weights a stage starts from; None: from scratch. Decided once: the kept weights may change."""
-    record = work / stage.name / "start.json"
-    if not record.is_file():
-        kept = next((folder for folder in (stage.kept, KEPT) if folder.is_dir()), None) if stage.of_atlas else None
-        start = kept or (work / stage.start / "model" if stage.start else None)
-        if start and load_model(start).method != stage.method:
-            start = with_difference_weighting(start, work / f"{stage.name}-start")
-        passed = training_of(kept)["stages"] if kept else history(work, stage.start) if stage.start else []
-        write_json(record, {"weights": start and str(start), "stages": passed})
-    weights = json.loads(record.read_text(encoding="utf-8"))["weights"]
-    return weights and Path(weights)
+    """The model whose weights a stage starts from; None: from scratch. Kept weights are copied, as they may change."""
+    if stage.start is None:
+        return None
+    if not stage.of_atlas:
+        return work / stage.start / "model"
+    folder = work / f"{stage.name}-start"
+    if not folder.is_dir():
+        kept = next((weights for weights in (stage.kept, KEPT) if weights.is_dir()), None)
+        passed = training_of(kept)["stages"] if kept else history(work, stage.start)
+        model = load_model(kept or work / stage.start / "model")
+        if model.method != stage.method:
+            model = with_difference_weighting(model)
+        description = model.description.model_dump(exclude={"weights_sha256"})
+        training = description["training"] | {"stages": passed}
+        export_model(folder, model.network, description | {"training": training})
+    return folder
+
+
+def with_difference_weighting(model: Model) -> Model:
+    """A single-visit model with difference weighting added, gamma `FIRST_GAMMA` and beta 0."""
+    network, description = model.network, model.description
+    network.fusion = nn.ModuleList(DifferenceWeighting(features) for features in network.encoder.output_channels)
+    for weighting in network.fusion:
+        nn.init.constant_(weighting.norm.weight, FIRST_GAMMA)
+    of_pairs = {"class": methods.load(PAIRS).network, "kwargs": description.network["kwargs"]}
+    return replace(model, description=description.model_copy(update={"method": PAIRS, "network": of_pairs}))
 
 
 def history(work: Path, name: str) -> list[dict[str, Any]]:
     """The stages that a stage's weights went through, itself last, and what each took."""
     stage, training = next(stage for stage in STAGES if stage.name == name), training_of(work / name / "model")
+    start = start_of(stage, work)
+    passed = (
+        [] if start is None else training_of(start)["stages"] if stage.of_atlas else history(work, str(stage.start))
+    )
     minutes = f"{training['seconds'] / 60:.1f} GPU"
     if training["device"] != "cuda":  # CPU time, all its interrupted parts together
         minutes = f"{json.loads((work / name / 'cpu_seconds.json').read_text())['seconds'] / 60:.1f} CPU"
-    passed = json.loads((work / name / "start.json").read_text(encoding="utf-8"))["stages"]
     own = {
         "stage": name,
         "method": stage.method,
@@ -267,26 +289,12 @@ def average(stage: Stage, work: Path) -> Path:
 
 def keep_base(work: Path) -> None:
     """Put the weights that all others start from into the repository, with the stages they went through."""
-    for stage in STAGES:
-        if stage.of_atlas and stage.start is not None:
-            model, passed = load_model(work / stage.name / "model"), history(work, stage.name)
-            description = model.description.model_dump(exclude={"weights_sha256"})
-            changed = {"patch": PRESET.patch, "training": description["training"] | {"stages": passed}}
-            export_model(stage.kept, model.network, description | changed, half=True)
-
-
-def with_difference_weighting(start: Path, folder: Path) -> Path:
-    """A single-visit model with difference weighting added, gamma `FIRST_GAMMA` and beta 0, in a new folder."""
-    if not folder.is_dir():
-        model = load_model(start)
-        network, description = model.network, model.description
-        network.fusion = nn.ModuleList(DifferenceWeighting(features) for features in network.encoder.output_channels)
-        for weighting in network.fusion:
-            nn.init.constant_(weighting.norm.weight, FIRST_GAMMA)
-        of_pairs = {"class": methods.load("difference_weighting").network, "kwargs": description.network["kwargs"]}
-        changed = {"method": "difference_weighting", "network": of_pairs}
-        export_model(folder, network, description.model_dump(exclude={"weights_sha256"}) | changed)
-    return folder
+    stages = [stage for stage in STAGES if stage.of_atlas and stage.start is not None]
+    made = [(stage.kept, load_model(work / stage.name / "model"), history(work, stage.name)) for stage in stages]
+    for folder, model, passed in made:
+        description = model.description.model_dump(exclude={"weights_sha256"})
+        changed = {"patch": PRESET.patch, "training": description["training"] | {"stages": passed}}
+        export_model(folder, model.network, description | changed, half=True)
 
 
 class Clock:

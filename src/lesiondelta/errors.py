@@ -10,7 +10,7 @@ LesionDeltaError
   ModelError                weights or their description: corrupt, foreign, unsuitable
   OutputError               the output folder: not writable, full, or somebody else's
   DependencyError           an external program or optional package is not installed
-  ProgramError              an external program failed, took too long, or left no result
+  ProgramError              an external program or a process of ours was ended, took too long, or left no result
 
 A message says what was found, in which file, and what to do about it.
 """
@@ -68,4 +68,4 @@ class DependencyError(LesionDeltaError):
 
 
 class ProgramError(LesionDeltaError):
-    """An external program failed, took too long, or left no result."""
+    """An external program failed, took too long, or left no result, or a process of ours was killed."""

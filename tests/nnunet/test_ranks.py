@@ -45,5 +45,5 @@ def killed():
 
 
 def test_a_rank_that_is_killed_is_said_in_one_sentence():
-    with pytest.raises(ProgramError, match="Training process 1 of 2 was killed, most likely for want of memory"):
+    with pytest.raises(ProgramError, match="Training process 2 of 2 was killed, most likely for want of memory"):
         run_in_ranks(killed, (), 2, "gloo")

@@ -354,12 +354,19 @@ def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[dat
 
 
 def session_dates(patient: Path) -> dict[str, datetime]:
-    """Dates of a patient's folder by session label: of its sub-X_sessions.tsv, else of T1w and FLAIR in _scans.tsv."""
+    """Dates of a patient's folder by session label: of its sub-X_sessions.tsv, else of its _scans.tsv.
+
+    There the T1w and FLAIR must be of one day: `run` knows which of several it took, this does not.
+    """
     dates = _earliest(_acq_times(_sessions_table(patient), "session_id"))
-    for table in patient.glob("ses-*/*_scans.tsv"):
-        images = [time for name, time in _acq_times(table, "filename") if IMAGE_NAME.search(name)]
-        label = table.parent.name.removeprefix("ses-")
-        dates = _earliest((label, time) for time in images) | dates
+    for folder in patient.glob("ses-*"):
+        label = folder.name.removeprefix("ses-")
+        if label not in dates:
+            table = folder / f"{patient.name}_{folder.name}_scans.tsv"
+            times = [_time(text) for name, text in _acq_times(table, "filename") if IMAGE_NAME.search(name)]
+            known = [time for time in times if time]
+            if len({time.date() for time in known}) == 1:
+                dates[label] = min(known)
     return dates
 
 

@@ -39,7 +39,7 @@ def run_in_ranks(work: Callable[..., None], arguments: tuple[Any, ...], ranks: i
         signal = ended.signal_name if isinstance(ended, ProcessExitedException) else None
         if signal == "SIGKILL":
             raise ProgramError(
-                f"Training process {ended.error_index} of {ranks} was killed, most likely for want of memory: free "
+                f"Training process {ended.error_index + 1} of {ranks} was killed, most likely for want of memory: free "
                 "memory and give the command again, which goes on from the last checkpoint."
             ) from ended
         raise

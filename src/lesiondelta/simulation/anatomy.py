@@ -116,7 +116,7 @@ def _atlas(resolution_mm: int) -> tuple[Affine, Array, Array, Array, Array, Arra
 
 
 def _septum(rng: np.random.Generator, affine: Affine, regions: Array) -> Array:
-    """Septum pellucidum of the atlas as a sheet of 0.5 to 1.5 mm between the lateral ventricles; 1 is all tissue.
+    """Septum pellucidum of the atlas as a sheet of 0.8 to 2.5 mm between the lateral ventricles; 1 is all tissue.
 
     In the atlas, a mean of many people, it is a haze.
     """

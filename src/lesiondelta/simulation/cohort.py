@@ -19,6 +19,7 @@ from lesiondelta.simulation.sources import Person
 
 LOGGER = logging.getLogger(__name__)
 FIRST_VISIT = datetime(2020, 1, 1, 9)
+EDITION = 2  # of the simulator: raised whenever the same arguments give other patients
 
 
 def write_cohort(
@@ -44,13 +45,14 @@ def write_cohort(
     Raises
     ------
     OutputError
-        The folder holds something else, more patients, or a cohort written with other arguments, or cannot be written.
+        The folder holds something else, more patients, or a cohort of other arguments or another version, or cannot be
+        written.
     """
     acquisition = acquisition or Acquisition(mode="native")
     given = hashlib.sha256(
         " ".join([*map(sha256, lesion_masks), *(person.identity for person in people)]).encode()
     ).hexdigest()[:12]
-    _claim(folder, seed, visits, f"{acquisition} {rates or Rates()} small={small} given={given}")
+    _claim(folder, seed, visits, f"{acquisition} {rates or Rates()} small={small} given={given} edition={EDITION}")
     labels = [f"{index:03d}" for index in range(1, patients + 1)]
     _require_no_others(folder, labels)
     for index, label in enumerate(labels, start=1):
@@ -91,7 +93,9 @@ def _claim(folder: Path, seed: int, visits: int, how: str) -> None:
             raise OutputError(f"{folder} is not empty and was not written by `simulate`: give a new folder.")
         write_json(marker, description)
     elif f"seed={seed} visits={visits} {how}" not in marker.read_text(encoding="utf-8"):
-        raise OutputError(f"{folder} holds a cohort simulated with other settings: give another folder.")
+        raise OutputError(
+            f"{folder} holds a cohort simulated with other settings or by another version: give another folder."
+        )
     raw = {"Name": "Simulated patients with MS lesions", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
     write_json(folder / "dataset_description.json", raw)
 

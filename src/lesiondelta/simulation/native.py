@@ -1,9 +1,10 @@
 """Visits as they come from the scanner: every image on its own grid, in another pose each time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 
 from lesiondelta.images import Affine, Array, Grid, Volume, corners_mm
 from lesiondelta.simulation.acquisition import Protocol, degrade
@@ -11,6 +12,8 @@ from lesiondelta.simulation.fields import random_rigid, rotation, sample_slabs
 
 POSE_DEG, POSE_MM = 8.0, 12.0  # of the head between visits
 MOTION_DEG, MOTION_MM = 0.8, 1.0  # of the head between the images of one visit
+CHOICES = 20  # voxels among which a lesion's own one is chosen
+Wanted = tuple[int, Array, Array, int]
 STORED = ((1, 1, 1), (-1, -1, 1), (-1, 1, 1), (1, -1, -1))  # signs of the stored axes
 
 
@@ -60,17 +63,14 @@ def reference_on(instances: Volume, grid: Grid, to_patient: Affine) -> Array:
     """Instance map on a scan's grid.
 
     Every lesion takes the voxels that it fills most, as many as its volume needs and at least one: a plain threshold
-    on thick slices would lose the small lesions and shrink the others. Every lesion first takes one voxel, those with
-    the fewest to choose from before the others, so that none is lost to its neighbours; of the other voxels, the lesion
-    that fills more gets it.
+    on thick slices would lose the small lesions and shrink the others. Every lesion has one voxel to itself, so that
+    none is lost to its neighbours; of the others, the lesion that fills more gets it.
     """
     labels = np.zeros(grid.shape, np.int32)
     best = np.zeros(grid.shape, np.float32)
     wanted = list(_shares(instances, grid, to_patient))
-    for identity, voxels, _, _ in sorted(wanted, key=lambda lesion: len(lesion[1])):
-        first = next((voxel for voxel in map(tuple, voxels) if not labels[voxel]), None)
-        if first is not None:
-            labels[first], best[first] = identity, np.inf
+    for identity, voxel in _own_voxels(wanted):
+        labels[voxel], best[voxel] = identity, np.inf
     for identity, voxels, shares, count in wanted:
         at = tuple(voxels[:count].T)
         taken = shares[:count] > best[at]
@@ -79,7 +79,20 @@ def reference_on(instances: Volume, grid: Grid, to_patient: Affine) -> Array:
     return labels
 
 
-def _shares(instances: Volume, grid: Grid, to_patient: Affine) -> Iterator[tuple[int, Array, Array, int]]:
+def _own_voxels(wanted: Sequence[Wanted]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """One voxel for every lesion, no two the same: as many lesions as can be, then as full as can be."""
+    columns: dict[tuple[int, ...], int] = {}
+    places = [[columns.setdefault(tuple(v), len(columns)) for v in voxels[:CHOICES]] for _, voxels, _, _ in wanted]
+    worth = np.zeros((len(wanted), len(columns)), np.float32)
+    for row, (lesion, place) in enumerate(zip(wanted, places, strict=True)):
+        worth[row, place] = len(wanted) + lesion[2][:CHOICES]
+    voxels = list(columns)
+    for row, column in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
+        if worth[row, column]:
+            yield wanted[row][0], voxels[column]
+
+
+def _shares(instances: Volume, grid: Grid, to_patient: Affine) -> Iterator[Wanted]:
     """Every lesion's number, the voxels (N, 3) it lies in, the fullest first; how full; how many its volume needs."""
     for identity, box in enumerate(ndimage.find_objects(instances.data), start=1):
         if box is None:
