@@ -59,7 +59,7 @@ def main() -> None:
         visit = patient.visits[0]
         measured.append(measure(visit.lesions.data, anatomy.regions))
         scans.append({**{name: image.data for name, image in visit.images.items()}, "lesions": visit.lesions.data})
-        contrasts.append(contrast(scans[-1]))
+        contrasts.append(contrast({name: data * anatomy.brain for name, data in scans[-1].items()}))
         changes.append(pd.Series(list(patient.changes[0].values())).value_counts())
         print(f"simulated {seed}", flush=True)
     numbers = pd.concat(
@@ -88,7 +88,7 @@ def scan_of(anatomy: Anatomy) -> dict[str, Array]:
 
 
 def contrast(scan: Mapping[str, Array]) -> dict[str, float]:
-    """`CONTRAST` of a patient, tissues found on the T1w in the same way for real and simulated ones."""
+    """`CONTRAST` of a stripped patient, tissues found on the T1w in the same way for real and simulated ones."""
     lesions = scan["lesions"]
     tissues = tissues_of(scan["T1w"], scan["T1w"] > 0, lesions)
     away = ~ndimage.binary_dilation(lesions, iterations=3)
