@@ -139,8 +139,8 @@ class Stage:
 PAIRS, SINGLE = "difference_weighting", "nnunet"
 STAGES = (
     Stage("base", SINGLE, (), range(1000, 1048), 40, 2e-3),
-    Stage("base-single", SINGLE, (), range(1060, 1108), 24, 1e-3, "base"),
-    Stage("base-pairs", PAIRS, (), range(1060, 1108), 24, 1e-3, "base"),
+    Stage("base-single", SINGLE, (), range(1110, 1158), 24, 1e-3, "base"),
+    Stage("base-pairs", PAIRS, (), range(1110, 1158), 24, 1e-3, "base"),
     *(
         Stage(f"{name}{ending}", method, patients, range(1080, 1080 + 10 * len(patients)), 5, 5e-4, f"base-{name}")
         for ending, patients in (("", OPEN_PATIENTS), ("-without-07", ("19",)), ("-without-19", ("07",)))

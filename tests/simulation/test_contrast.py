@@ -3,7 +3,7 @@
 import numpy as np
 
 from lesiondelta.simulation import Anatomy
-from lesiondelta.simulation.contrast import choroid_plexus, normal_variants, ventricular_caps
+from lesiondelta.simulation.contrast import choroid_plexus, midline, normal_variants, ventricular_caps
 
 
 def plexus(anatomy: Anatomy, seed: int) -> np.ndarray:
@@ -41,3 +41,16 @@ def test_caps_fade_within_two_centimetres_of_the_horns(anatomy):
 def test_the_variants_of_one_person_are_the_same_for_one_seed(anatomy):
     first, second = (normal_variants(np.random.default_rng(5), anatomy) for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_septum_and_fornix_are_bright_in_the_middle_alone(anatomy):
+    bright = midline(np.random.default_rng(1), anatomy)
+    middle = np.median(np.nonzero(anatomy.to_ventricles_mm <= anatomy.spacing_mm)[0])
+    assert bright.max() > 0.1
+    assert np.abs(np.argwhere(bright > bright.max() / 2)[:, 0] - middle).max() * anatomy.spacing_mm < 8
+
+
+def test_septum_and_fornix_are_not_bright_in_everybody(anatomy):
+    brightest = [midline(np.random.default_rng(seed), anatomy).max() for seed in range(12)]
+    assert 0 in brightest
+    assert max(brightest) > 0.4

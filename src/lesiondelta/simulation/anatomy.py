@@ -116,14 +116,14 @@ def _atlas(resolution_mm: int) -> tuple[Affine, Array, Array, Array, Array, Arra
 
 
 def _septum(rng: np.random.Generator, affine: Affine, regions: Array) -> Array:
-    """Septum pellucidum of the atlas as a sheet of 0.8 to 2.5 mm between the lateral ventricles; 1 is all tissue.
+    """Septum pellucidum of the atlas as a sheet of 0.8 to 4 mm between the lateral ventricles; 1 is all tissue.
 
     In the atlas, a mean of many people, it is a haze.
     """
     x_mm = affine[0, 3] + affine[0, 0] * np.arange(regions.shape[0])
     fluid = regions == Region.VENTRICLES
     beside = [fluid[(low < x_mm) & (x_mm < high)].any(axis=0) for low, high in ((-9, -4), (4, 9))]
-    sheet = np.exp(-((x_mm / rng.uniform(0.5, 1.5)) ** 2)) * rng.uniform(0.4, 1)
+    sheet = np.exp(-((x_mm / (0.5 + 1.9 * rng.beta(1.2, 2))) ** 2)) * rng.uniform(0.4, 1)
     septum: Array = sheet[:, None, None] * (beside[0] & beside[1])
     return septum.astype(np.float32)
 

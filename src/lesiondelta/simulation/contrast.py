@@ -7,7 +7,7 @@ import numpy as np
 
 from lesiondelta.images import Array
 from lesiondelta.simulation.anatomy import Anatomy
-from lesiondelta.simulation.fields import smooth_field
+from lesiondelta.simulation.fields import distance_mm, smooth_field
 from lesiondelta.simulation.lesions import Lesion
 
 RECOLOURING = 0.75  # of the way
@@ -62,8 +62,8 @@ def texture_fields(rng: np.random.Generator, anatomy: Anatomy) -> dict[str, Arra
 def normal_variants(rng: np.random.Generator, anatomy: Anatomy) -> Array:
     """What is bright on FLAIR without being a lesion, in units of white matter - CSF; the same at every visit.
 
-    Uneven cortex, the rim of the ventricles and the caps of their horns, choroid plexus, white matter that is a little
-    bright over centimetres, and fluid that flows.
+    Uneven cortex, the rim of the ventricles and the caps of their horns, septum, fornix, choroid plexus, white matter
+    that is a little bright over centimetres, and fluid that flows.
     """
     shape, spacing = anatomy.brain.shape, anatomy.spacing_mm
     csf, grey, white = anatomy.tissues
@@ -75,7 +75,7 @@ def normal_variants(rng: np.random.Generator, anatomy: Anatomy) -> Array:
     haze = white * np.clip(smooth_field(rng, shape, 10 / spacing) - 0.8, 0, 1.5) * rng.uniform(0, 0.15)
     flow = np.clip(coarse - 0.8, 0, 1) * rng.uniform(0, 0.8)
     variants: Array = grey * uneven + haze + csf * (flow + choroid_plexus(rng, anatomy))
-    variants += (1 - csf) * (rim * np.clip(1 + coarse, 0, 2) + ventricular_caps(rng, anatomy))
+    variants += (1 - csf) * (rim * np.clip(1 + coarse, 0, 2) + ventricular_caps(rng, anatomy) + midline(rng, anatomy))
     return variants
 
 
@@ -100,6 +100,18 @@ def ventricular_caps(rng: np.random.Generator, anatomy: Anatomy) -> Array:
             near = np.exp(-((to_tip / rng.uniform(6, 12)) ** 2)) * np.exp(-((away / rng.uniform(1.5, 4)) ** 2))
             np.maximum(caps, near * rng.uniform(0, strongest), out=caps)
     return caps
+
+
+def midline(rng: np.random.Generator, anatomy: Anatomy) -> Array:
+    """Brightness of what lies between the lateral ventricles (septum pellucidum, fornix): none, or that of a lesion."""
+    spacing = anatomy.spacing_mm
+    inside = anatomy.to_ventricles_mm <= spacing
+    x_mm = spacing * (np.arange(inside.shape[0]) - np.median(np.nonzero(inside)[0]))
+    sides = [inside & side[:, None, None] for side in (x_mm < -4, x_mm > 4)]  # the third ventricle is in the middle
+    away = np.maximum(*(distance_mm(side, spacing) for side in sides))
+    near = np.exp(-((away / rng.uniform(4, 8)) ** 4))
+    brightness: Array = near * np.clip(rng.uniform(-0.3, 0.9), 0, None)
+    return brightness * np.clip(1 + 0.3 * smooth_field(rng, inside.shape, 3 / spacing), 0, 2)
 
 
 def healthy_image(anatomy: Anatomy, name: str, contrast: Contrast, texture: Array, variants: Array) -> Array:
