@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from bundled_model import OPEN_PATIENTS, arguments, open_person
+from bundled_model import OPEN_PATIENTS, RATES, arguments, open_person
 from experts_changes import experts_changes
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
@@ -275,10 +275,10 @@ anatomy_of = cache(read_label_anatomy)
 
 
 def unseen(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
-    """Brains that no training saw, with lesions that change, seen as they come: mean over both visits."""
+    """Brains that no training saw, with lesions that change as often as in training: mean over both visits."""
     rows = []
     models = contenders(work, data, threads)
-    for patient in unseen_patients(data, UNSEEN_SEED, UNSEEN_PATIENTS, Acquisition()):
+    for patient in unseen_patients(data, UNSEEN_SEED, UNSEEN_PATIENTS, Acquisition(), rates=RATES):
         for kind, model in models.items():
             masks = segmented(patient, model)
             rows.append({"patient": patient.label, "model": kind} | agreement(patient, masks) | changes(patient, masks))

@@ -4,7 +4,8 @@ The experts' mask holds change and no sign: its components are split by whether 
 darker. Brighter ones should touch a lesion of the second visit, darker ones one of the first. A change of ours is a
 connected place of 3 mm3 or more where one visit's mask has lesion and the other's has not; a gain should touch a
 brighter component, a loss a darker one, and one that touches no component at all is false. `tracked` counts what `run`
-calls the lesions, measurement error considered. Prints JSON per folder.
+calls the lesions, measurement error considered. `by_threshold` counts at other thresholds of the probability than the
+model's, as two models compare fairly where their masks are of one size. Prints JSON per folder.
 """
 
 import argparse
@@ -19,12 +20,18 @@ from scipy import ndimage
 
 from lesiondelta.evaluation.instances import lesions
 from lesiondelta.images import Array, Volume, read_image, read_itk_transform, read_mask, resample
+from lesiondelta.inference import lesion_mask
 
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SMALLEST_MM3 = 5.0  # in the masks of other thresholds
 DATA = Path(os.environ.get("LESIONDELTA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def common_space(data: Path, out: Path) -> tuple[Volume, list[Array], list[Array]]:
-    """The experts' change mask, and both visits' z-scored FLAIR and lesion mask, in the experts' common space."""
+def common_space(data: Path, out: Path, threshold: float | None = None) -> tuple[Volume, list[Array], list[Array]]:
+    """The experts' change mask, and both visits' z-scored FLAIR and lesion mask, in the experts' common space.
+
+    The mask is that of the output folder, or its probabilities over a threshold.
+    """
     raw = data / "ljubljana-longitudinal"
     experts = raw / "derivatives" / "reference" / "sub-12"
     change = read_mask(experts / "sub-12_space-common_label-change_mask.nii.gz")
@@ -36,13 +43,23 @@ def common_space(data: Path, out: Path) -> tuple[Volume, list[Array], list[Array
         flair = resample(read_image(raw / f"{stem}_FLAIR.nii.gz"), change.grid, to_visit, order="linear").data * brain
         flairs.append((flair - flair[brain].mean()) / flair[brain].std())
         mask = read_mask(out / f"{stem}_space-orig_label-L_mask.nii.gz")
+        if threshold is not None:
+            seen = read_image(out / f"{stem}_space-orig_label-L_probseg.nii.gz")
+            spacing = [float(mm) for mm in seen.grid.spacing]
+            mask = seen.with_data(lesion_mask(seen.data, threshold, SMALLEST_MM3, spacing))
         masks.append(resample(mask, change.grid, to_visit, order="nearest").data)
     return change, flairs, masks
 
 
 def experts_changes(data: Path, out: Path) -> dict[str, Any]:
     """Counts of components, of those that touch a lesion, of our changes, and volumes, in the experts' common space."""
-    change, flairs, masks = common_space(data, out)
+    tracked = pd.read_csv(out / "sub-12" / "sub-12_changes.tsv", sep="\t").change.value_counts().to_dict()
+    thresholds = [{"threshold": limit} | counted(*common_space(data, out, limit)) for limit in THRESHOLDS]
+    return counted(*common_space(data, out)) | {"tracked": tracked, "by_threshold": thresholds}
+
+
+def counted(change: Volume, flairs: list[Array], masks: list[Array]) -> dict[str, Any]:
+    """The experts' changes found by a pair of masks, the masks' own that are right and false, and their volumes."""
     places, count = ndimage.label(change.data, np.ones((3, 3, 3)))
     brighter = ndimage.mean(flairs[1] - flairs[0], places, range(1, count + 1)) > 0
     touched = [ndimage.maximum(mask, places, range(1, count + 1)) > 0 for mask in masks]
@@ -56,7 +73,6 @@ def experts_changes(data: Path, out: Path) -> dict[str, Any]:
             "experts": int(right.sum()), "found": int(found[right].sum()),
             "ours": int(ours[name].max()), "right": of_sign, "false": untouched(ours[name], places),
         }  # fmt: skip
-    detection["tracked"] = pd.read_csv(out / "sub-12" / "sub-12_changes.tsv", sep="\t").change.value_counts().to_dict()
     return detection | {
         "brighter": int(brighter.sum()),
         "brighter_on_lesion_of_second_visit": int(touched[1][brighter].sum()),
