@@ -19,6 +19,7 @@ from bundled_model import (
     GUISES,
     OPEN_PATIENTS,
     PRESET,
+    RATES,
     RECIPE,
     REPOSITORY,
     SELF_PRIOR_SHARE,
@@ -91,6 +92,7 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
         features="-".join(map(str, description.network["kwargs"]["features_per_stage"])),
         budget=budget_table(work),
         guises=len(GUISES), deformed=sum(not guise.untouched for guise in GUISES), own=AS_IT_IS,
+        gammas=", ".join(f"{gamma:.3f}" for gamma in gammas()),
         first_gamma=FIRST_GAMMA, tuned_share=TUNED_SHARE, share=SELF_PRIOR_SHARE, patch=PRESET.patch,
         foreground_share=RECIPE.foreground_share,
         precision=description.training["precision"], point=description,
@@ -101,6 +103,11 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
         known = scores[name] is not None
         sections.append(text.format(**fill(scores[name])) if known else f"Not measured for this version: {name}.\n")
     return "\n".join([*sections, END])
+
+
+def gammas() -> list[float]:
+    """Mean gamma of difference weighting at every stage."""
+    return [float(weighting.norm.weight.mean()) for weighting in load_model(BUNDLED).network.fusion]
 
 
 def budget_table(work: Path) -> str:
@@ -216,10 +223,11 @@ children, contrast agent, spinal cord, or scanners below 1.5 T.
 `recipes/bundled_model.py`, at the commits below; scored by `recipes/bundled_scores.py`, written by
 `recipes/bundled_card.py`.
 
-- Network: nnU-Net's plain U-Net with {features} features, difference weighting at every stage.
+- Network: nnU-Net's plain U-Net with {features} features, difference weighting at every stage. Its gamma, which says
+  how much of the difference is made, is {gammas} on average, from the finest stage to the coarsest.
 - First a single-visit nnU-Net on every visit of patients simulated from the MNI152 atlas; then difference weighting is
   added (gamma {first_gamma}, beta 0) and all weights learn from pairs, a share of {share} of which are self-priors, so
-  that patients with one visit are served: of other simulated patients first, then of these and the two open ones.
+  that patients with one visit are served: of simulated patients first, then of others and the two open ones.
 - The open labelled patients are listed as they are ({own} times) and in {guises} guises each, with a second visit in
   which lesions vanish or are added and contrast, noise, brain mask and slices (1 to 5 mm) differ; {deformed} of these
   guises are deformed into another brain. The shapes of added lesions come from the other 23 open consensus masks.
@@ -251,7 +259,8 @@ patients say little: no interval is given, and none should be inferred.
 {left_out}
 """
 
-SUB_12 = """Raw clinical pair of sub-12 (slices of 3 mm, whole head; never trained on), by `lesiondelta run`, against
+SUB_12 = """Raw clinical pair of sub-12 (slices of 3 mm, whole head), by `lesiondelta run`; never trained on, but the
+recipe's rates, share of unchanged patients and iterations were chosen with an eye on it (decision 051). Against
 what experts marked as changed ({ours[brighter]} places became brighter, {ours[darker]} darker). The twin segments both
 visits independently. A change is a connected place of 3 mm3 or more where the masks of the visits differ, edges
 included; it is right if it touches a place of the experts' of the right sign, and false if it touches none.
@@ -263,7 +272,8 @@ included; it is right if it touches a place of the experts' of the right sign, a
 Of the places, {ours[change_found]} of {places} are touched by a change of ours of either sign. Ours are masks of
 {ours[lesion_ml][0]:.1f} and {ours[lesion_ml][1]:.1f} ml; {ours[brighter_on_lesion_of_second_visit]} of the brighter
 places touch a lesion of the second visit, {ours[darker_on_lesion_of_first_visit]} of the darker ones one of the first.
-Two models compare fairly where their masks are of one size. Both signs together, at other thresholds:
+Two models compare fairly where their masks are of one size. Both signs together, of probabilities cut on the FLAIR's
+own grid (`run` cuts on the patient's, which gives a few places more or fewer):
 
 | model | threshold | ml a visit | experts' found, of {places} | false |
 |---|---|---|---|---|
@@ -277,15 +287,17 @@ What `run` calls the lesions of the pair, once the measurement error is consider
 """
 
 RESCANS = """Simulated patients on brains of label maps, which no training saw, in whom nothing changes, scanned twice
-with different protocols: lesions that are falsely new or gone. Ours minus the twin: {rescan_difference}.
+with different protocols: lesions that are falsely new or gone, each model at its operating point. Ours minus the twin:
+{rescan_difference}.
 
 | patient | new, ours | new, twin | gone, ours | gone, twin | DSC, ours | DSC, twin |
 |---|---|---|---|---|---|---|
 {rescans}
 """
 
-UNSEEN = """The same brains with lesions that change, scanned as patients of the training are; new and gone lesions are
-found by a lesion that the masks say is new or gone too (IoU over 0.1):
+UNSEEN = """The same brains with lesions that change, scanned as patients of the training are ({rates.new:.0%} of the
+lesions new, {rates.resolved:.0%} resolved; for versions before 8 it was 4 % and 2 %); new and gone lesions are found by
+a lesion that the masks say is new or gone too (IoU over 0.1):
 
 | patient | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
@@ -336,7 +348,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     ),
     "unseen": (
         UNSEEN,
-        lambda rows: {"unseen": means_table(rows, "patient"), "unseen_changes": sums_table(rows)},
+        lambda rows: {"unseen": means_table(rows, "patient"), "unseen_changes": sums_table(rows), "rates": RATES},
     ),
     "robustness": (ROBUSTNESS, lambda rows: {"robustness": means_table(rows, "condition"), "robust": ROBUST_PATIENTS}),
     "heads": (HEADS_TEXT, lambda rows: {"heads": means_table(rows, "brain extraction"), "heads_count": HEADS}),

@@ -14,7 +14,7 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
               these stages go on from them, and the hours add up. Without kept pairs, difference weighting is added to
               the single-visit weights, small, so that the network starts as the one it comes from. On a GPU they see
               patches of 96^3 (3 minutes of an H100), on a CPU of 64^3 (for 1000 iterations 38 minutes of a core,
-              single visits 26; `--epochs 14`, 700 of them, made those that are kept);
+              single visits 26; `--epochs` says how many, of 50, and the card how many made those that are kept);
 3. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
               `base-pairs`. This is what ships, in half precision;
 4. `single`   its twin, from `base-single`, with as many iterations;
@@ -194,8 +194,17 @@ def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[Training
 
 
 def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
-    """Train one stage, or return at once if it is done, on whatever machine that was."""
+    """Train one stage, or return at once if it is done, on whatever machine that was.
+
+    Raises SystemExit where what is there was begun with other patients or settings.
+    """
     model: Path = given.work / stage.name / "model"
+    made, record = f"{stage} {RATES} {simulator()}\n", given.work / stage.name / "made.txt"
+    if record.is_file() and record.read_text() != made:
+        raise SystemExit(
+            f"{record.parent} was begun with other patients or settings: move it away, or choose another WORK."
+        )
+    write_text(record, made)
     if (model / "model.json").is_file():
         print(f"{stage.name} is done", flush=True)
         return model
@@ -288,8 +297,9 @@ def average(stage: Stage, work: Path) -> Path:
 
 
 def keep_base(work: Path) -> None:
-    """Put the weights that all others start from into the repository, with the stages they went through."""
+    """Put the weights that all others start from, those that are made, into the repository, with their stages."""
     stages = [stage for stage in STAGES if stage.of_atlas and stage.start is not None]
+    stages = [stage for stage in stages if (work / stage.name / "model" / "model.json").is_file()]
     made = [(stage.kept, load_model(work / stage.name / "model"), history(work, stage.name)) for stage in stages]
     for folder, model, passed in made:
         description = model.description.model_dump(exclude={"weights_sha256"})

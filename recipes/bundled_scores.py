@@ -2,12 +2,15 @@
 
     python recipes/bundled_scores.py WORK [--data DIR] [--threads N] [--part NAME]
 
-Each part is kept as WORK/scores/PART.json, with the hash of the models it used, and measured again where these changed.
+Each part is kept as WORK/scores/PART.json, with the hash of the models it used, the edition of the simulator and a hash
+of the part's code, and measured again where one of them changed.
 The operating point (temperature, threshold, smallest lesion) is chosen on both open patients, each segmented by the
 models that were trained without it; leave-one-out scores are given at 0.5 and at the other patient's point as well. Our
 model and its single-visit twin are treated alike. CPU, no mirroring: what users without a GPU get.
 """
 
+import hashlib
+import inspect
 import itertools
 import json
 import logging
@@ -38,7 +41,7 @@ from lesiondelta.nnunet.export import export_model
 from lesiondelta.pipeline.cohort import check_start, run_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
-from lesiondelta.simulation.cohort import write_cohort
+from lesiondelta.simulation.cohort import EDITION, write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import read_label_anatomy
 
@@ -74,15 +77,26 @@ def measured(name: str, work: Path, data: Path, threads: int) -> Any:  # noqa: A
     if kept is not None:
         return kept
     found = PARTS[name](work, data, threads)
-    write_json(work / "scores" / f"{name}.json", {"models": models_of(work), "found": found})
+    write_json(work / "scores" / f"{name}.json", made_with(work, name) | {"found": found})
     return found
 
 
 def kept_scores(work: Path, name: str) -> Any:  # noqa: ANN401
-    """A part's numbers if they have been measured with these models, else None."""
+    """A part's numbers if they have been measured with the same, else None."""
     file = work / "scores" / f"{name}.json"
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"models": None}
-    return content["found"] if content["models"] == models_of(work) else None
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = content.pop("found", None)
+    return found if content == made_with(work, name) else None
+
+
+def made_with(work: Path, name: str) -> dict[str, Any]:
+    """What a part's numbers depend on."""
+    code = inspect.getsource(PARTS[name])
+    return {
+        "models": models_of(work),
+        "simulator": EDITION,
+        "code": hashlib.sha256(code.encode()).hexdigest(),
+    }
 
 
 def models_of(work: Path) -> dict[str, str]:
@@ -275,7 +289,7 @@ anatomy_of = cache(read_label_anatomy)
 
 
 def unseen(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
-    """Brains that no training saw, with lesions that change as often as in training: mean over both visits."""
+    """Brains that no training saw, with lesions that change as often as the guises' do: mean over both visits."""
     rows = []
     models = contenders(work, data, threads)
     for patient in unseen_patients(data, UNSEEN_SEED, UNSEEN_PATIENTS, Acquisition(), rates=RATES):

@@ -5,7 +5,8 @@ darker. Brighter ones should touch a lesion of the second visit, darker ones one
 connected place of 3 mm3 or more where one visit's mask has lesion and the other's has not; a gain should touch a
 brighter component, a loss a darker one, and one that touches no component at all is false. `tracked` counts what `run`
 calls the lesions, measurement error considered. `by_threshold` counts at other thresholds of the probability than the
-model's, as two models compare fairly where their masks are of one size. Prints JSON per folder.
+model's, as two models compare fairly where their masks are of one size; these masks are cut on the FLAIR's own grid,
+where `run` cuts on the patient's, so that the same threshold gives a few places more or fewer. Prints JSON per folder.
 """
 
 import argparse

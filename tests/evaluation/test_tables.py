@@ -233,16 +233,19 @@ def test_an_isbi2015_score_is_of_all_visits_or_of_none(folders):
     assert evaluate(reference, prediction, out)["isbi2015"]["mean_over_visits"] > 0
 
 
-def test_visits_follow_in_the_order_of_their_dates(folders):
-    """Labels alone would put Month12 first."""
+def test_visits_follow_in_the_order_of_their_dates(folders, caplog):
+    """Labels alone would put Month12 first, and that is said."""
     reference, prediction, out = folders
     for session, voxels in (("baseline", 4), ("Month12", 8)):
         put(reference, "1", session, voxels)
         put(prediction, "1", session, voxels)
     assert evaluate(reference, prediction, out)["measures"]["reference_change_mm3"]["mean"] == -4
+    assert "sub-1: visits are ordered by session labels, which are no numbers" in caplog.text
+    caplog.clear()
     dates = "session_id\tacq_time\nses-baseline\t2019-01-05\nses-Month12\t2020-01-07\n"
     (reference / "sub-1" / "sub-1_sessions.tsv").write_text(dates)
     assert evaluate(reference, prediction, out)["measures"]["reference_change_mm3"]["mean"] == 4
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`evaluate`: predicted masks against reference masks."""
 
+import logging
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -76,7 +77,10 @@ def score_and_print(reference: Path, prediction: Path, out: Path, *options: Any,
     from lesiondelta.evaluation.tables import evaluate as score_folders
     from lesiondelta.report.scores import write_page
 
-    with console.progress("visits", None) as advance:
+    with (
+        console.log_lines(console.print_warning, logging.WARNING, logging.WARNING),
+        console.progress("visits", None) as advance,
+    ):
         summary, patients = score_folders(
             reference, prediction, out, *options, **more, progress=lambda done, of: advance(f"{done} of {of} visits")
         )

@@ -1,6 +1,7 @@
 """Which predicted mask belongs to which reference: two BIDS-like folders, or a table that names the files."""
 
 import csv
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta.errors import CohortError
-from lesiondelta.formats.bids import BidsFile, natural, parse_name, session_dates, time_order
+from lesiondelta.formats.bids import BidsFile, natural, order_cautions, parse_name, session_dates, time_order
 from lesiondelta.images import Volume, read_mask, require_same_grid
 
+LOGGER = logging.getLogger(__name__)
 LESION_LABELS = ("L", "lesion")
 MAPPING = ("participant_id", "session_id", "reference", "prediction")
 
@@ -146,7 +148,10 @@ def _in_time(visits: Collection[Visit], roots: Sequence[Path]) -> dict[Visit, An
         found = {folder: session_dates(folder) for folder in (root / f"sub-{participant}" for root in roots)}
         folder = next(filter(found.get, found), roots[0] / f"sub-{participant}")
         dates = {session: found[folder].get(session) for whose, session in visits if whose == participant}
-        for place, session in enumerate(time_order(dates, folder)[0]):
+        in_time, order = time_order(dates, folder)
+        for caution in order_cautions(in_time, order, folder):
+            LOGGER.warning("sub-%s: %s", participant, caution)
+        for place, session in enumerate(in_time):
             keys[participant, session] = (natural(participant), participant, place)
     return keys
 

@@ -356,16 +356,21 @@ def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[dat
 def session_dates(patient: Path) -> dict[str, datetime]:
     """Dates of a patient's folder by session label: of its sub-X_sessions.tsv, else of its _scans.tsv.
 
-    There the T1w and FLAIR must be of one day: `run` knows which of several it took, this does not.
+    There, if T1w or FLAIR is listed twice, all must be of one day: `run` knows which it took, this does not.
     """
     dates = _earliest(_acq_times(_sessions_table(patient), "session_id"))
     for folder in patient.glob("ses-*"):
         label = folder.name.removeprefix("ses-")
         if label not in dates:
             table = folder / f"{patient.name}_{folder.name}_scans.tsv"
-            times = [_time(text) for name, text in _acq_times(table, "filename") if IMAGE_NAME.search(name)]
-            known = [time for time in times if time]
-            if len({time.date() for time in known}) == 1:
+            found = [
+                (image[1], _time(text))
+                for name, text in _acq_times(table, "filename")
+                if (image := IMAGE_NAME.search(name))
+            ]
+            known = [time for _, time in found if time]
+            once = len({contrast for contrast, _ in found}) == len(found)
+            if known and (once or len({time.date() for time in known}) == 1):
                 dates[label] = min(known)
     return dates
 
@@ -443,20 +448,17 @@ def _in_time_order(patient: Patient, root: Path) -> Patient:
     days = [time.date() for time in dates.values() if time]
     if len(set(days)) < len(days):
         ordered = [replace(visit, acquired=None) for visit in ordered]
-    cautions = () if order == "acq_time" or _numbered(labels) else (_unnumbered(labels, root),)
-    return replace(patient, visits=tuple(ordered), order=order, cautions=cautions)
+    return replace(patient, visits=tuple(ordered), order=order, cautions=order_cautions(labels, order, root))
 
 
-def _numbered(labels: Sequence[str]) -> bool:
-    """Whether labels differ in their numbers alone, as 1 and 2 or m06 and m12 do."""
-    return len({re.sub(r"\d+", "0", label) for label in labels}) <= 1
-
-
-def _unnumbered(labels: Sequence[str], root: Path) -> str:
+def order_cautions(labels: Sequence[str], order: str, patient: Path) -> tuple[str, ...]:
+    """What is doubtful about an order of `time_order`: labels decided it, and are no numbers, as m06 and m12 are."""
+    if order == "acq_time" or len({re.sub(r"\d+", "0", label) for label in labels}) <= 1:
+        return ()
     names = ", ".join(map(_named, labels))
     return (
         f"visits are ordered by session labels, which are no numbers: {names}; give acq_time in "
-        f"{_sessions_table(root).name}"
+        f"{_sessions_table(patient).name}",
     )
 
 

@@ -30,7 +30,7 @@ class Site:
 
 
 SITES = (
-    Site("periventricular", 0.10, 4.90, 2.15, 47_000),
+    Site("periventricular", 0.10, 4.20, 1.55, 3_000),
     Site("juxtacortical", 0.24, 3.25, 1.25, 3_000),
     Site("deep white matter", 0.59, 2.75, 1.10, 2_500),
     Site("infratentorial", 0.07, 3.45, 1.32, 2_500),
@@ -38,6 +38,13 @@ SITES = (
 """Such that what comes out is as in the 25 open consensus masks (decision 070)."""
 COUNT = (4.25, 0.88, 3, 350)
 """Lesions of a patient: mean and standard deviation of the logarithm, smallest and largest; from the same masks."""
+BANDS = 2
+"""Lesions along the ventricles that make up most of a patient's load; a patient's first periventricular ones."""
+BAND_LOG, BAND_MM3 = (3.4, 1.1, 1.5), (20, 25_000)
+"""Logarithm of their size in mm3: at one lesion, its rise with the logarithm of their number, and standard deviation
+between patients; smallest and largest."""
+PEOPLE_DIFFER = (20, 0.25)
+"""Concentration of a patient's shares of sites about those of all; standard deviation of the logarithm of sizes."""
 
 
 def draw_count(rng: np.random.Generator) -> int:
@@ -166,8 +173,7 @@ def _proposals(
         center = np.clip(np.rint(voxel).astype(int), 0, np.array(free.shape) - 1)
         proposals.append(_Proposal(center[None], shape.volume_mm3, shape))
     chances = _chances(anatomy, candidates)
-    for number in rng.choice(len(SITES), max(count - len(shapes), 0), p=[site.share for site in SITES]):
-        volume = _volume_mm3(rng, SITES[number])
+    for number, volume in draw_volumes(rng, max(count - len(shapes), 0)):
         proposals.append(_Proposal(candidates[rng.choice(len(candidates), TRIES, p=chances[number])], volume))
     return sorted(proposals, key=lambda proposal: -proposal.volume_mm3)
 
@@ -183,8 +189,21 @@ def _chances(anatomy: Anatomy, candidates: Array) -> list[Array]:
     return [(part + 1e-12) / (part + 1e-12).sum() for part in (near_ventricle, near_cortex, between, below)]
 
 
-def _volume_mm3(rng: np.random.Generator, site: Site) -> float:
-    return float(np.clip(np.exp(rng.normal(site.log_mean, site.log_sd)), 3, site.largest_mm3))
+def draw_volumes(rng: np.random.Generator, count: int) -> list[tuple[int, float]]:
+    """The sites (index in `SITES`) and volumes in mm3 of a patient's lesions."""
+    concentration, deviation = PEOPLE_DIFFER
+    shares = rng.dirichlet([concentration * site.share for site in SITES])
+    larger = rng.normal(0, deviation)
+    first, rise, spread = BAND_LOG
+    band = rng.normal(first + rise * np.log(max(count, 1)), spread)
+    drawn, bands = [], 0
+    for number in rng.choice(len(SITES), count, p=shares):
+        site = SITES[number]
+        log, limits = rng.normal(site.log_mean + larger, site.log_sd), (3.0, site.largest_mm3)
+        if site.name == "periventricular" and bands < BANDS:
+            log, limits, bands = rng.normal(band, 0.4), BAND_MM3, bands + 1
+        drawn.append((int(number), float(np.clip(np.exp(log), *limits))))
+    return drawn
 
 
 def _draw(

@@ -69,13 +69,15 @@ def reference_on(instances: Volume, grid: Grid, to_patient: Affine) -> Array:
     labels = np.zeros(grid.shape, np.int32)
     best = np.zeros(grid.shape, np.float32)
     wanted = list(_shares(instances, grid, to_patient))
-    for identity, voxel in _own_voxels(wanted):
+    own = dict(_own_voxels(wanted))
+    for identity, voxel in own.items():
         labels[voxel], best[voxel] = identity, np.inf
     for identity, voxels, shares, count in wanted:
-        at = tuple(voxels[:count].T)
-        taken = shares[:count] > best[at]
-        labels[at] = np.where(taken, identity, labels[at])
-        best[at] = np.maximum(shares[:count], best[at])
+        others = (voxels != own[identity]).any(axis=1) if identity in own else np.ones(len(voxels), bool)
+        others &= np.cumsum(others) <= count - (identity in own)
+        at, filled = tuple(voxels[others].T), shares[others]
+        labels[at] = np.where(filled > best[at], identity, labels[at])
+        best[at] = np.maximum(filled, best[at])
     return labels
 
 
