@@ -40,16 +40,20 @@ def images(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.nii.gz"))}
 
 
+def wait_for(out: Path, written: int, process: multiprocessing.Process) -> None:
+    """Until a run has written so many images, or is at its end."""
+    while len(list(out.rglob("*.nii.gz"))) < written and process.is_alive():
+        time.sleep(0.005)
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
     torch.set_num_threads(1)
     write_patient(tmp_path / "bids", "01", ("1", "2"))
     write_patient(tmp_path / "bids", "02")
     export_tiny_model(tmp_path / "model")
-    start = time.monotonic()
     whole = child(tmp_path, tmp_path / "whole")
     whole.join()
-    duration_s = time.monotonic() - start
     expected = images(tmp_path / "whole")
     assert len(expected) == 3 * 9 + 1 + 2, "nine a visit, a map of changes, two brains"
     table = (tmp_path / "whole/lesiondelta.tsv").read_text()
@@ -58,7 +62,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
     for attempt in range(KILLS):
         out = tmp_path / f"out{attempt}"
         killed = child(tmp_path, out)
-        time.sleep(rng.uniform(0, duration_s))
+        wait_for(out, rng.randrange(len(expected) + 1), killed)
+        time.sleep(rng.uniform(0, 0.1))
         os.kill(killed.pid, signal.SIGKILL)
         killed.join()
         points.add(len(images(out)) if out.is_dir() else 0)
@@ -68,4 +73,4 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
         assert images(out) == expected
         assert (out / "lesiondelta.tsv").read_text() == table
         assert not list(out.rglob(".partial-*-sub-*")), "what a killed run left is cleared"
-    assert len(points) > 1, "the kills fell into different steps"
+    assert len(points) > 5, "the kills fell into different steps"
