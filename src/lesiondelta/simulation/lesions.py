@@ -40,7 +40,7 @@ COUNT = (4.25, 0.88, 3, 350)
 """Lesions of a patient: mean and standard deviation of the logarithm, smallest and largest; from the same masks."""
 BANDS = 2
 """Lesions along the ventricles that make up most of a patient's load; a patient's first periventricular ones."""
-BAND_LOG, BAND_MM3 = (3.4, 1.1, 1.3), (20, 25_000)
+BAND_LOG, BAND_MM3 = (4.7, 0.9, 1.4), (20, 15_000)
 """Logarithm of their size in mm3: at one lesion, its rise with the logarithm of their number, and standard deviation
 between patients; smallest and largest."""
 PEOPLE_DIFFER = (20, 0.25)
