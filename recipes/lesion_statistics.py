@@ -2,7 +2,8 @@
 
     python recipes/lesion_statistics.py [--data DIR] [--patients N]
 
-Real: the open consensus masks. Simulated: patients drawn from the atlas, without images. All sizes are a person's.
+Real: the open consensus masks. Drawn: what the simulator means to place. Simulated: patients drawn from the atlas,
+without images. All sizes are a person's.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from lesiondelta.atlas.location import Location, locate
 from lesiondelta.images import Array, read_mask, resample
 from lesiondelta.simulation.anatomy import mni152_anatomy
 from lesiondelta.simulation.evolution import Rates
-from lesiondelta.simulation.lesions import draw_count, draw_lesions
+from lesiondelta.simulation.lesions import draw_count, draw_lesions, draw_volumes
 
 SMALLEST_MM3 = 3
 TO_PERSON = np.diag([0.9, 0.9, 0.9, 1])
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=12, help="to simulate")
     given = parser.parse_args()
     describe("real", list(real(given.data)))
+    describe_drawn(3000)
     describe("simulated", list(simulated(given.patients)))
 
 
@@ -56,6 +58,15 @@ def simulated(patients: int) -> Iterator[Measured]:
         for lesion in draw_lesions(rng, anatomy, 1, Rates(), draw_count(rng)):
             mask[lesion.box] |= lesion.mask(0)
         yield measure(mask, anatomy.regions)
+
+
+def describe_drawn(patients: int) -> None:
+    """Quartiles over patients of what the simulator means to place."""
+    rng = np.random.default_rng(0)
+    drawn = [[volume for _, volume in draw_volumes(rng, draw_count(rng))] for _ in range(patients)]
+    print(f"drawn: {patients} patients")
+    print(f"  lesions of a patient {quartiles([len(volumes) for volumes in drawn])}")
+    print(f"  load, ml {quartiles([sum(volumes) / 1000 for volumes in drawn])}")
 
 
 def measure(mask: Array, regions: Array) -> Measured:
