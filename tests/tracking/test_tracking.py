@@ -171,6 +171,26 @@ def test_a_lesion_that_was_nearly_there_is_not_new():
     assert one.change == Change.NEW
 
 
+@pytest.mark.parametrize(
+    ("own_mm", "other_mm", "edge", "change"),
+    [
+        (1.0, 3.0, 2, "stable"),
+        (1.0, 3.0, 3, "new"),
+        (3.0, 3.3, 2, "new"),
+        (3.0, 1.0, 2, "new"),
+        (1.0, 5.0, 4, "stable"),
+    ],
+)
+def test_a_lesion_that_much_thicker_slices_might_not_show_is_neither_new_nor_resolved(own_mm, other_mm, edge, change):
+    """A ball as wide as slices of 3 mm has 14 mm3, of 5 mm 65."""
+    there, not_there = sure(boxes((5, 5, 5, edge)), own_mm), sure(boxes(), other_mm)
+    (new,) = track([not_there, there], 1.0, 0.5).changes[0]
+    (resolved,) = track([there, not_there], 1.0, 0.5).changes[0]
+    assert new.change == change
+    assert resolved.change == {"new": "resolved"}.get(change, change)
+    assert ("much thicker" in new.reason) == ("much thicker" in resolved.reason) == (change == "stable")
+
+
 @pytest.mark.parametrize("slice_mm", [1.0, 5.0])
 def test_a_small_lesion_that_is_clearly_there_is_new_in_thick_slices_too(slice_mm):
     visits = [sure(boxes(), slice_mm, residual_mm=0.5), sure(boxes((5, 5, 5, 2)), slice_mm, residual_mm=0.5)]

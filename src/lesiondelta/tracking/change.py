@@ -23,6 +23,10 @@ BRAIN_RADIUS_MM = 70.0
 ROUNDING = 1e-9
 UNSEEN = "half of it or more lies where the FLAIR of the other visit shows nothing"
 """Why a lesion of one visit alone is neither new nor resolved; most often it lies outside the other's field of view."""
+MUCH_THICKER = 1.5
+"""Slices, by this factor or more, show fewer small lesions."""
+TOO_SMALL = "smaller than a ball as wide as the other visit's slices, which are much thicker and may not show it"
+"""Why another such lesion is neither."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +99,8 @@ def _changes(
     rows = zip(groups, volumes.T, variances.sum(axis=0), hidden.sum(axis=0), strict=True)
     for group, (before, after), variance, unseen in rows:
         error = settings.error_sd * float(np.sqrt(variance))
-        change, reason = classify(group, before, after, error, settings.least_growth, unseen)
+        too_small = max(before, after) < _least_shown_mm3(visits, group)
+        change, reason = classify(group, before, after, error, settings.least_growth, unseen, too_small=too_small)
         returned = not group.prior and any(number in earlier for number in group.current)
         changes.append(
             LesionChange(group.prior, group.current, change, float(before), float(after), error, reason, returned)
@@ -103,17 +108,33 @@ def _changes(
     return sorted(changes, key=lambda one: one.current or one.prior)
 
 
+def _least_shown_mm3(visits: tuple[TrackedVisit, TrackedVisit], group: Group) -> float:
+    """Volume of a ball as wide as the other visit's slices, for a lesion of one visit alone with much thinner ones."""
+    own, other = (visits[1], visits[0]) if group.current else visits
+    return math.pi / 6 * other.slice_mm**3 if other.slice_mm >= MUCH_THICKER * own.slice_mm else 0.0
+
+
 def classify(
-    group: Group, before: float, after: float, error: float, least_growth: float, unseen: float = 0.0
+    group: Group,
+    before: float,
+    after: float,
+    error: float,
+    least_growth: float,
+    unseen: float = 0.0,
+    *,
+    too_small: bool = False,
 ) -> tuple[Change, str]:
     """The change and why; exchanging the visits gives the opposite change.
 
-    Volumes in mm3; `unseen` is that of what the other visit's image does not show.
+    Volumes in mm3; `unseen` is that of what the other visit's image does not show, `too_small` whether its slices might
+    not show a lesion that is there.
     """
     apart = after - before
     once = not group.prior or not group.current
     if once and unseen >= abs(apart) / 2:
         return Change.STABLE, UNSEEN
+    if once and too_small:
+        return Change.STABLE, TOO_SMALL
     if once and abs(apart) <= error:
         seen = "before" if not group.prior else "now"
         return Change.STABLE, f"within the measurement error: it may have been there {seen}, below the threshold"
