@@ -53,6 +53,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     torch.set_num_threads(given.threads)
     scores = {name: kept_scores(given.work, name) for name in PARTS}
+    if scores["left-out"] is None:
+        raise SystemExit(f"{given.work} has no scores of `left-out` by these models and recipes: measure them first.")
     package(given.work, scores["left-out"]["points"][OURS])
     draw_left_out(RESULTS, given.work, given.data, OperatingPoint(**scores["left-out"]["points"][OURS]))
     draw_reliability(RESULTS / "reliability.png", scores["left-out"]["reliability"])

@@ -199,12 +199,25 @@ def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
     Raises SystemExit where what is there was begun with other patients or settings.
     """
     model: Path = given.work / stage.name / "model"
-    made, record = f"{stage} {RATES} {simulator()}\n", given.work / stage.name / "made.txt"
+    settings = (
+        replace(stage, epochs=0),
+        RECIPE,
+        RATES,
+        ATLAS_RATES,
+        ATLAS_ACQUISITION,
+        GUISES,
+        AS_IT_IS,
+        SELF_PRIOR_SHARE,
+    )
+    made, record = f"{simulator()} {settings}\n", given.work / stage.name / "made.txt"
     if record.is_file() and record.read_text() != made:
         raise SystemExit(
             f"{record.parent} was begun with other patients or settings: move it away, or choose another WORK."
         )
-    write_text(record, made)
+    if not record.is_file() and record.parent.is_dir():
+        print(f"{record.parent} was begun before there was a record of how: it is taken as it is", flush=True)
+    else:
+        write_text(record, made)
     if (model / "model.json").is_file():
         print(f"{stage.name} is done", flush=True)
         return model

@@ -2,15 +2,15 @@
 
     python recipes/bundled_scores.py WORK [--data DIR] [--threads N] [--part NAME]
 
-Each part is kept as WORK/scores/PART.json, with the hash of the models it used, the edition of the simulator and a hash
-of the part's code, and measured again where one of them changed.
+Each part is kept as WORK/scores/PART.json, with hashes of the models it used, of the simulator and of this recipe, and
+measured again where one of them changed.
+
 The operating point (temperature, threshold, smallest lesion) is chosen on both open patients, each segmented by the
 models that were trained without it; leave-one-out scores are given at 0.5 and at the other patient's point as well. Our
 model and its single-visit twin are treated alike. CPU, no mirroring: what users without a GPU get.
 """
 
 import hashlib
-import inspect
 import itertools
 import json
 import logging
@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from bundled_model import OPEN_PATIENTS, RATES, arguments, open_person
+from bundled_model import OPEN_PATIENTS, RATES, arguments, open_person, simulator
 from experts_changes import experts_changes
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
@@ -41,7 +41,7 @@ from lesiondelta.nnunet.export import export_model
 from lesiondelta.pipeline.cohort import check_start, run_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
-from lesiondelta.simulation.cohort import EDITION, write_cohort
+from lesiondelta.simulation.cohort import write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import read_label_anatomy
 
@@ -77,7 +77,7 @@ def measured(name: str, work: Path, data: Path, threads: int) -> Any:  # noqa: A
     if kept is not None:
         return kept
     found = PARTS[name](work, data, threads)
-    write_json(work / "scores" / f"{name}.json", made_with(work, name) | {"found": found})
+    write_json(work / "scores" / f"{name}.json", made_with(work) | {"found": found})
     return found
 
 
@@ -86,17 +86,14 @@ def kept_scores(work: Path, name: str) -> Any:  # noqa: ANN401
     file = work / "scores" / f"{name}.json"
     content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found = content.pop("found", None)
-    return found if content == made_with(work, name) else None
+    return found if content == made_with(work) else None
 
 
-def made_with(work: Path, name: str) -> dict[str, Any]:
-    """What a part's numbers depend on."""
-    code = inspect.getsource(PARTS[name])
-    return {
-        "models": models_of(work),
-        "simulator": EDITION,
-        "code": hashlib.sha256(code.encode()).hexdigest(),
-    }
+def made_with(work: Path) -> dict[str, Any]:
+    """What numbers depend on, but for the package itself: after a change of it, leave out WORK/scores."""
+    recipes = [Path(__file__).with_name(f"{module}.py") for module in ("bundled_scores", "experts_changes")]
+    code = hashlib.sha256(b"".join(recipe.read_bytes() for recipe in recipes)).hexdigest()
+    return {"models": models_of(work), "simulator": simulator(), "rates": str(RATES), "code": code}
 
 
 def models_of(work: Path) -> dict[str, str]:

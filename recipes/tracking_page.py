@@ -221,7 +221,8 @@ error and without it (`error_sd` 0):
 
 ## What it shows
 
-- On exact masks tracking does what its definition says; what it misses are changes that voxels alone might make.
+- On exact masks tracking does what its definition says; what it misses are changes that voxels alone might make,
+  and a few lesions that touch others.
 - Between protocols, most new and resolved lesions of exact masks are found, and false ones are added: small ones that a
   thick slice does not show. Those smaller than a ball as wide as the slices, where these are thicker than the other
   visit's by half or more, are called stable for that (decision 080). Before that rule (commit a107e92, same patients,
@@ -229,8 +230,11 @@ error and without it (`error_sd` 0):
   false, of the bundled model's masks 14.2.
 - Most merges and splits called there are false too: neighbours run into each other, or fall apart, in a thick slice.
 - The measurement error trades: it removes most false enlarging and shrinking lesions, and with outlines that are
-  uncertain nearly all true ones too. It is larger than need be (`inside`), since the boundary's part lets a whole
-  outline move as one. Rescans as they are made here keep volumes, so that they cannot show it to be too small.
+  uncertain nearly all true ones too. On exact masks it is larger than need be (`inside`), since the boundary's part
+  lets a whole outline move as one; on the bundled model's it is about what it claims. Rescans as they are made here
+  keep volumes, so that they cannot show it to be too small.
+- With slices of 1 mm at one visit and of 3 mm at the other, the bundled model's false changes are mostly lesions that
+  the thick slices lose or show smaller.
 
 ## Examples
 

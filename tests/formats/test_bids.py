@@ -148,9 +148,16 @@ def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
         rows = f"dwi/sub-1_ses-{session}_dwi.nii.gz\t{other}\nanat/sub-1_ses-{session}_FLAIR.nii.gz\t{image}\n"
         table.write_text(f"filename\tacq_time\n{rows}")
     assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1)}
-    with table.open("a") as rows:
-        rows.write("anat/sub-1_ses-b_FLAIR.nii.gz\t2020-01-02\nanat/sub-1_ses-b_T1w.nii.gz\t2020-01-01\n")
+    images = "anat/sub-1_ses-b_FLAIR.nii.gz\t2020-01-02\nanat/sub-1_ses-b_T1w.nii.gz\t2020-01-01\n"
+    table.write_text(f"filename\tacq_time\n{images}")
     assert session_dates(tmp_path / "sub-1")["b"] == datetime(2020, 1, 1)
+    (tmp_path / "sub-1/ses-c").mkdir()
+    (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").write_text(
+        "filename\tacq_time\nsub-1_ses-c_FLAIR.nii.gz\t2020-05-01\nsub-1_ses-c_T1w.nii.gz\tn/a\n"
+        "sub-1_ses-c_acq-old_T1w.nii.gz\t2019-01-01\n"
+    )
+    assert "c" not in session_dates(tmp_path / "sub-1")
+    (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").unlink()
     with table.open("a") as rows:  # of two days, one of them that of an image which `run` did not take
         rows.write("anat/sub-1_ses-b_acq-old_T1w.nii.gz\t2019-01-01\n")
     assert "b" not in session_dates(tmp_path / "sub-1")

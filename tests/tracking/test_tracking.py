@@ -175,6 +175,7 @@ def test_a_lesion_that_was_nearly_there_is_not_new():
     ("own_mm", "other_mm", "edge", "change"),
     [
         (1.0, 3.0, 2, "stable"),
+        (2.0, 2.9999999, 2, "stable"),
         (1.0, 3.0, 3, "new"),
         (3.0, 3.3, 2, "new"),
         (3.0, 1.0, 2, "new"),

@@ -363,13 +363,10 @@ def session_dates(patient: Path) -> dict[str, datetime]:
         label = folder.name.removeprefix("ses-")
         if label not in dates:
             table = folder / f"{patient.name}_{folder.name}_scans.tsv"
-            found = [
-                (image[1], _time(text))
-                for name, text in _acq_times(table, "filename")
-                if (image := IMAGE_NAME.search(name))
-            ]
-            known = [time for _, time in found if time]
-            once = len({contrast for contrast, _ in found}) == len(found)
+            images = [image[1] for row in _table(table) if (image := IMAGE_NAME.search(row.get("filename") or ""))]
+            times = [_time(text) for name, text in _acq_times(table, "filename") if IMAGE_NAME.search(name)]
+            known = [time for time in times if time]
+            once = len(set(images)) == len(images)
             if known and (once or len({time.date() for time in known}) == 1):
                 dates[label] = min(known)
     return dates

@@ -145,7 +145,7 @@ def _row(
         "current_mm3": step.current_mm3,
         "error_mm3": step.error_mm3,
         "location": row.location or "",
-        "reason": step.reason + (", as at an earlier visit" if step.returned else ""),
+        "reason": step.reason + ("; at an earlier visit it was there" if step.returned else ""),
         "centre": centres[visit.label, numbers[0]],
         "picture": "",
     }

@@ -19,7 +19,7 @@ from lesiondelta.simulation.sources import Person
 
 LOGGER = logging.getLogger(__name__)
 FIRST_VISIT = datetime(2020, 1, 1, 9)
-EDITION = 3  # of the simulator: raised whenever the same arguments give other patients
+EDITION = 4  # of the simulator: raised whenever the same arguments give other patients
 
 
 def write_cohort(

@@ -40,9 +40,9 @@ COUNT = (4.25, 0.88, 3, 350)
 """Lesions of a patient: mean and standard deviation of the logarithm, smallest and largest; from the same masks."""
 BANDS = 2
 """Lesions along the ventricles that make up most of a patient's load; a patient's first periventricular ones."""
-BAND_LOG, BAND_MM3 = (4.7, 0.9, 1.4), (20, 15_000)
-"""Logarithm of their size in mm3: at one lesion, its rise with the logarithm of their number, and standard deviation
-between patients; smallest and largest."""
+BAND_LOG, BAND_MM3 = (4.7, 0.9, 1.4, 0.4), (20, 15_000)
+"""Logarithm of their size in mm3: at one lesion, its rise with the logarithm of their number, standard deviation
+between patients and between the two; smallest and largest."""
 PEOPLE_DIFFER = (20, 0.25)
 """Concentration of a patient's shares of sites about those of all; standard deviation of the logarithm of sizes."""
 
@@ -194,14 +194,14 @@ def draw_volumes(rng: np.random.Generator, count: int) -> list[tuple[int, float]
     concentration, deviation = PEOPLE_DIFFER
     shares = rng.dirichlet([concentration * site.share for site in SITES])
     larger = rng.normal(0, deviation)
-    first, rise, spread = BAND_LOG
+    first, rise, spread, apart = BAND_LOG
     band = rng.normal(first + rise * np.log(max(count, 1)), spread)
     drawn, bands = [], 0
     for number in rng.choice(len(SITES), count, p=shares):
         site = SITES[number]
         log, limits = rng.normal(site.log_mean + larger, site.log_sd), (3.0, site.largest_mm3)
         if site.name == "periventricular" and bands < BANDS:
-            log, limits, bands = rng.normal(band, 0.4), BAND_MM3, bands + 1
+            log, limits, bands = rng.normal(band, apart), BAND_MM3, bands + 1
         drawn.append((int(number), float(np.clip(np.exp(log), *limits))))
     return drawn
 

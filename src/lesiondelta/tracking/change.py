@@ -111,7 +111,7 @@ def _changes(
 def _least_shown_mm3(visits: tuple[TrackedVisit, TrackedVisit], group: Group) -> float:
     """Volume of a ball as wide as the other visit's slices, for a lesion of one visit alone with much thinner ones."""
     own, other = (visits[1], visits[0]) if group.current else visits
-    return math.pi / 6 * other.slice_mm**3 if other.slice_mm >= MUCH_THICKER * own.slice_mm else 0.0
+    return math.pi / 6 * other.slice_mm**3 if other.slice_mm > (MUCH_THICKER - 1e-3) * own.slice_mm else 0.0
 
 
 def classify(
