@@ -264,8 +264,9 @@ patients say little: no interval is given, and none should be inferred.
 SUB_12 = """Raw clinical pair of sub-12 (slices of 3 mm, whole head), by `lesiondelta run`; never trained on, but the
 recipe's rates, share of unchanged patients and iterations were chosen with an eye on it (decision 051). It is
 compared with what experts marked as changed ({ours[brighter]} places became brighter, {ours[darker]} darker). The twin
-segments both visits independently. A change is a connected place of 3 mm3 or more where the masks of the visits differ, edges
-included; it is right if it touches a place of the experts' of the right sign, and false if it touches none.
+segments both visits independently. A change is a connected place of 3 mm3 or more where the masks of the visits
+differ, edges included; it is right if it touches a place of the experts' of the right sign, and false if it touches
+none.
 
 | model | change | experts' found | ours | right | false |
 |---|---|---|---|---|---|
