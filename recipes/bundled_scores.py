@@ -51,6 +51,8 @@ UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
 ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 1, 6, 4, 1
 THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.1), 1).tolist())
 SMALLEST_MM3 = (3.0, 5.0, 8.0)
+ALIKE = 0.01
+"""Two patients tell no finer: operating points whose means differ by less are alike."""
 EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
 CONDITIONS: Mapping[str, Acquisition] = {
     "1 mm voxels, little noise, one scanner, no misregistration": EASY,
@@ -143,7 +145,10 @@ def cooled(probability: Array, temperature: float) -> Array:
 
 
 def choose(cases: Sequence[Case]) -> OperatingPoint:
-    """The temperature of the highest likelihood, then the threshold and size of the best mean of Dice and lesion F1."""
+    """The temperature of the highest likelihood, then threshold and size by the mean of Dice and lesion F1.
+
+    Of those as good as the best, the threshold nearest to 0.5, then the smallest size.
+    """
 
     def surprise(log_temperature: float) -> float:
         return float(np.mean([log_loss(case, np.exp(log_temperature)) for case in cases]))
@@ -155,7 +160,9 @@ def choose(cases: Sequence[Case]) -> OperatingPoint:
     def agreement(limits: tuple[float, float]) -> float:
         return float(np.mean([dice_and_f1(case, *limits) for case in calm]))
 
-    return OperatingPoint(temperature, *max(itertools.product(THRESHOLDS, SMALLEST_MM3), key=agreement))
+    found = {limits: agreement(limits) for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)}
+    good = [limits for limits, mean in found.items() if mean > max(found.values()) - ALIKE]
+    return OperatingPoint(temperature, *min(good, key=lambda limits: (abs(limits[0] - 0.5), limits[1])))
 
 
 def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> float:
