@@ -30,7 +30,7 @@ from bundled_model import (
     history,
 )
 from bundled_pictures import draw_left_out, draw_reliability, draw_sub_12
-from bundled_scores import HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, OperatingPoint, kept_scores, run_folder
+from bundled_scores import ALIKE, HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, OperatingPoint, kept_scores, run_folder
 
 from lesiondelta.cohort import Change
 from lesiondelta.evaluation.statistics import difference
@@ -97,7 +97,7 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
         gammas=", ".join(f"{gamma:.3f}" for gamma in gammas()),
         first_gamma=FIRST_GAMMA, tuned_share=TUNED_SHARE, share=SELF_PRIOR_SHARE, patch=PRESET.patch,
         foreground_share=RECIPE.foreground_share,
-        precision=description.training["precision"], point=description,
+        precision=description.training["precision"], point=description, alike=ALIKE,
         left_out=left_out_table(scores["left-out"]["rows"]),
     )  # fmt: skip
     sections = [made]
@@ -109,7 +109,7 @@ def card(work: Path, scores: Mapping[str, Any]) -> str:
 
 def gammas() -> list[float]:
     """Mean gamma of difference weighting at every stage."""
-    return [float(weighting.norm.weight.mean()) for weighting in load_model(BUNDLED).network.fusion]
+    return [float(weighting.norm.weight.detach().mean()) for weighting in load_model(BUNDLED).network.fusion]
 
 
 def budget_table(work: Path) -> str:
@@ -248,7 +248,8 @@ The stages on a GPU ran on an H100 (torch 2.11.0), all others on a CPU.
 
 Temperature {point.temperature:g}, threshold {point.threshold:g} and smallest lesion {point.min_lesion_mm3:g} mm3 are
 chosen on the two open patients, each segmented by the models that had not seen it: the temperature of the highest
-likelihood, then the best mean of Dice and lesion F1. Two patients choose badly; `--threshold` is there.
+likelihood, then, of the points whose mean of Dice and lesion F1 is within {alike:g} of the best (two patients tell no
+finer), the one nearest to a threshold of 0.5. Two patients choose badly; `--threshold` is there.
 
 ## Scores
 Lesions under 3 mm3 leave both sides. Real patients left out of training (each stage `-without-` has seen one real
