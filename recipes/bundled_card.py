@@ -204,6 +204,13 @@ def means_table(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     )
 
 
+def refused_visits(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """By the way of brain extraction, the visits that have no mask of ours."""
+    ways = dict.fromkeys(row["brain extraction"] for row in rows)
+    ours = [row for row in rows if row["model"] == OURS and "dsc" not in row]
+    return {way: sum(row["brain extraction"] == way for row in ours) for way in ways}
+
+
 def sums_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Of both models, new and gone lesions of all patients together."""
     columns = [f"{change}{ending}" for change in ("new", "gone") for ending in ("", "_found", "_false")]
@@ -320,7 +327,8 @@ ROBUSTNESS = """One difficulty at a time, means over {robust} of these brains an
 """
 
 HEADS_TEXT = """Whole simulated heads through `lesiondelta run`, {heads_count} patient with two visits: with brain
-extraction (auto) and without (skip), which shows what a forgotten stripping does:
+extraction (auto) and without (skip), which shows what a forgotten stripping does. Means of the visits that `run`
+segmented; refused: {refused}.
 
 | brain extraction | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
@@ -355,7 +363,14 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
         lambda rows: {"unseen": means_table(rows, "patient"), "unseen_changes": sums_table(rows), "rates": RATES},
     ),
     "robustness": (ROBUSTNESS, lambda rows: {"robustness": means_table(rows, "condition"), "robust": ROBUST_PATIENTS}),
-    "heads": (HEADS_TEXT, lambda rows: {"heads": means_table(rows, "brain extraction"), "heads_count": HEADS}),
+    "heads": (
+        HEADS_TEXT,
+        lambda rows: {
+            "heads": means_table(rows, "brain extraction"),
+            "heads_count": HEADS,
+            "refused": ", ".join(f"{visits} ({way})" for way, visits in refused_visits(rows).items()),
+        },
+    ),
     "seconds": (
         SECONDS,
         lambda found: {
