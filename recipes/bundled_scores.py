@@ -52,7 +52,7 @@ ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 1, 6, 4, 1
 THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.1), 1).tolist())
 SMALLEST_MM3 = (3.0, 5.0, 8.0)
 ALIKE = 0.01
-"""Two patients tell no finer: operating points whose means differ by less are alike."""
+"""Operating points whose means differ by no more are taken as alike: a guess at what two patients can tell."""
 EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
 CONDITIONS: Mapping[str, Acquisition] = {
     "1 mm voxels, little noise, one scanner, no misregistration": EASY,
@@ -160,9 +160,10 @@ def choose(cases: Sequence[Case]) -> OperatingPoint:
     def agreement(limits: tuple[float, float]) -> float:
         return float(np.mean([dice_and_f1(case, *limits) for case in calm]))
 
-    found = {limits: agreement(limits) for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)}
-    good = [limits for limits, mean in found.items() if mean > max(found.values()) - ALIKE]
-    return OperatingPoint(temperature, *min(good, key=lambda limits: (abs(limits[0] - 0.5), limits[1])))
+    means = {limits: agreement(limits) for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)}
+    enough = max(means.values()) - ALIKE
+    good = [limits for limits, mean in means.items() if mean >= enough]
+    return OperatingPoint(temperature, *min(good, key=lambda limits: (round(abs(limits[0] - 0.5), 1), limits[1])))
 
 
 def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> float:

@@ -227,12 +227,12 @@ error and without it (`error_sd` 0):
   thick slice does not show. Those smaller than a ball as wide as the slices, where these are thicker than the other
   visit's by half or more, are called stable for that (decision 080). Before that rule (commit a107e92, same patients,
   rescanned) recall of new and resolved lesions was 0.90 and 0.99, precision 0.78 and 0.61, and 5.6 changes a step were
-  false, of the bundled model's masks 14.2.
+  false, of the bundled model's masks 14.2 (version 7; 10.2 with the rule).
 - Most merges and splits called there are false too: neighbours run into each other, or fall apart, in a thick slice.
 - The measurement error trades: it removes most false enlarging and shrinking lesions, and with outlines that are
   uncertain nearly all true ones too. On exact masks it is larger than need be (`inside`), since the boundary's part
-  lets a whole outline move as one; on the bundled model's it is about what it claims. Rescans as they are made here
-  keep volumes, so that they cannot show it to be too small.
+  lets a whole outline move as one; on the bundled model's it is a little larger than need be. Rescans as they are
+  made here keep volumes, so that they cannot show it to be too small.
 - With slices of 1 mm at one visit and of 3 mm at the other, the bundled model's false changes are mostly lesions that
   the thick slices lose or show smaller.
 
