@@ -347,7 +347,9 @@ segmented; without a mask of one of the models: {refused}.
 """
 
 SECONDS = """A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {seconds[pairs]:.0f} s with
-{seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s; the weights are {megabytes:.1f} MB.
+{seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s; the weights are {megabytes:.1f} MB. In half
+precision, in which they are shipped and scored (but for the left-out patients), the masks of version 8 differ from
+those in full precision in no voxel of 708 on a crop of sub-07, and in one of 36045 on one of sub-19.
 """
 
 END = """Simulated patients of label maps have procedural lesion shapes and the simulator's contrast: easier and other
