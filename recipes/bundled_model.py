@@ -16,13 +16,14 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
               patches of 96^3 (3 minutes of an H100), on a CPU of 64^3 (for 1000 iterations 38 minutes of a core,
               single visits 26; `--epochs` says how many, of 50, and the card how many made those that are kept);
 3. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
-              `base-pairs`. This is what ships, in half precision;
+              `base-pairs`. This is what ships;
 4. `single`   its twin, from `base-single`, with as many iterations;
 5. `pairs-without-07`, `single-without-07`, and the same for 19: without that open patient, for leave-one-out.
 
 Of the stages that saw real patients, the mean of their weights and those they started from is kept
 (WORK/STAGE/averaged): two real patients teach what their scanner and their expert are like, and the mean does not
-forget the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models").
+forget the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models"). It is rounded to half
+precision before anything is chosen or measured by it: the file that ships, of half the size, is that very model.
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
@@ -297,16 +298,22 @@ def training_of(model: Path) -> dict[str, Any]:
 
 
 def average(stage: Stage, work: Path) -> Path:
-    """Write the mean of a stage's weights and of those it started from; `TUNED_SHARE` is the stage's.
+    """Write the mean of a stage's weights and of those it started from, rounded to half precision, in single precision.
 
     Its window is that of the large patches.
     """
+    model = mean_of(stage, work)
+    description = model.description.model_dump(exclude={"weights_sha256"}) | {"patch": PRESET.patch}
+    return export_model(work / stage.name / "averaged", model.network.half().float(), description)
+
+
+def mean_of(stage: Stage, work: Path) -> Model:
+    """The mean of a stage's weights and of those it started from; `TUNED_SHARE` is the stage's."""
     tuned, start = load_model(work / stage.name / "model"), load_model(work / str(stage.start) / "model")
     first = start.network.state_dict()
     mean = {name: torch.lerp(first[name], weight, TUNED_SHARE) for name, weight in tuned.network.state_dict().items()}
     tuned.network.load_state_dict(mean)
-    description = tuned.description.model_dump(exclude={"weights_sha256"}) | {"patch": PRESET.patch}
-    return export_model(work / stage.name / "averaged", tuned.network, description)
+    return tuned
 
 
 def keep_base(work: Path) -> None:

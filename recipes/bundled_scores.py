@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from bundled_model import OPEN_PATIENTS, RATES, arguments, open_person, simulator
+from bundled_model import OPEN_PATIENTS, RATES, SHIPPED, arguments, mean_of, open_person, simulator
 from experts_changes import experts_changes
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
@@ -48,7 +48,7 @@ from lesiondelta.simulation.labels import read_label_anatomy
 OURS, TWIN = "pairs", "single"
 PARTNER_SEED, RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7000, 7100, 7200, 7300, 7400
 UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
-ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 1, 6, 4, 1
+ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 2, 6, 4, 1
 THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.1), 1).tolist())
 SMALLEST_MM3 = (3.0, 5.0, 8.0)
 ALIKE = 0.01
@@ -149,21 +149,30 @@ def choose(cases: Sequence[Case]) -> OperatingPoint:
 
     Of those as good as the best, the threshold nearest to 0.5, then the smallest size.
     """
+    temperature = likeliest_temperature(cases)
+    means = agreements(cases, temperature)
+    enough = max(means.values()) - ALIKE
+    good = [limits for limits, mean in means.items() if mean >= enough]
+    return OperatingPoint(temperature, *min(good, key=lambda limits: (round(abs(limits[0] - 0.5), 1), limits[1])))
+
+
+def likeliest_temperature(cases: Sequence[Case]) -> float:
+    """That of the highest likelihood, every patient counting alike."""
 
     def surprise(log_temperature: float) -> float:
         return float(np.mean([log_loss(case, np.exp(log_temperature)) for case in cases]))
 
     best = minimize_scalar(surprise, bounds=(-1.5, 2.0), method="bounded", options={"xatol": 0.01})
-    temperature = round(float(np.exp(best.x)), 3)
+    return round(float(np.exp(best.x)), 3)
+
+
+def agreements(cases: Sequence[Case], temperature: float) -> dict[tuple[float, float], float]:
+    """The mean of Dice and lesion F1 over the patients, by threshold and smallest lesion in mm3."""
     calm = [replace(case, probability=cooled(case.probability, temperature)) for case in cases]
-
-    def agreement(limits: tuple[float, float]) -> float:
-        return float(np.mean([dice_and_f1(case, *limits) for case in calm]))
-
-    means = {limits: agreement(limits) for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)}
-    enough = max(means.values()) - ALIKE
-    good = [limits for limits, mean in means.items() if mean >= enough]
-    return OperatingPoint(temperature, *min(good, key=lambda limits: (round(abs(limits[0] - 0.5), 1), limits[1])))
+    return {
+        limits: float(np.mean([dice_and_f1(case, *limits) for case in calm]))
+        for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)
+    }
 
 
 def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> float:
@@ -205,24 +214,32 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
         {label: left_out_case(work, data, kind, label, partner=partner) for label in OPEN_PATIENTS}
         for kind, partner in ((OURS, True), (OURS, False), (TWIN, False))
     )
-    points = {OURS: choose(list(after.values())), TWIN: choose(list(twins.values()))}
+    learned = {OURS: after, TWIN: twins}
+    points = {kind: choose(list(cases.values())) for kind, cases in learned.items()}
     rows = []
     for label in OPEN_PATIENTS:
         for kind, visits, cases in (
             (OURS, "own after a simulated one", after), (OURS, "own", alone), (TWIN, "own", twins),
         ):  # fmt: skip
-            learned = {OURS: after, TWIN: twins}[kind]
-            other = choose([case for name, case in learned.items() if name != label])
+            other = choose([case for name, case in learned[kind].items() if name != label])
             for name, point in (("0.5", OperatingPoint()), ("of both", points[kind]), ("of the other", other)):
                 told = {"patient": label, "model": kind, "visits": visits, "point": name}
                 rows.append(told | point.scores(cases[label]))
                 print(rows[-1], flush=True)
+    grids = {
+        kind: [
+            {"threshold": threshold, "min_lesion_mm3": smallest, "mean of dsc and lesion_f1": mean}
+            for (threshold, smallest), mean in agreements(list(cases.values()), points[kind].temperature).items()
+        ]
+        for kind, cases in learned.items()
+    }
     temperature = points[OURS].temperature
     curves = {
         label: {"before": reliability(case, 1.0), "after": reliability(case, temperature), "temperature": temperature}
         for label, case in after.items()
     }
-    return {"points": {kind: asdict(point) for kind, point in points.items()}, "rows": rows, "reliability": curves}
+    chosen = {kind: asdict(point) for kind, point in points.items()}
+    return {"points": chosen, "grids": grids, "rows": rows, "reliability": curves}
 
 
 @cache
@@ -236,8 +253,13 @@ def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: boo
         made = simulate_patient(PARTNER_SEED, anatomy=anatomy, acquisition=Acquisition(sharp_share=1.0))
         visits = [stacked(made.visits[1].images, model), own]
     reference = np.asarray(anatomy.lesions) > 0
-    x, y, z = reference.shape
-    return Case(probabilities(visits, model)[-1], reference, Grid((x, y, z), anatomy.affine))
+    return Case(probabilities(visits, model)[-1], reference, grid_of(anatomy))
+
+
+def grid_of(anatomy: Anatomy) -> Grid:
+    """That of its images."""
+    x, y, z = np.asarray(anatomy.lesions).shape
+    return Grid((x, y, z), anatomy.affine)
 
 
 @cache
@@ -262,7 +284,7 @@ def spacing(grid: Grid) -> list[float]:
 
 
 def contenders(work: Path, data: Path, threads: int) -> dict[str, Model]:
-    """Our model and its twin as they are shipped: in half precision, with their operating points."""
+    """Our model and its twin as they ship, with their operating points."""
     points = measured("left-out", work, data, threads)["points"]
     return {kind: load_model(packaged(work, kind, points[kind])) for kind in (OURS, TWIN)}
 
@@ -276,8 +298,12 @@ def packaged(work: Path, kind: str, point: dict[str, float]) -> Path:
 
 def segmented(patient: SimulatedPatient, model: Model) -> list[Array]:
     """The masks of a patient's visits."""
-    seen = probabilities([stacked(visit.images, model) for visit in patient.visits], model)
-    grid = patient.visits[0].lesions.grid
+    return masks_of([stacked(visit.images, model) for visit in patient.visits], model, patient.visits[0].lesions.grid)
+
+
+def masks_of(visits: Sequence[Array], model: Model, grid: Grid) -> list[Array]:
+    """At the model's operating point."""
+    seen = probabilities(visits, model)
     return [lesion_mask(p, model.threshold, model.min_lesion_mm3, spacing(grid)) for p in seen]
 
 
@@ -414,6 +440,28 @@ def run_folder(work: Path, kind: str, name: str = "ljubljana-longitudinal", skul
     return work / "scores" / f"{name}-{skull_strip}-{kind}"
 
 
+def precision(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
+    """Voxels of the open patients' masks, own visit alone, that half precision changes.
+
+    `file` compares what is chosen and scored, in single precision, with what ships; `rounding` compares the mean of the
+    weights before it was rounded.
+    """
+    shipped = contenders(work, data, threads)[OURS]
+    models = {"file": load_model(work / OURS / "averaged"), "rounding": mean_of(SHIPPED, work)}
+    rows = []
+    for label in OPEN_PATIENTS:
+        anatomy = anatomy_of_open(data, label)
+        own = np.stack([anatomy.lesioned[contrast] for contrast in shipped.contrasts])
+        (mask,) = masks_of([own], shipped, grid_of(anatomy))
+        row: dict[str, Any] = {"patient": label, "voxels": int(mask.sum())}
+        for name, model in models.items():
+            (other,) = masks_of([own], replace(model, description=shipped.description), grid_of(anatomy))
+            row[name] = int((other != mask).sum())
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
 def seconds(work: Path, data: Path, threads: int) -> dict[str, float]:
     """Wall clock of segmenting a whole-brain pair at 1 mm, ours and the twin's, on a machine that does nothing else."""
     (patient,) = unseen_patients(data, UNSEEN_SEED, 1, Acquisition())
@@ -437,6 +485,7 @@ PARTS: Mapping[str, Callable[[Path, Path, int], Any]] = {
     "robustness": robustness,
     "unseen": unseen,
     "heads": heads,
+    "precision": precision,
     "seconds": seconds,
 }
 

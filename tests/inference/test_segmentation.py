@@ -11,6 +11,7 @@ import torch
 from lesiondelta.errors import InputError, ModelError
 from lesiondelta.inference import bundled_model, extra_outputs, lesion_mask, lesion_probabilities, load_model
 from lesiondelta.inference.segmentation import mirrors, window_starts
+from lesiondelta.nnunet.export import export_model
 from lesiondelta.preprocessing.intensity import normalise
 from tests.models import KWARGS, build_network, export_tiny_model
 
@@ -213,6 +214,16 @@ def test_the_bundled_model_loads_is_small_and_has_a_card():
     assert load_model(folder).contrasts == ("T1w", "FLAIR")
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 12_000_000
     assert (folder / "MODEL_CARD.md").is_file()
+
+
+def test_single_precision_changes_nothing_of_the_bundled_model(tmp_path):
+    shipped = load_model(bundled_model())
+    description = shipped.description.model_dump(exclude={"weights_sha256"})
+    single = load_model(export_model(tmp_path / "single", shipped.network, description))
+    assert (tmp_path / "single" / "weights.safetensors").stat().st_size > 14_000_000
+    visits = [brain((32, 32, 32)) for _ in range(2)]
+    of_both = [lesion_probabilities(visits, [model]) for model in (shipped, single)]
+    assert all(np.array_equal(*visit) and visit[0].max() > 0 for visit in zip(*of_both, strict=True))
 
 
 def edit(folder, **changes):
