@@ -359,9 +359,10 @@ SECONDS = """A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {
 {seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s; the weights are {megabytes:.1f} MB.
 """
 
-PRECISION = """The weights are rounded to half precision before anything is chosen or measured by them, and ship so. Lesion
-voxels of the open patients' masks (whole images, own visit alone) that change when what is scored, in single precision,
-becomes the file that ships: {file}. When the mean of the weights was rounded: {rounding}.
+PRECISION = """The weights are rounded to half precision before anything is chosen or measured by them, and ship so.
+Lesion voxels of the open patients' masks (whole images, own visit alone) that change when what is scored becomes the file that
+ships: {file}. When the mean of the weights was rounded:
+{rounding}.
 """
 
 END = """Simulated patients of label maps have procedural lesion shapes and the simulator's contrast: easier and other
