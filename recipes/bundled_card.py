@@ -360,8 +360,8 @@ SECONDS = """A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {
 """
 
 PRECISION = """The weights are rounded to half precision before anything is chosen or measured by them, and ship so.
-Lesion voxels of the open patients' masks (whole images, own visit alone) that change when what is scored becomes the file that
-ships: {file}. When the mean of the weights was rounded:
+Lesion voxels of the open patients' masks (whole images, own visit alone) that change when what is scored becomes the
+file that ships: {file}. When the mean of the weights was rounded:
 {rounding}.
 """
 
