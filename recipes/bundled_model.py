@@ -23,7 +23,7 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 Of the stages that saw real patients, the mean of their weights and those they started from is kept
 (WORK/STAGE/averaged): two real patients teach what their scanner and their expert are like, and the mean does not
 forget the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models"). It is rounded to half
-precision before anything is chosen or measured by it: the file that ships, of half the size, is that very model.
+precision before operating points are chosen and anything is scored: the file that ships, of half the size, is exact.
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
@@ -298,7 +298,7 @@ def training_of(model: Path) -> dict[str, Any]:
 
 
 def average(stage: Stage, work: Path) -> Path:
-    """Write the mean of a stage's weights and of those it started from, rounded to half precision, in single precision.
+    """Write the mean of a stage's weights and of those it started from, rounded to half precision, as float32.
 
     Its window is that of the large patches.
     """

@@ -37,7 +37,7 @@ from lesiondelta.files import write_json
 from lesiondelta.formats.bids import read_cohort
 from lesiondelta.images import Array, Grid, Volume, read_mask
 from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load_model
-from lesiondelta.nnunet.export import export_model
+from lesiondelta.nnunet.export import export_model, named_weights
 from lesiondelta.pipeline.cohort import check_start, run_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
@@ -99,9 +99,17 @@ def made_with(work: Path) -> dict[str, Any]:
 
 
 def models_of(work: Path) -> dict[str, str]:
-    """Hash of the weights of each stage that is scored."""
+    """Hash of the weights of each stage that is scored; SystemExit where a file in half precision would change them."""
     stages = [f"{kind}{ending}" for kind in (OURS, TWIN) for ending in ("", *(f"-without-{p}" for p in OPEN_PATIENTS))]
-    return {stage: load_model(work / stage / "averaged").description.weights_sha256 for stage in stages}
+    models = {stage: load_model(work / stage / "averaged") for stage in stages}
+    for stage, model in models.items():
+        if any(not torch.equal(weight, weight.half().float()) for weight in named_weights(model.network).values()):
+            raise SystemExit(f"{work / stage}/averaged is not rounded to half precision: run bundled_model.py again.")
+    return {stage: model.description.weights_sha256 for stage, model in models.items()}
+
+
+Limits = tuple[float, float]
+"""Threshold, and smallest lesion in mm3."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +158,13 @@ def choose(cases: Sequence[Case]) -> OperatingPoint:
     Of those as good as the best, the threshold nearest to 0.5, then the smallest size.
     """
     temperature = likeliest_temperature(cases)
-    means = agreements(cases, temperature)
-    enough = max(means.values()) - ALIKE
-    good = [limits for limits, mean in means.items() if mean >= enough]
+    return best(temperature, agreements(cases, temperature))
+
+
+def best(temperature: float, found: Mapping[Limits, Sequence[tuple[float, float]]]) -> OperatingPoint:
+    """Of what `agreements` found at that temperature."""
+    means = {limits: np.mean(of_patients) for limits, of_patients in found.items()}
+    good = [limits for limits, mean in means.items() if mean >= max(means.values()) - ALIKE]
     return OperatingPoint(temperature, *min(good, key=lambda limits: (round(abs(limits[0] - 0.5), 1), limits[1])))
 
 
@@ -166,25 +178,24 @@ def likeliest_temperature(cases: Sequence[Case]) -> float:
     return round(float(np.exp(best.x)), 3)
 
 
-def agreements(cases: Sequence[Case], temperature: float) -> dict[tuple[float, float], float]:
-    """The mean of Dice and lesion F1 over the patients, by threshold and smallest lesion in mm3."""
+def agreements(cases: Sequence[Case], temperature: float) -> dict[Limits, list[tuple[float, float]]]:
+    """Dice and lesion F1 of every patient, by threshold and smallest lesion in mm3."""
     calm = [replace(case, probability=cooled(case.probability, temperature)) for case in cases]
     return {
-        limits: float(np.mean([dice_and_f1(case, *limits) for case in calm]))
-        for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)
+        limits: [dice_and_f1(case, *limits) for case in calm] for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)
     }
 
 
-def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> float:
-    """The mean of both, without the distances that `score` computes as well."""
+def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> tuple[float, float]:
+    """Without the distances that `score` computes as well."""
     mask = lesion_mask(case.probability, threshold, min_lesion_mm3, spacing(case.grid))
     table = overlaps(*(lesions(one, case.grid.voxel_volume_mm3) for one in (case.reference, mask)))
     matched, right = matches(table), matches(table.reversed())
     if not matched.any() or not right.any():
-        return 0.0
+        return 0.0, 0.0
     dice = 2 * table.shared.sum() / (table.reference.sum() + table.predicted.sum())
     recall, precision = matched.mean(), right.mean()
-    return float(dice + 2 * recall * precision / (recall + precision)) / 2
+    return float(dice), float(2 * recall * precision / (recall + precision))
 
 
 def log_loss(case: Case, temperature: float) -> float:
@@ -215,7 +226,9 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
         for kind, partner in ((OURS, True), (OURS, False), (TWIN, False))
     )
     learned = {OURS: after, TWIN: twins}
-    points = {kind: choose(list(cases.values())) for kind, cases in learned.items()}
+    temperatures = {kind: likeliest_temperature(list(cases.values())) for kind, cases in learned.items()}
+    found = {kind: agreements(list(cases.values()), temperatures[kind]) for kind, cases in learned.items()}
+    points = {kind: best(temperatures[kind], found[kind]) for kind in learned}
     rows = []
     for label in OPEN_PATIENTS:
         for kind, visits, cases in (
@@ -228,8 +241,12 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
                 print(rows[-1], flush=True)
     grids = {
         kind: [
-            {"threshold": threshold, "min_lesion_mm3": smallest, "mean of dsc and lesion_f1": mean}
-            for (threshold, smallest), mean in agreements(list(cases.values()), points[kind].temperature).items()
+            {
+                "threshold": threshold,
+                "min_lesion_mm3": smallest,
+                "dsc, lesion_f1": dict(zip(cases, scores, strict=True)),
+            }
+            for (threshold, smallest), scores in found[kind].items()
         ]
         for kind, cases in learned.items()
     }
@@ -284,7 +301,7 @@ def spacing(grid: Grid) -> list[float]:
 
 
 def contenders(work: Path, data: Path, threads: int) -> dict[str, Model]:
-    """Our model and its twin as they ship, with their operating points."""
+    """Our model and its twin in half precision, as ours ships, with their operating points."""
     points = measured("left-out", work, data, threads)["points"]
     return {kind: load_model(packaged(work, kind, points[kind])) for kind in (OURS, TWIN)}
 
@@ -440,25 +457,17 @@ def run_folder(work: Path, kind: str, name: str = "ljubljana-longitudinal", skul
     return work / "scores" / f"{name}-{skull_strip}-{kind}"
 
 
-def precision(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
-    """Voxels of the open patients' masks, own visit alone, that half precision changes.
-
-    `file` compares what is chosen and scored, in single precision, with what ships; `rounding` compares the mean of the
-    weights before it was rounded.
-    """
-    shipped = contenders(work, data, threads)[OURS]
-    models = {"file": load_model(work / OURS / "averaged"), "rounding": mean_of(SHIPPED, work)}
+def rounding(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
+    """How many voxels of our masks of the open patients, own visit alone, differ from those of weights not rounded."""
+    rounded = contenders(work, data, threads)[OURS]
+    mean = replace(mean_of(SHIPPED, work), description=rounded.description)
     rows = []
     for label in OPEN_PATIENTS:
         anatomy = anatomy_of_open(data, label)
-        own = np.stack([anatomy.lesioned[contrast] for contrast in shipped.contrasts])
-        (mask,) = masks_of([own], shipped, grid_of(anatomy))
-        row: dict[str, Any] = {"patient": label, "voxels": int(mask.sum())}
-        for name, model in models.items():
-            (other,) = masks_of([own], replace(model, description=shipped.description), grid_of(anatomy))
-            row[name] = int((other != mask).sum())
-        rows.append(row)
-        print(row, flush=True)
+        own = np.stack([anatomy.lesioned[contrast] for contrast in rounded.contrasts])
+        (mask,), (other,) = (masks_of([own], model, grid_of(anatomy)) for model in (rounded, mean))
+        rows.append({"patient": label, "voxels": int(mask.sum()), "differ": int((mask != other).sum())})
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -485,7 +494,7 @@ PARTS: Mapping[str, Callable[[Path, Path, int], Any]] = {
     "robustness": robustness,
     "unseen": unseen,
     "heads": heads,
-    "precision": precision,
+    "rounding": rounding,
     "seconds": seconds,
 }
 
