@@ -357,7 +357,8 @@ segmented; without a mask of one of the models: {refused}.
 """
 
 SECONDS = """A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {seconds[pairs]:.0f} s with
-{seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s; the weights are {megabytes:.1f} MB.
+{seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s (73 s and 68 s in another run); the weights are
+{megabytes:.1f} MB.
 """
 
 ROUNDING = """Weights are rounded to half precision before operating points are chosen and anything is scored, so the

@@ -241,12 +241,8 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
                 print(rows[-1], flush=True)
     grids = {
         kind: [
-            {
-                "threshold": threshold,
-                "min_lesion_mm3": smallest,
-                "dsc, lesion_f1": dict(zip(cases, scores, strict=True)),
-            }
-            for (threshold, smallest), scores in found[kind].items()
+            {"threshold": threshold, "min_lesion_mm3": mm3, "dsc, lesion_f1": dict(zip(cases, scores, strict=True))}
+            for (threshold, mm3), scores in found[kind].items()
         ]
         for kind, cases in learned.items()
     }
@@ -465,7 +461,7 @@ def rounding(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     for label in OPEN_PATIENTS:
         anatomy = anatomy_of_open(data, label)
         own = np.stack([anatomy.lesioned[contrast] for contrast in rounded.contrasts])
-        (mask,), (other,) = (masks_of([own], model, grid_of(anatomy)) for model in (rounded, mean))
+        mask, other = (masks_of([own], model, grid_of(anatomy))[0] for model in (rounded, mean))
         rows.append({"patient": label, "voxels": int(mask.sum()), "differ": int((mask != other).sum())})
         print(rows[-1], flush=True)
     return rows
