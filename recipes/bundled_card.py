@@ -313,8 +313,8 @@ What `run` calls the lesions of the pair, once the measurement error is consider
 {tracked}
 
 Of the 11 lesions that version 8 calls new, enlarging, shrinking or resolved, 5 touch a place of the experts' of the
-right sign and 5 none; of the twin's 26 it is 6 and 19 (`recipes/sub_12_changes.py`, `--model` for the twin; another
-run than above: registration with two threads instead of one moves a few lesions across the limits).
+right sign and 5 none; of the twin's 23 it is 6 and 16 (`recipes/sub_12_changes.py`, `--model` for the twin). Where two
+threads register instead of one, a few lesions cross the limits: the twin's are 26, of which 6 and 19.
 """
 
 RESCANS = """Simulated patients on brains of label maps, which no training saw, in whom nothing changes, scanned twice
