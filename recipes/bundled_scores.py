@@ -59,7 +59,7 @@ CONDITIONS: Mapping[str, Acquisition] = {
     **{f"slices of {mm:g} mm": replace(EASY, sharp_share=0.0, slice_mm=mm) for mm in (2.0, 3.0, 5.0)},
     **{f"noise {noise:g} of white matter": replace(EASY, noise=noise) for noise in (0.05, 0.1)},
     **{f"images off by up to {mm:g} mm": replace(EASY, residual_mm=mm) for mm in (0.5, 1.0, 2.0)},
-    "another scanner at each visit": replace(EASY, scanner=None),
+    **{f"scanner {number} at the second visit": replace(EASY, scanner=number) for number in (2, 3)},
 }
 
 
@@ -174,8 +174,8 @@ def likeliest_temperature(cases: Sequence[Case]) -> float:
     def surprise(log_temperature: float) -> float:
         return float(np.mean([log_loss(case, np.exp(log_temperature)) for case in cases]))
 
-    best = minimize_scalar(surprise, bounds=(-1.5, 2.0), method="bounded", options={"xatol": 0.01})
-    return round(float(np.exp(best.x)), 3)
+    likeliest = minimize_scalar(surprise, bounds=(-1.5, 2.0), method="bounded", options={"xatol": 0.01})
+    return round(float(np.exp(likeliest.x)), 3)
 
 
 def agreements(cases: Sequence[Case], temperature: float) -> dict[Limits, list[tuple[float, float]]]:
@@ -191,9 +191,9 @@ def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> tuple[fl
     mask = lesion_mask(case.probability, threshold, min_lesion_mm3, spacing(case.grid))
     table = overlaps(*(lesions(one, case.grid.voxel_volume_mm3) for one in (case.reference, mask)))
     matched, right = matches(table), matches(table.reversed())
+    dice = 2 * table.shared.sum() / max(table.reference.sum() + table.predicted.sum(), 1)
     if not matched.any() or not right.any():
-        return 0.0, 0.0
-    dice = 2 * table.shared.sum() / (table.reference.sum() + table.predicted.sum())
+        return float(dice), 0.0
     recall, precision = matched.mean(), right.mean()
     return float(dice), float(2 * recall * precision / (recall + precision))
 
@@ -383,11 +383,14 @@ def rescans(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
 
 
 def robustness(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
-    """The same patients under one difficulty at a time."""
+    """The same patients under one difficulty at a time; where the scanner changes, first visits are the easy ones."""
     rows = []
     models = contenders(work, data, threads)
+    easy = {patient.label: patient for patient in unseen_patients(data, ROBUST_SEED, ROBUST_PATIENTS, EASY)}
     for condition, acquisition in CONDITIONS.items():
         for patient in unseen_patients(data, ROBUST_SEED, ROBUST_PATIENTS, acquisition):
+            if acquisition.scanner != EASY.scanner:
+                patient = replace(patient, visits=(easy[patient.label].visits[0], *patient.visits[1:]))
             for kind, model in models.items():
                 found = agreement(patient, segmented(patient, model))
                 rows.append({"condition": condition, "patient": patient.label, "model": kind} | found)
