@@ -313,8 +313,8 @@ What `run` calls the lesions of the pair, once the measurement error is consider
 {tracked}
 
 Of the 11 lesions that version 8 calls new, enlarging, shrinking or resolved, 5 touch a place of the experts' of the
-right sign and 5 none; of the twin's 23 it is 6 and 16 (`recipes/sub_12_changes.py`, `--model` for the twin). Where two
-threads register instead of one, a few lesions cross the limits: the twin's are 26, of which 6 and 19.
+right sign and 5 none; of the twin's 23 it is 6 and 16 (`recipes/sub_12_changes.py`, `--model` for the twin; all
+registered with one thread: with two, a few lesions cross the limits).
 """
 
 RESCANS = """Simulated patients on brains of label maps, which no training saw, in whom nothing changes, scanned twice
@@ -339,8 +339,9 @@ a lesion that the masks say is new or gone too (IoU over 0.1):
 {unseen_changes}
 """
 
-ROBUSTNESS = """One difficulty at a time, means over {robust} of these brains and both visits. Motion, brain masks and,
-in the last row, scanners may be drawn anew where the difficulty changes: rows close to each other do not rank.
+ROBUSTNESS = """One difficulty at a time, means over {robust} of these brains and both visits. Where slices are thick,
+motion, brain mask and contrast of the second visit are drawn anew as well: these rows do not rank where they are close.
+In the last rows, the first visit is that of the first row, and the second from another scanner with its own protocol.
 
 | condition | DSC, ours | DSC, twin | lesion F1, ours | lesion F1, twin |
 |---|---|---|---|---|
@@ -357,7 +358,7 @@ segmented; without a mask of one of the models: {refused}.
 """
 
 SECONDS = """A pair of whole brains ({seconds[brain_ml]:.0f} ml at 1 mm) takes {seconds[pairs]:.0f} s with
-{seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s (73 s and 68 s in another run); the weights are
+{seconds[threads]:.0f} CPU threads, the twin {seconds[single]:.0f} s (a tenth more in another run); the weights are
 {megabytes:.1f} MB.
 """
 

@@ -23,7 +23,7 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 Of the stages that saw real patients, the mean of their weights and those they started from is kept
 (WORK/STAGE/averaged): two real patients teach what their scanner and their expert are like, and the mean does not
 forget the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models"). It is rounded to half
-precision before operating points are chosen and anything is scored: the file that ships, of half the size, is exact.
+precision before operating points are chosen and anything is scored: the file that ships holds exactly these weights.
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises

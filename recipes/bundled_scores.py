@@ -192,10 +192,8 @@ def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> tuple[fl
     table = overlaps(*(lesions(one, case.grid.voxel_volume_mm3) for one in (case.reference, mask)))
     matched, right = matches(table), matches(table.reversed())
     dice = 2 * table.shared.sum() / max(table.reference.sum() + table.predicted.sum(), 1)
-    if not matched.any() or not right.any():
-        return float(dice), 0.0
-    recall, precision = matched.mean(), right.mean()
-    return float(dice), float(2 * recall * precision / (recall + precision))
+    recall, precision = (float(hits.mean()) if hits.any() else 0.0 for hits in (matched, right))
+    return float(dice), 2 * recall * precision / max(recall + precision, 1e-9)
 
 
 def log_loss(case: Case, temperature: float) -> float:
