@@ -19,7 +19,7 @@ from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.person import displacement_mm
 from lesiondelta.preprocessing.points import dilate
 from lesiondelta.simulation.acquisition import Acquisition
-from lesiondelta.simulation.patient import simulate_patient
+from lesiondelta.simulation.visits import simulate_patient
 
 RAW = (("12", "1"), ("12", "2"), ("04", "1"), ("20", "2"))
 RESEARCH = ("07", "19")

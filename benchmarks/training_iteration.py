@@ -15,10 +15,10 @@ from pathlib import Path
 
 from lesiondelta import methods
 from lesiondelta.nnunet import dataset, presets
-from lesiondelta.nnunet.cohort import Fold
 from lesiondelta.nnunet.environment import environment
-from lesiondelta.nnunet.job import Job
+from lesiondelta.nnunet.job import TrainingJob
 from lesiondelta.nnunet.training import _trainer
+from lesiondelta.nnunet.training_patients import Fold
 
 REPEATS = 5
 
@@ -37,7 +37,7 @@ def main() -> None:
         replace(presets.load(arguments.preset), patch=(arguments.patch,) * 3),
     )
     with tempfile.TemporaryDirectory() as output:
-        job = Job(arguments.data, Path(output), method, preset, "all", Fold(labels, labels), seed=0)
+        job = TrainingJob(arguments.data, Path(output), method, preset, "all", Fold(labels, labels), seed=0)
         with environment(job.data):
             from lesiondelta.nnunet.planning import make_plan
 

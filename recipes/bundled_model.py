@@ -53,11 +53,11 @@ from lesiondelta.images import write_volume
 from lesiondelta.inference import Model, choose_device, load_model
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
-from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
 from lesiondelta.nnunet.export import export_model
-from lesiondelta.nnunet.job import Progress
+from lesiondelta.nnunet.job import TrainingProgress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
+from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 from lesiondelta.processes import worker_pool
 from lesiondelta.simulation import Acquisition, Anatomy, Rates, SimulatedPatient, deformed, simulate_patient
 from lesiondelta.simulation.sources import Person
@@ -334,7 +334,7 @@ class Clock:
         self.record = record
         self.counted = time.process_time()
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: TrainingProgress) -> None:
         """One line per iteration."""
         dice = f" Dice {progress.dice:.3f}" if progress.dice is not None else ""
         place = f"epoch {progress.epoch} iteration {progress.iteration}"

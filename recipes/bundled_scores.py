@@ -34,14 +34,14 @@ from lesiondelta.evaluation.instances import lesions, overlaps
 from lesiondelta.evaluation.longitudinal import new_lesions
 from lesiondelta.evaluation.metrics import score
 from lesiondelta.files import write_json
-from lesiondelta.formats.bids import read_cohort
 from lesiondelta.images import Array, Grid, Volume, read_mask
 from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load_model
+from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.nnunet.export import export_model, named_weights
-from lesiondelta.pipeline.cohort import check_start, run_cohort
+from lesiondelta.pipeline.cohort_run import check_start, run_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
-from lesiondelta.simulation.cohort import write_cohort
+from lesiondelta.simulation.dataset import write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import read_label_anatomy
 

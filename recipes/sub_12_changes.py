@@ -22,11 +22,11 @@ from experts_changes import DATA, common_space, experts_changes
 from scipy import ndimage
 
 from lesiondelta.cohort import Change
-from lesiondelta.formats.bids import read_cohort
-from lesiondelta.formats.lesions import COLOURS
 from lesiondelta.images import Array, Grid, read_itk_transform, read_labels, resample
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.outputs.lesions import COLOURS
 from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort import check_start, report_cohort
+from lesiondelta.pipeline.cohort_run import check_start, report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 
 PATIENT, VISITS = "12", ("1", "2")

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from lesiondelta.cohort import Change
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS, mean_interval
 from lesiondelta.files import write_text
-from lesiondelta.formats.lesions import COLOURS
 from lesiondelta.images import Array
+from lesiondelta.outputs.lesions import COLOURS
 
 CHANGES = [str(change) for change in Change]
 QUIET = ("stable", "within error")

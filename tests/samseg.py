@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lesiondelta.images import Volume, write_volume
-from lesiondelta.inference.samseg import OPTIONS
+from lesiondelta.inference.samseg_program import OPTIONS
 from tests.tiny import AFFINE, SHAPE, image, image_path, write_patient
 from tests.tiny import OPTIONS as TINY
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lesiondelta.images import Volume, write_volume
-from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
+from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 
 SHAPE = (44, 52, 40)
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from lesiondelta.formats.bids import read_cohort
-from lesiondelta.nnunet.cohort import patient_folds
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.nnunet.training_patients import patient_folds
 from tests.cli.test_bad_input import one_sentence
-from tests.formats.test_datasets import OBLIQUE, cross_sectional, files, grow, isbi, longitudinal, mslesseg, nifti
+from tests.datasets.test_datasets import OBLIQUE, cross_sectional, files, grow, isbi, longitudinal, mslesseg, nifti
 from tests.tiny import call
 
 

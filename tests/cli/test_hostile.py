@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.models import export_tiny_model
-from tests.report.test_patient import CHROMIUM, opened
+from tests.report.test_patient_page import CHROMIUM, opened
 from tests.tiny import OPTIONS, call, image_path, rows, write_patient
 
 HOSTILE = "<script>alert(1)<!--{{ 7*7 }}{% raw %}\"'&<img src=x onerror=alert(1)>[bold]"

@@ -11,7 +11,7 @@ from lesiondelta.comparison.predictions import mask_path
 from lesiondelta.comparison.study import Scored, Study
 from lesiondelta.images import Volume, write_volume
 from lesiondelta.nnunet import presets
-from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
+from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 
 METHODS = tuple(methods.load(name) for name in ("nnunet", "difference_weighting"))
 SHAPE = (30, 36, 20)

@@ -4,10 +4,10 @@ import pytest
 
 from lesiondelta.comparison.programs import SAMSEG, Source, with_samseg
 from lesiondelta.comparison.study import Study
-from lesiondelta.formats.bids import read_cohort
 from lesiondelta.images import read_image, read_mask
+from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.nnunet import presets
-from lesiondelta.pipeline.training import prepare_training
+from lesiondelta.nnunet.preparation import prepare_training
 from lesiondelta.settings import PreprocessingSettings
 from tests.samseg import BRIGHT, calls, install, write_heads
 from tests.tiny import write_patient, write_references

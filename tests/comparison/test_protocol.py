@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lesiondelta.comparison.protocol import draw_test, fold_of, read_test_list, write_protocol
+from lesiondelta.datasets.layouts import LJUBLJANA
 from lesiondelta.errors import CohortError
-from lesiondelta.formats.datasets import LJUBLJANA
-from lesiondelta.nnunet.cohort import patient_folds
+from lesiondelta.nnunet.training_patients import patient_folds
 
 LABELS = [str(number) for number in range(162)]
 

@@ -15,7 +15,7 @@ from lesiondelta.errors import CohortError
 from lesiondelta.images import read_image, read_mask
 from lesiondelta.inference import lesion_probabilities, load_model
 from lesiondelta.nnunet import presets
-from lesiondelta.nnunet.cohort import patient_folds
+from lesiondelta.nnunet.training_patients import patient_folds
 from tests.synthetic import write_patients
 
 TINY = replace(presets.load("smoke"), epochs=1, iterations_per_epoch=2, patch=(16, 16, 16), max_features=16)

@@ -12,7 +12,7 @@ from lesiondelta.comparison.tables import cohort_table, first_places, score_tabl
 from lesiondelta.evaluation.statistics import mean_interval
 from lesiondelta.files import write_json
 from lesiondelta.nnunet import presets
-from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit
+from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 
 NAMES = ("nnunet", "longitudinal_concat", "difference_weighting")
 

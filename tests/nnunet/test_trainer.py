@@ -7,10 +7,10 @@ import torch
 
 from lesiondelta import methods
 from lesiondelta.nnunet import dataset, presets
-from lesiondelta.nnunet.cohort import Fold
 from lesiondelta.nnunet.environment import environment
-from lesiondelta.nnunet.job import Job
+from lesiondelta.nnunet.job import TrainingJob
 from lesiondelta.nnunet.training import _trainer
+from lesiondelta.nnunet.training_patients import Fold
 from tests.synthetic import write_patients
 
 
@@ -30,7 +30,7 @@ def trainer(request, folder, tmp_path):
     """A trainer before its first epoch."""
     members = Fold(("001", "002"), ("003",))
     method, preset = methods.load(request.param), presets.load("smoke")
-    job = Job(folder, tmp_path, method, preset, 0, members, seed=0)
+    job = TrainingJob(folder, tmp_path, method, preset, 0, members, seed=0)
     with environment(folder):
         from lesiondelta.nnunet.planning import make_plan
 

@@ -12,6 +12,7 @@ from lesiondelta.atlas import mni152
 from lesiondelta.cli import main
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Grid, Volume, read_image, read_mask, write_volume
+from lesiondelta.inference.segmenter import Thresholds, counted
 from lesiondelta.pipeline.changes import (
     Followed,
     changes_on_own_grid,
@@ -20,8 +21,7 @@ from lesiondelta.pipeline.changes import (
     shown,
     with_resolved,
 )
-from lesiondelta.pipeline.segmentation import Thresholds, counted
-from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
+from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import Tracking
 from lesiondelta.tracking.change import UNSEEN

@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
+from lesiondelta import records
 from lesiondelta.errors import InputError
-from lesiondelta.formats import records
-from lesiondelta.formats.derivatives import Place
 from lesiondelta.images import Grid, Volume, read_labels, read_mask, write_volume
-from lesiondelta.pipeline import patient as patient_module
+from lesiondelta.inference.segmenter import counted
+from lesiondelta.outputs.derivatives import Place
+from lesiondelta.pipeline import patient_run as patient_module
 from lesiondelta.pipeline import results
 from lesiondelta.pipeline.corrected import correct
-from lesiondelta.pipeline.segmentation import counted
-from lesiondelta.preprocessing.patient import PreparedVisit
+from lesiondelta.preprocessing.preparation import PreparedVisit
 from tests.models import export_tiny_model
 from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lesiondelta.formats.bids import read_cohort
-from lesiondelta.formats.derivatives import Place
-from lesiondelta.formats.records import read_record
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import extra_outputs, load_model
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.outputs.derivatives import Place
 from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort import check_start
+from lesiondelta.pipeline.cohort_run import check_start
+from lesiondelta.records import read_record
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.tiny import write_patient

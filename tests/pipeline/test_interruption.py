@@ -12,9 +12,9 @@ import matplotlib.figure  # noqa: F401
 import pytest
 import torch
 
-from lesiondelta.formats.bids import read_cohort
+from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort import check_start
+from lesiondelta.pipeline.cohort_run import check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.tiny import write_patient

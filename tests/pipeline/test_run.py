@@ -12,11 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from lesiondelta import records
 from lesiondelta.cohort import Patient
 from lesiondelta.files import alone
-from lesiondelta.formats import records
-from lesiondelta.formats.bids import read_cohort
-from lesiondelta.formats.derivatives import Place
 from lesiondelta.images import (
     Volume,
     read_image,
@@ -26,8 +24,10 @@ from lesiondelta.images import (
     resample,
     write_volume,
 )
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.outputs.derivatives import Place
 from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort import _completed, check_start, report_cohort
+from lesiondelta.pipeline.cohort_run import _completed, check_start, report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.preprocessing.heads import write_sheared

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lesiondelta.formats.derivatives import Place
 from lesiondelta.images import read_image, read_mask
+from lesiondelta.outputs.derivatives import Place
 from tests.samseg import BRIGHT, HEADS, OTHER_GRID, calls, install, write_heads
 from tests.tiny import call, image_path, rows, write_patient
 

@@ -4,11 +4,11 @@ from scipy.linalg import logm
 
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import resample
-from lesiondelta.preprocessing import patient as way_of_one_patient
+from lesiondelta.preprocessing import preparation as way_of_one_patient
 from lesiondelta.preprocessing.midway import midway
-from lesiondelta.preprocessing.patient import prepare_patient
+from lesiondelta.preprocessing.preparation import prepare_patient
 from tests.preprocessing.heads import moved, person, rigid, write_patient
-from tests.preprocessing.test_patient import QUICK, brain_of
+from tests.preprocessing.test_preparation import QUICK, brain_of
 
 AFFINE = rigid(0.2, (30, -62, 8)) @ np.diag([1.04, 0.98, 1.02, 1.0])
 

@@ -5,7 +5,7 @@ Each runs for minutes; a browser is needed as in test_patient.py.
 
 import pytest
 
-from tests.report.test_patient import check_in_a_browser
+from tests.report.test_patient_page import check_in_a_browser
 from tests.tiny import call
 
 MOST_BYTES = 15e6

@@ -7,8 +7,8 @@ import pytest
 
 from lesiondelta.atlas import mni152
 from lesiondelta.errors import CohortError, GeometryError, ImageError, OutputError, RegistrationError
-from lesiondelta.formats.bids import read_cohort
 from lesiondelta.images import Volume, read_image, read_mask, resample, write_volume
+from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.preprocessing.regions import atlas_to
 from lesiondelta.simulation import Acquisition, Person, find_lesion_masks, find_people, image_anatomy, write_cohort
 from lesiondelta.simulation.anatomy import from_masks

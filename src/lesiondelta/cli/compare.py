@@ -79,11 +79,11 @@ def compare(
     from lesiondelta.comparison.programs import Source, with_samseg
     from lesiondelta.comparison.study import Study, run_study
     from lesiondelta.files import alone
-    from lesiondelta.formats.bids import read_cohort
     from lesiondelta.inference import choose_device
+    from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
-    from lesiondelta.pipeline.checks import require_programs
-    from lesiondelta.pipeline.training import prepare_training
+    from lesiondelta.nnunet.preparation import prepare_training
+    from lesiondelta.preprocessing.preparation import require_programs
     from lesiondelta.settings import PreprocessingSettings
 
     chosen, programs = _methods(methods)

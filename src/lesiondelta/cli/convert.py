@@ -12,9 +12,9 @@ import typer
 from lesiondelta.cli import console
 
 if TYPE_CHECKING:
-    from lesiondelta.formats.conversion import Rater
-    from lesiondelta.formats.datasets import Dataset
-    from lesiondelta.formats.finding import Found
+    from lesiondelta.datasets.conversion import Rater
+    from lesiondelta.datasets.finding import Found
+    from lesiondelta.datasets.layouts import Dataset
 
 SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="Folder as distributed.", show_default=False)]
 OutArgument = Annotated[Path, typer.Argument(metavar="BIDS", help="Folder for the BIDS dataset.", show_default=False)]
@@ -77,7 +77,7 @@ def ljubljana(
 
     Masks of lesion change are no lesion masks: they go to BIDS/derivatives/change and are never references.
     """
-    from lesiondelta.formats.datasets import LJUBLJANA
+    from lesiondelta.datasets.layouts import LJUBLJANA
 
     found = _found(LJUBLJANA, source, min_visits)
     _split_and_write(found, out, split_seed, test_patients, test_list, folds)
@@ -103,7 +103,7 @@ def mslesseg(
 
     Longitudinal methods cannot train on a single visit; --min-visits 2 leaves such patients out of training.
     """
-    from lesiondelta.formats.datasets import MSLESSEG
+    from lesiondelta.datasets.layouts import MSLESSEG
 
     found = _found(MSLESSEG, source, min_visits)
     _split_and_write(found, out, split_seed, test_patients, test_list, folds)
@@ -128,7 +128,7 @@ def isbi2015(
     Both raters' masks are in ISBI/derivatives/rater1 and rater2, for `evaluate --second-rater`.
     """
     from lesiondelta.comparison.protocol import remove_protocol, write_protocol
-    from lesiondelta.formats.datasets import ISBI2015
+    from lesiondelta.datasets.layouts import ISBI2015
 
     found = _found(ISBI2015, source)
     labels = [patient.label for patient in found.patients]
@@ -145,8 +145,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _found(dataset: "Dataset", source: Path, min_visits: int = 1) -> "Found":
+    from lesiondelta.datasets.finding import find
     from lesiondelta.errors import CohortError
-    from lesiondelta.formats.finding import find
 
     found = find(dataset, source)
     kept = tuple(patient for patient in found.patients if patient.test or len(patient.visits) >= min_visits)
@@ -191,7 +191,7 @@ def _labelled(found: "Found") -> bool:
 
 def _write(found: "Found", out: Path, protocol: Callable[[Path], None], rater: "Rater" = "rater1") -> None:
     """Write the dataset, with its `protocol` in the folder of that name, and say what is there."""
-    from lesiondelta.formats.conversion import convert as write_bids
+    from lesiondelta.datasets.conversion import convert as write_bids
 
     with (
         console.log_lines(console.print_warning, logging.WARNING),
@@ -202,7 +202,7 @@ def _write(found: "Found", out: Path, protocol: Callable[[Path], None], rater: "
 
 
 def _say_what_is_there(found: "Found", out: Path) -> None:
-    from lesiondelta.formats.bids import read_cohort
+    from lesiondelta.inputs.bids import read_cohort
 
     patients = read_cohort(out).patients
     visits = [visit for patient in patients for visit in patient.visits]

@@ -17,8 +17,8 @@ def demo(
 
     The patient moves between visits and images, so that registration has something to do. Takes a few minutes.
     """
-    from lesiondelta.formats.bids import read_cohort
-    from lesiondelta.pipeline.cohort import check_start
+    from lesiondelta.inputs.bids import read_cohort
+    from lesiondelta.pipeline.cohort_run import check_start
     from lesiondelta.simulation import Acquisition, write_cohort
 
     bids, results, scores = out / "bids", out / "results", out / "scores"

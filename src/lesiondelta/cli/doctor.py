@@ -106,7 +106,7 @@ def _program(name: str) -> tuple[str, bool]:
 
 def _samseg() -> tuple[str, bool]:
     from lesiondelta.errors import DependencyError
-    from lesiondelta.inference.samseg import find_samseg
+    from lesiondelta.inference.samseg_program import find_samseg
 
     try:
         program = find_samseg()

@@ -16,7 +16,7 @@ from lesiondelta.errors import LesionDeltaError
 
 if TYPE_CHECKING:
     from lesiondelta.cohort import Cohort, Patient
-    from lesiondelta.formats.records import VisitResult
+    from lesiondelta.records import VisitResult
     from lesiondelta.settings import Settings
 
 EXIT_FAILED_PATIENT = 1
@@ -230,7 +230,7 @@ def run(
         return
     with nothing_built():
         from lesiondelta.cohort import CONTRASTS
-        from lesiondelta.formats.bids import read_cohort, read_filters
+        from lesiondelta.inputs.bids import read_cohort, read_filters
 
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
@@ -288,9 +288,9 @@ def segment(
     """
     with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
         from lesiondelta.cohort import Cohort
-        from lesiondelta.formats.loose import keep_converted, loose_patient
+        from lesiondelta.inputs.loose import keep_converted, loose_patient
         from lesiondelta.pipeline.checks import require_same_patient
-        from lesiondelta.pipeline.cohort import check_start
+        from lesiondelta.pipeline.cohort_run import check_start
 
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
@@ -307,9 +307,9 @@ def segment(
 
 def _write_group(out: Path) -> None:
     from lesiondelta.errors import OutputError
-    from lesiondelta.formats.records import RECORDS
-    from lesiondelta.pipeline.cohort import any_failed
+    from lesiondelta.pipeline.cohort_run import any_failed
     from lesiondelta.pipeline.group import PAGE, write_group
+    from lesiondelta.records import RECORDS
 
     with nothing_built():
         if not (out / RECORDS).is_dir():
@@ -325,8 +325,8 @@ def _report_again(
     context: typer.Context, bids: Path, out: Path, participants: Sequence[str] | None, threads: int
 ) -> None:
     from lesiondelta.errors import InputError
-    from lesiondelta.formats.derivatives import require_own_results
-    from lesiondelta.pipeline.cohort import any_failed, report_cohort
+    from lesiondelta.outputs.derivatives import require_own_results
+    from lesiondelta.pipeline.cohort_run import any_failed, report_cohort
 
     with nothing_built():
         given = {p for p in context.params if str(context.get_parameter_source(p)).endswith("COMMANDLINE")}
@@ -415,7 +415,7 @@ def run_and_print(
 ) -> bool:
     """Run, print what became of every visit, and say whether any failed; exits if nothing can be started."""
     from lesiondelta.pipeline import run_cohort
-    from lesiondelta.pipeline.cohort import any_failed, check_start
+    from lesiondelta.pipeline.cohort_run import any_failed, check_start
 
     with nothing_built():
         settings = check_start(settings, out, raw, work)

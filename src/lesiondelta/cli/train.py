@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from lesiondelta.methods import Method
-    from lesiondelta.nnunet.cohort import FoldName
-    from lesiondelta.nnunet.job import Progress, ProgressCallback
+    from lesiondelta.nnunet.job import TrainingCallback, TrainingProgress
+    from lesiondelta.nnunet.training_patients import FoldName
 
 
 class Prior(StrEnum):
@@ -91,10 +91,10 @@ def train(
     """
     from lesiondelta import methods
     from lesiondelta.files import alone, require_writable
-    from lesiondelta.formats.bids import read_cohort
+    from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets, training
-    from lesiondelta.pipeline.checks import require_programs
-    from lesiondelta.pipeline.training import prepare_training, require_labelled
+    from lesiondelta.nnunet.preparation import prepare_training, require_labelled
+    from lesiondelta.preprocessing.preparation import require_programs
     from lesiondelta.settings import PreprocessingSettings
 
     chosen, size = _with_prior(methods.load(method), prior), presets.load(preset or "paper")
@@ -148,10 +148,10 @@ def _fold(text: str) -> "FoldName":
     return "all" if text == "all" else int(text)
 
 
-def _shown(advance: console.Advance) -> "ProgressCallback":
+def _shown(advance: console.Advance) -> "TrainingCallback":
     reached = 0.0  # epochs
 
-    def show(progress: "Progress") -> None:
+    def show(progress: "TrainingProgress") -> None:
         nonlocal reached
         now = progress.epoch + progress.iteration / progress.iterations
         dice = "" if progress.dice is None else f", validation Dice {progress.dice:.3f}"

@@ -14,7 +14,7 @@ from lesiondelta.comparison.tables import MEASURES, NOT_PRIOR_WORK, TITLES
 from lesiondelta.files import atomic
 from lesiondelta.images import Array, read_image, read_mask
 from lesiondelta.methods import ExternalMethod, Method
-from lesiondelta.nnunet.cohort import TrainingPatient
+from lesiondelta.nnunet.training_patients import TrainingPatient
 from lesiondelta.report.pictures import grey_values
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from lesiondelta.cohort import CONTRASTS, Cohort
 from lesiondelta.comparison.study import Study
 from lesiondelta.errors import CohortError, OutputError
 from lesiondelta.files import require_writable, sha256, write_json
+from lesiondelta.inputs.checks import visit_contents
+from lesiondelta.nnunet.preparation import require_labelled
 from lesiondelta.nnunet.training import plan_job
-from lesiondelta.pipeline.checks import visit_contents
-from lesiondelta.pipeline.training import require_labelled
 from lesiondelta.settings import PreprocessingSettings
 
 RECORD = "study.json"

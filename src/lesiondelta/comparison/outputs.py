@@ -27,8 +27,8 @@ from lesiondelta.evaluation.tables import tsv
 from lesiondelta.files import write_json, write_text
 from lesiondelta.inference import load_model
 from lesiondelta.inference.model import read_description
-from lesiondelta.nnunet.cohort import content_hash
 from lesiondelta.nnunet.training import source_commit
+from lesiondelta.nnunet.training_patients import content_hash
 
 FORMS: tuple[Form, ...] = ("md", "tex", "tsv")
 TRAINING = ("seconds", "device", "threads", "precision", "batch", "epochs_done", "iterations_done", "commit", "commits")

@@ -17,8 +17,8 @@ from lesiondelta.evaluation.masks import MaskPair
 from lesiondelta.files import sha256, write_json
 from lesiondelta.images import Volume, read_image, write_volume
 from lesiondelta.inference import Model, choose_device, lesion_probabilities, load_model, mirrors
-from lesiondelta.nnunet.cohort import TrainingPatient, content_hash
 from lesiondelta.nnunet.training import source_commit
+from lesiondelta.nnunet.training_patients import TrainingPatient, content_hash
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from lesiondelta.comparison.study import Scored, Split, Study, scored
 from lesiondelta.errors import LesionDeltaError
 from lesiondelta.evaluation.masks import MaskPair
 from lesiondelta.images import write_volume
-from lesiondelta.inference.samseg import Samseg, find_samseg
+from lesiondelta.inference.samseg import require_not_stripped, require_whole_heads, segment_by_samseg
+from lesiondelta.inference.samseg_program import Samseg, find_samseg
+from lesiondelta.inputs.checks import visit_contents
 from lesiondelta.methods import EXTERNAL
-from lesiondelta.pipeline.checks import visit_contents
-from lesiondelta.pipeline.samseg import require_not_stripped, require_whole_heads, segment_by_samseg
-from lesiondelta.pipeline.store import prepared_patient
+from lesiondelta.preprocessing.store import prepared_patient
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings
 
 log = logging.getLogger(__name__)

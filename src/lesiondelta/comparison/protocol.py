@@ -11,7 +11,7 @@ import numpy as np
 
 from lesiondelta.errors import CohortError
 from lesiondelta.files import write_json, write_text
-from lesiondelta.nnunet.cohort import patient_folds
+from lesiondelta.nnunet.training_patients import patient_folds
 
 
 def draw_test(labels: Sequence[str], number: int, seed: int) -> set[str]:

@@ -21,10 +21,10 @@ from lesiondelta.errors import CohortError
 from lesiondelta.evaluation.masks import MaskPair, Matching
 from lesiondelta.evaluation.tables import Options, score_matching
 from lesiondelta.methods import ExternalMethod, Method
-from lesiondelta.nnunet.cohort import TrainingPatient, patient_folds
-from lesiondelta.nnunet.job import Job, ProgressCallback
+from lesiondelta.nnunet.job import TrainingCallback, TrainingJob
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
+from lesiondelta.nnunet.training_patients import TrainingPatient, patient_folds
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ Results = Mapping[tuple[Split, str], Scored]
 
 def run_study(
     study: Study,
-    training: ProgressCallback | None = None,
+    training: TrainingCallback | None = None,
     report: Callable[[str], None] = lambda what: None,
 ) -> dict[tuple[Split, str], Scored]:
     """Train what is missing, predict what is missing, score everything; called again it goes on where it stopped.
@@ -116,7 +116,7 @@ def run_study(
     return results
 
 
-def _job(study: Study, method: Method, fold: int) -> Job:
+def _job(study: Study, method: Method, fold: int) -> TrainingJob:
     return plan_job(
         study.cohort, study.model(method, fold), method, study.preset, fold=fold, folds=study.folds, seed=study.seed,
         device=study.device, threads=study.threads, data=study.out / "work" / "stored",  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta.errors import CohortError
-from lesiondelta.formats.bids import BidsFile, natural, order_cautions, parse_name, session_dates, time_order
 from lesiondelta.images import Volume, read_mask, require_same_grid
+from lesiondelta.inputs.bids import BidsFile, natural, order_cautions, parse_name, session_dates, time_order
 
 LOGGER = logging.getLogger(__name__)
 LESION_LABELS = ("L", "lesion")

@@ -29,7 +29,7 @@ MEASURES = [field.name for field in fields(Scores) if field.name not in ("empty"
 BY_SIZE = [f"lesion_{side}_{size}" for size in SIZES for side in ("recall", "precision")]
 CHANGES = [field.name for field in fields(ChangeScores)]
 
-Progress = Callable[[int, int], object]
+ScoringCallback = Callable[[int, int], object]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -54,7 +54,7 @@ def evaluate(
     mapping: Path | None = None,
     second_rater: Path | None = None,
     processes: int = 1,
-    progress: Progress = lambda done, of: None,
+    progress: ScoringCallback = lambda done, of: None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score every visit that has a reference; write the tables and summary.json, and return it and the patients' table.
 
@@ -84,7 +84,7 @@ def score_matching(
     *,
     raters: float | None = None,
     processes: int = 1,
-    progress: Progress = lambda done, of: None,
+    progress: ScoringCallback = lambda done, of: None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The same for pairs of masks; `raters` is the ISBI 2015 score of the second rater against the first."""
     by_visit = _score_all(matching.pairs, options, processes, progress)
@@ -174,7 +174,7 @@ def _matching(reference: Path, prediction: Path, options: Options, mapping: Path
 
 
 def _score_all(
-    pairs: Sequence[MaskPair], options: Options, processes: int, progress: Progress = lambda done, of: None
+    pairs: Sequence[MaskPair], options: Options, processes: int, progress: ScoringCallback = lambda done, of: None
 ) -> list[Scores]:
     scores = []
     for result in _each(partial(_score, options=options), pairs, processes):

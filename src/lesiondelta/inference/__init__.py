@@ -1,7 +1,7 @@
 """Sliding-window segmentation of n visits with an exported model."""
 
 from lesiondelta.inference.model import Model, bundled_model, load_model
-from lesiondelta.inference.segmentation import choose_device, extra_outputs, lesion_mask, lesion_probabilities, mirrors
+from lesiondelta.inference.window import choose_device, extra_outputs, lesion_mask, lesion_probabilities, mirrors
 
 __all__ = [
     "Model",

@@ -15,8 +15,14 @@ import numpy as np
 from lesiondelta.errors import CohortError, GeometryError, OutputError
 from lesiondelta.files import alone, require_writable, write_json
 from lesiondelta.images import Array, Volume, read_image, read_mask, require_same_grid
-from lesiondelta.nnunet.cohort import TrainingPatient, TrainingVisit, content_hash, contrasts, visit_identifier
 from lesiondelta.nnunet.environment import environment
+from lesiondelta.nnunet.training_patients import (
+    TrainingPatient,
+    TrainingVisit,
+    content_hash,
+    contrasts,
+    visit_identifier,
+)
 from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
 from lesiondelta.processes import worker_pool
 

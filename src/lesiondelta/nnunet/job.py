@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lesiondelta.methods import Method
-from lesiondelta.nnunet.cohort import Fold, FoldName
 from lesiondelta.nnunet.presets import Preset
+from lesiondelta.nnunet.training_patients import Fold, FoldName
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Sent after every iteration, and once more at the end of an epoch with the validation's figures.
 
     `dice` is nnU-Net's pseudo-Dice over the validation patches.
@@ -28,11 +28,11 @@ class Progress:
     dice: float | None = None
 
 
-ProgressCallback = Callable[[Progress], None]
+TrainingCallback = Callable[[TrainingProgress], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """Everything a training needs to know; picklable, so that it reaches the processes of several GPUs."""
 
     data: Path

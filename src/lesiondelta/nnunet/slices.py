@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from lesiondelta.errors import CohortError
 from lesiondelta.images import Array
 from lesiondelta.networks.denner import STRIDE, centre_pad, multitask_loss
-from lesiondelta.nnunet.job import Job, ProgressCallback
+from lesiondelta.nnunet.job import TrainingCallback, TrainingJob
 from lesiondelta.nnunet.pairs import PairDataset
 from lesiondelta.nnunet.trainer import PairTrainer
 
@@ -132,7 +132,7 @@ def spread(slices: Sequence[Slice], count: int) -> list[Slice]:
 class SliceTrainer(PairTrainer):
     """PairTrainer on slices, with the multitask loss; it may stop early."""
 
-    def configure(self, job: Job, patients: dict[str, list[str]], progress: ProgressCallback | None) -> None:
+    def configure(self, job: TrainingJob, patients: dict[str, list[str]], progress: TrainingCallback | None) -> None:
         """Choose between the method's own schedule and the preset's."""
         super().configure(job, patients, progress)
         self.own_schedule = job.preset.recipe is None and job.preset.epochs >= EPOCHS

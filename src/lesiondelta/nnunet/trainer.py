@@ -33,7 +33,7 @@ from lesiondelta.methods import Recipe
 from lesiondelta.nnunet.dataset import visits_folder
 from lesiondelta.nnunet.environment import prints_logged
 from lesiondelta.nnunet.export import write_checkpoint
-from lesiondelta.nnunet.job import Job, Progress, ProgressCallback
+from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingProgress
 from lesiondelta.nnunet.pairs import PairDataset
 from lesiondelta.nnunet.planning import CONFIGURATION
 
@@ -41,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 
 def create_trainer(
-    job: Job,
+    job: TrainingJob,
     plan: dict[str, Any],
     dataset: dict[str, Any],
     patients: dict[str, list[str]],
-    progress: ProgressCallback | None = None,
+    progress: TrainingCallback | None = None,
 ) -> "PairTrainer":
     """A trainer ready to run: at epoch 0, or after the last finished epoch where there is a checkpoint."""
     with prints_logged():
@@ -73,7 +73,7 @@ def seed_everything(*entropy: int) -> None:
 class PairTrainer(nnUNetTrainer):
     """Differs from nnU-Net's in what it reads, when it saves, and how it reports; the training step is nnU-Net's."""
 
-    def configure(self, job: Job, patients: dict[str, list[str]], progress: ProgressCallback | None) -> None:
+    def configure(self, job: TrainingJob, patients: dict[str, list[str]], progress: TrainingCallback | None) -> None:
         """Take over the job (nnU-Net inspects the constructor's arguments, which therefore stay as they are)."""
         self.job = job
         self.patients = patients
@@ -224,7 +224,7 @@ class PairTrainer(nnUNetTrainer):
         if self.progress is not None and self.local_rank == 0:
             epoch = self.current_epoch - (validation is not None)
             state = (epoch, self.num_epochs, self.iteration, self.num_iterations_per_epoch)
-            self.progress(Progress(*state, loss, validation, dice))
+            self.progress(TrainingProgress(*state, loss, validation, dice))
 
     # Checkpoints
 

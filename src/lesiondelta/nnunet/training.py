@@ -22,11 +22,11 @@ from lesiondelta.files import sha256, write_json
 from lesiondelta.inference import choose_device, load_model
 from lesiondelta.methods import Method, Recipe
 from lesiondelta.nnunet import dataset
-from lesiondelta.nnunet.cohort import FoldName, TrainingPatient, choose_fold
 from lesiondelta.nnunet.environment import environment
-from lesiondelta.nnunet.job import DeviceName, Job, ProgressCallback
+from lesiondelta.nnunet.job import DeviceName, TrainingCallback, TrainingJob
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.ranks import run_in_ranks
+from lesiondelta.nnunet.training_patients import FoldName, TrainingPatient, choose_fold
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def plan_job(
     initial_weights: Path | None = None,
     self_prior_share: float = 0.0,
     data: Path | None = None,
-) -> Job:
+) -> TrainingJob:
     """What shall be trained; raises what can be known before the patients are prepared.
 
     Parameters
@@ -99,7 +99,7 @@ def plan_job(
     _require_gpus(gpus, chosen, preset.batch)
     if initial_weights is not None:
         _require_same_network(initial_weights, method)
-    job = Job(
+    job = TrainingJob(
         data or output / "data", output, method, preset, fold, members, seed, self_prior_share, initial_weights,
         chosen, threads, gpus,
     )  # fmt: skip
@@ -107,7 +107,7 @@ def plan_job(
     return job
 
 
-def train(patients: Sequence[TrainingPatient], job: Job, progress: ProgressCallback | None = None) -> Path:
+def train(patients: Sequence[TrainingPatient], job: TrainingJob, progress: TrainingCallback | None = None) -> Path:
     """Train what `plan_job` planned for these patients, and return the exported model's folder.
 
     `progress` is called after every iteration and epoch (not with several GPUs).
@@ -139,7 +139,7 @@ def _require_priors(patients: Sequence[Patient | TrainingPatient]) -> None:
         )
 
 
-def _require_planned(patients: Sequence[TrainingPatient], job: Job) -> None:
+def _require_planned(patients: Sequence[TrainingPatient], job: TrainingJob) -> None:
     planned = {*job.members.train, *job.members.validation}
     different = sorted(planned ^ {patient.label for patient in patients})
     if different:
@@ -165,7 +165,7 @@ def _require_same_network(folder: Path, method: Method) -> None:
         )
 
 
-def _settings(job: Job) -> dict[str, Any]:
+def _settings(job: TrainingJob) -> dict[str, Any]:
     start = sha256(job.initial_weights / "weights.safetensors") if job.initial_weights is not None else None
     return {**job.identity(), "initial_weights_sha256": start}
 
@@ -191,7 +191,7 @@ def _remove_partial(folder: Path) -> None:
             path.unlink()
 
 
-def _run(job: Job, progress: ProgressCallback | None) -> None:
+def _run(job: TrainingJob, progress: TrainingCallback | None) -> None:
     with _explained(job), environment(job.data):
         from lesiondelta.nnunet.planning import CONFIGURATION, make_plan
 
@@ -203,7 +203,7 @@ def _run(job: Job, progress: ProgressCallback | None) -> None:
     run_in_ranks(run_job, (job, plan), job.gpus)
 
 
-def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = None) -> None:
+def run_job(job: TrainingJob, plan: dict[str, Any], progress: TrainingCallback | None = None) -> None:
     """Train from the last checkpoint on, then export."""
     import torch
 
@@ -229,7 +229,7 @@ def run_job(job: Job, plan: dict[str, Any], progress: ProgressCallback | None = 
 
 
 @contextmanager
-def _explained(job: Job) -> Iterator[None]:
+def _explained(job: TrainingJob) -> Iterator[None]:
     """Say in a sentence that a GPU or a disk is too small; nnU-Net and TensorBoard write files of their own."""
     import torch
 
@@ -246,7 +246,7 @@ def _explained(job: Job) -> Iterator[None]:
         ) from error
 
 
-def _trainer(job: Job, plan: dict[str, Any], progress: ProgressCallback | None) -> Any:  # noqa: ANN401
+def _trainer(job: TrainingJob, plan: dict[str, Any], progress: TrainingCallback | None) -> Any:  # noqa: ANN401
     from lesiondelta.nnunet.trainer import create_trainer
 
     raw = json.loads((job.data / "raw" / dataset.NAME / "dataset.json").read_text(encoding="utf-8"))
@@ -269,7 +269,7 @@ def _load_weights(network: Any, folder: Path) -> None:  # noqa: ANN401
         ) from error
 
 
-def _description(job: Job, plan: Mapping[str, Any], trainer: Any) -> dict[str, Any]:  # noqa: ANN401
+def _description(job: TrainingJob, plan: Mapping[str, Any], trainer: Any) -> dict[str, Any]:  # noqa: ANN401
     from lesiondelta.nnunet.export import network_description
     from lesiondelta.nnunet.planning import CONFIGURATION
 

@@ -10,12 +10,12 @@ from scipy import ndimage
 from lesiondelta.atlas.location import Location, locate
 from lesiondelta.cohort import Change
 from lesiondelta.errors import RegistrationError
-from lesiondelta.formats.derivatives import MASK, Place, own_uri, read_sidecar
-from lesiondelta.formats.lesions import LesionRow, StepRow, write_lesion_maps
-from lesiondelta.formats.segmentations import DicomSource, write_segmentations
 from lesiondelta.images import Array, Volume, resample
-from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds
-from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
+from lesiondelta.inference.segmenter import SegmentedVisit, Thresholds
+from lesiondelta.outputs.derivatives import MASK, Place, own_uri, read_sidecar
+from lesiondelta.outputs.lesions import LesionRow, StepRow, write_lesion_maps
+from lesiondelta.outputs.segmentations import DicomSource, write_segmentations
+from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.regions import atlas_to, regions_of
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import TrackedVisit, Tracking, track

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta.images import Array, Volume, resample
-from lesiondelta.pipeline.segmentation import SegmentedVisit, counted
+from lesiondelta.inference.segmenter import SegmentedVisit, counted
 
 REACH_MM = 2.0
 """Beside the thickness of a slice: how far around what was removed the reader has seen that there is no lesion."""

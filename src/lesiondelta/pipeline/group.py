@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from lesiondelta import records
 from lesiondelta.files import alone
-from lesiondelta.formats import records
-from lesiondelta.formats.records import VisitResult
-from lesiondelta.report.group import write_group_page
+from lesiondelta.records import VisitResult
+from lesiondelta.report.cohort_page import write_group_page
 
 TABLE, PAGE = "lesiondelta.tsv", "group.html"
 

@@ -10,11 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lesiondelta import records
 from lesiondelta.cohort import CONTRASTS, visit_name
 from lesiondelta.errors import LesionDeltaError, OutputError
 from lesiondelta.files import sha256
-from lesiondelta.formats import records
-from lesiondelta.formats.corrections import (
+from lesiondelta.images import Volume, read_mask, read_probabilities
+from lesiondelta.inference.segmenter import SegmentedVisit, Thresholds, counted
+from lesiondelta.outputs.corrections import (
     CORRECTED,
     correction_hash,
     derived_hashes,
@@ -25,7 +27,7 @@ from lesiondelta.formats.corrections import (
     take_edits,
     usable_correction,
 )
-from lesiondelta.formats.derivatives import (
+from lesiondelta.outputs.derivatives import (
     AUTOMATIC,
     MASK,
     PATIENT_AUTOMATIC,
@@ -35,10 +37,8 @@ from lesiondelta.formats.derivatives import (
     read_sidecar,
     write_masks,
 )
-from lesiondelta.formats.lesions import map_files, table_files, write_lesion_tables
-from lesiondelta.formats.records import Record, VisitResult
-from lesiondelta.formats.segmentations import DicomSource, segmentation_files
-from lesiondelta.images import Volume, read_mask, read_probabilities
+from lesiondelta.outputs.lesions import map_files, table_files, write_lesion_tables
+from lesiondelta.outputs.segmentations import DicomSource, segmentation_files
 from lesiondelta.pipeline.changes import (
     Followed,
     change_figures,
@@ -50,10 +50,10 @@ from lesiondelta.pipeline.changes import (
     write_maps,
 )
 from lesiondelta.pipeline.corrected import Correction, correct
-from lesiondelta.pipeline.segmentation import SegmentedVisit, Thresholds, counted
-from lesiondelta.pipeline.store import described, restored
-from lesiondelta.preprocessing.patient import PreparedPatient, PreparedVisit
-from lesiondelta.report.patient import Report, ReportVisit, write_report
+from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
+from lesiondelta.preprocessing.store import described, restored
+from lesiondelta.records import Record, VisitResult
+from lesiondelta.report.patient_page import Report, ReportVisit, write_report
 from lesiondelta.report.pictures import Panel, write_picture
 from lesiondelta.settings import TrackingSettings
 
@@ -228,7 +228,7 @@ def _automatic(out: Path, visit: PreparedVisit, prepared: PreparedPatient) -> Se
 
 
 def take_corrections(out: Path, patient: str, visits: Iterable[str] = ()) -> dict[str, str]:
-    """Keep what a reader has edited since the last run; see `formats.corrections.take_edits` for what it raises.
+    """Keep what a reader has edited since the last run; see `outputs.corrections.take_edits` for what it raises.
 
     `visits`: labels to be looked at even if no record knows them. Returns the hashes of masks by file name.
     """

@@ -1,0 +1,1 @@
+"""Labelled datasets in the layout of their owners become BIDS datasets."""

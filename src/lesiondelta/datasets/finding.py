@@ -1,0 +1,192 @@
+"""The patients of a dataset in its owners' layout, as far as the names of its files tell."""
+
+import filecmp
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from lesiondelta.cohort import CONTRASTS, Patient, Visit
+from lesiondelta.datasets.layouts import BIDS, COMMON_SPACE, IMAGES, Dataset, Layout
+from lesiondelta.errors import CohortError
+from lesiondelta.inputs.bids import BidsFile, bids_files, natural, read_cohort
+
+ONLY_VISIT = "1"
+BESIDE_REFERENCES = re.compile(r"study\d+_\w+_to_\w+\.txt|sub-\w+_space-common_label-(brain|change)_mask\.nii\.gz")
+"""Files of a BIDS patient in derivatives/reference or derivatives/change that are kept as they are."""
+
+
+@dataclass(frozen=True)
+class FoundVisit:
+    """Images by BIDS name; masks by the owners' name, sorted, on the grid of the image named `flair`."""
+
+    label: str
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+    flair: str = "FLAIR"
+    acquired: datetime | None = None
+
+
+@dataclass(frozen=True)
+class FoundPatient:
+    """Visits in order, and further files by the name they get; `test` if the owners keep the patient for that."""
+
+    label: str
+    visits: tuple[FoundVisit, ...]
+    others: Mapping[str, Path]
+    test: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset on disk, complete as far as file names tell."""
+
+    dataset: Dataset
+    layout: Layout
+    root: Path
+    patients: tuple[FoundPatient, ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    is_: Mapping[str, str | None]
+
+
+def find(dataset: Dataset, root: Path) -> Found:
+    """Find the patients of a dataset.
+
+    Raises
+    ------
+    CohortError
+        The folder is laid out in none of the known ways or in several, a visit lacks an image or a mask, or a file
+        has a double or is where it would be overlooked.
+    """
+    layout, files = _recognise(dataset, root)
+    patients = _bids_patients(root) if layout is BIDS else _patients(files)
+    masks = layout.masks or sorted({name for p in patients for visit in p.visits for name in visit.masks})
+    for patient in patients:
+        for visit in patient.visits:
+            absent = [name for name in CONTRASTS if layout is not BIDS and name not in visit.images]
+            absent += [name for name in masks if name not in visit.masks]
+            if absent:
+                raise CohortError(
+                    f"Visit {visit.label} of patient {patient.label} in {root} has no {' and no '.join(absent)} "
+                    f"(files are named as {layout.example}): complete it or take the visit away."
+                )
+    return Found(dataset, layout, root, patients)
+
+
+def _recognise(dataset: Dataset, root: Path) -> tuple[Layout, list[_File]]:
+    if not root.is_dir():
+        raise CohortError(f"{root} is not a folder: give that of the {dataset.title} as its owners distribute it.")
+    name = root.resolve().name
+    paths = {path: f"{name}/{path.relative_to(root).as_posix()}" for path in sorted(root.rglob("*")) if path.is_file()}
+    fitting = []
+    for layout in dataset.layouts:
+        matches = {path: layout.pattern.fullmatch(said) for path, said in paths.items()}
+        files = [_File(path, match.groupdict()) for path, match in matches.items() if match]
+        if any(file.is_.get("image") for file in files):
+            fitting.append((layout, files))
+    if len(fitting) > 1:
+        raise CohortError(f"{root} holds {' and '.join(layout.name for layout, _ in fitting)}: give the folder of one.")
+    if not fitting:
+        wanted = "; ".join(f"{layout.example} ({layout.name})" for layout in dataset.layouts)
+        there = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
+        raise CohortError(f"{root} is no {dataset.title}: looked for files as {wanted}, and found {there}.")
+    return fitting[0]
+
+
+def _patients(files: Sequence[_File]) -> tuple[FoundPatient, ...]:
+    labels = {file.is_["patient"] or "" for file in files if file.is_.get("image") or file.is_.get("mask")}
+    return tuple(
+        _patient(label, [file for file in files if file.is_["patient"] == label])
+        for label in sorted(labels, key=natural)
+    )
+
+
+def _patient(label: str, files: Sequence[_File]) -> FoundPatient:
+    scans = [file for file in files if file.is_.get("image") or file.is_.get("mask")]
+    visits = {file.is_.get("visit") or ONLY_VISIT for file in scans}
+    tests = {bool(file.is_.get("test")): file.path for file in scans}
+    if len(tests) > 1:
+        raise CohortError(
+            f"Patient {label} is for training ({tests[False]}) and for testing ({tests[True]}): keep one."
+        )
+    others = [(COMMON_SPACE.get(file.is_["other"] or ""), file) for file in files if file.is_.get("other")]
+    return FoundPatient(
+        label,
+        tuple(
+            _visit(visit, [file for file in scans if (file.is_.get("visit") or ONLY_VISIT) == visit])
+            for visit in sorted(visits, key=natural)
+        ),
+        _by_name((f"sub-{label}_{name}" if name else str(file.is_["other"]), file.path) for name, file in others),
+        True in tests,
+    )
+
+
+def _by_name(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for name, path in files:
+        if name in named and not filecmp.cmp(named[name], path, shallow=False):
+            raise CohortError(f"{named[name]} and {path} would both become {name}, and differ: keep one of them.")
+        named[name] = path
+    return named
+
+
+def _visit(label: str, files: Iterable[_File]) -> FoundVisit:
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    for file in files:
+        image, mask = file.is_.get("image"), file.is_.get("mask")
+        kind, name = (images, IMAGES[image.lower()]) if image else (masks, mask or "")
+        if name in kind:
+            raise CohortError(f"{kind[name]} and {file.path} are the same {name}: keep one of them.")
+        kind[name] = file.path
+    return FoundVisit(label, images, dict(sorted(masks.items())))
+
+
+def _bids_patients(root: Path) -> tuple[FoundPatient, ...]:
+    """As every other command reads the folder; what it would overlook is refused."""
+    cohort = read_cohort(root, validate=False)
+    problems = [*cohort.problems.values(), *(said for p in cohort.patients for said in p.problems.values())]
+    if problems:
+        raise CohortError(problems[0])
+    patients = tuple(_bids_patient(root, patient) for patient in cohort.patients)
+    taken = {path for patient in patients for visit in patient.visits for path in visit.masks.values()}
+    taken |= {path for patient in patients for path in patient.others.values()}
+    taken |= {visit.brain_mask for patient in cohort.patients for visit in patient.visits if visit.brain_mask}
+    masks = [*root.glob("sub-*/**/anat/*_mask.nii*"), *root.glob("derivatives/reference/sub-*/**/*.nii*")]
+    if overlooked := sorted(set(masks) - taken):
+        raise CohortError(
+            f"{overlooked[0]} is where nobody looks: lesion masks on the grid of the FLAIR are "
+            "derivatives/reference/sub-X/ses-Y/anat/sub-X_ses-Y_space-orig_label-L_mask.nii.gz. Rename it or "
+            "take it away."
+        )
+    return patients
+
+
+def _bids_patient(root: Path, patient: Patient) -> FoundPatient:
+    if len(patient.visits) > 1 and not all(visit.label for visit in patient.visits):
+        raise CohortError(f"sub-{patient.label} in {root} has images inside and outside of sessions: give all a ses-*.")
+    folders = [root / "derivatives" / name / f"sub-{patient.label}" for name in ("reference", "change")]
+    beside = [path for folder in folders for path in sorted(folder.glob("*")) if BESIDE_REFERENCES.fullmatch(path.name)]
+    return FoundPatient(
+        patient.label, tuple(map(_bids_visit, patient.visits)), _by_name((path.name, path) for path in beside)
+    )
+
+
+def _bids_visit(visit: Visit) -> FoundVisit:
+    """Images keep their entities, so that among several the same one is chosen."""
+    files = [file for file in bids_files(visit.images["FLAIR"].parent) if file.suffix in IMAGES.values()]
+    names = {file.path: _name(file) for file in files}
+    if visit.brain_mask:
+        names[visit.brain_mask] = "desc-brain_mask"
+    masks = {"reference": visit.reference} if visit.reference else {}
+    images = _by_name((name, path) for path, name in names.items())
+    return FoundVisit(visit.label or ONLY_VISIT, images, masks, names[visit.images["FLAIR"]], visit.acquired)
+
+
+def _name(file: BidsFile) -> str:
+    return "_".join([*(f"{k}-{v}" for k, v in file.entities.items() if k not in ("sub", "ses")), file.suffix])

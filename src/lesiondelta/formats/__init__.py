@@ -1,1 +1,0 @@
-"""BIDS in and out, completion records, pictures."""

@@ -1,0 +1,1 @@
+"""What comes in: BIDS datasets, loose files and DICOM folders become patients."""

@@ -1,0 +1,234 @@
+"""One patient from loose files or DICOM folders, without BIDS."""
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, datetime
+from importlib.metadata import version
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+from lesiondelta.cohort import CONTRASTS, Patient, Visit
+from lesiondelta.errors import CohortError, ImageError
+from lesiondelta.files import atomic, write_json
+from lesiondelta.images import write_volume
+from lesiondelta.inputs.bids import LABEL
+from lesiondelta.inputs.dicom import Series, discreet, holds_dicom, read_series
+from lesiondelta.inputs.studies import TIMES, choose_visits, named_series, unsuitable
+
+PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
+AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
+FIRST = ("FLAIR", "T1w")
+"""Whose date is a visit's."""
+CALLED = {"t1": "T1w", "t1w": "T1w", "mprage": "T1w", "flair": "FLAIR"}
+"""Whole words in the names of files that say the contrast."""
+Images = Mapping[str, Path | Series]
+
+
+@discreet()
+def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Path) -> Patient:
+    """A patient from the images of each visit; the visits are called 1, 2, ...
+
+    A visit is a T1w and a FLAIR, each a NIfTI file, a folder with a DICOM series or a file of one; or it is one folder
+    with the DICOM series of a study, or of several, which become as many visits. Different days in the DICOM headers
+    of all visits decide their order; else it is as given.
+
+    Parameters
+    ----------
+    visits : sequence of one or two paths each
+    label : str
+        Of the patient. What names a person in the DICOM headers is not used.
+    converted : Path
+        Folder for the NIfTI files that DICOM series become, laid out as in BIDS.
+
+    Raises
+    ------
+    CohortError
+        The label would make no BIDS name, an image is given twice, known dates contradict the order that has to count,
+        T1w and FLAIR are exchanged by their names, DICOM series are absent or ambiguous, their headers speak of several
+        people, or T1w and FLAIR of a visit are of different ones.
+    ImageError, GeometryError
+        A file is absent, or a series is no volume that can be read.
+    """
+    if not LABEL.fullmatch(label):
+        raise CohortError(f"The label {label!r} makes no file name: use letters and digits alone.")
+    given = [_images(paths) for paths in visits]
+    images = [one for several in given for one in several]
+    _require_once(images)
+    _require_one_person(list(_series(images)))
+    for paths, found in zip(visits, given, strict=True):
+        _require_one_pseudonym(paths[0], found)
+    _require_pairs(images)
+    order = BY_DATE if len({_day(visit) for visit in images} - {None}) == len(images) else AS_GIVEN
+    if order == BY_DATE:
+        images.sort(key=lambda visit: _acquired(visit) or datetime.max)
+    elif len(images) > len(visits):
+        several = next(paths[0] for paths, found in zip(visits, given, strict=True) if len(found) > 1)
+        raise CohortError(
+            f"{several} holds several studies without dates of their own: give a --visit for each, in time order."
+        )
+    else:
+        _require_no_return(images)
+    made = [_visit(visit, label, number, order == BY_DATE, converted) for number, visit in enumerate(images, 1)]
+    return Patient(label, tuple(made), order=order, notes=tuple(_notes(images)))
+
+
+def keep_converted(patient: Patient, old: Path, new: Path) -> Patient:
+    """Copy what was converted to the folder `old` to the folder `new`; returns the patient with the images there."""
+    for path in (path for path in old.rglob("*") if path.is_file()):
+        with atomic(new / path.relative_to(old)) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def kept(path: Path) -> Path:
+        return new / path.relative_to(old) if path.is_relative_to(old) else path
+
+    visits = [replace(v, images={name: kept(path) for name, path in v.images.items()}) for v in patient.visits]
+    return replace(patient, visits=tuple(visits))
+
+
+def _images(paths: tuple[Path, ...]) -> Sequence[Images]:
+    """The visits that one `--visit` gives."""
+    for path in paths:
+        if not path.exists():
+            raise ImageError(f"{path} does not exist.")
+    if len(paths) == 1 and not paths[0].is_dir():
+        raise CohortError(f"{paths[0]} is one file: --visit takes T1w and FLAIR, or one DICOM folder of both.")
+    if len(paths) == 1:
+        return choose_visits(paths[0])
+    pairs = list(zip(CONTRASTS, paths, strict=True))
+    for name, path in pairs:
+        _require_called(name, path)
+    return [{name: named_series(path, name) if holds_dicom(path) else path for name, path in pairs}]
+
+
+def _require_called(contrast: str, path: Path) -> None:
+    """Patterns of the shell give FLAIR before T1w; a name with the words of both, or of none, says nothing."""
+    called = {CALLED[word] for word in re.findall(r"[a-z0-9]+", path.name.lower()) if word in CALLED}
+    if len(called) == 1 and contrast not in called:
+        raise CohortError(
+            f"{path} was given as {contrast}, but its name says {called.pop()}: --visit takes T1w, then FLAIR; "
+            "exchange the two, or rename the file."
+        )
+
+
+def _require_once(images: Sequence[Images]) -> None:
+    for called in (_file, _identifier):
+        given = [one for visit in images for one in visit.values()]
+        counts = Counter(called(one) for one in given)
+        if twice := sorted({str(_file(one)) for one in given if counts[called(one)] > 1}):
+            raise CohortError(f"{', '.join(twice)} is given more than once: every visit needs images of its own.")
+
+
+def _file(image: Path | Series) -> Path:
+    return (image.files[0] if isinstance(image, Series) else image).resolve()
+
+
+def _identifier(image: Path | Series) -> str:
+    """Also of a copy the same."""
+    return min(str(one.SOPInstanceUID) for one in image.headers) if isinstance(image, Series) else str(_file(image))
+
+
+def _require_one_person(series: Sequence[Series]) -> None:
+    differing = [name for name in PERSON if len(_known(series, name)) > 1]
+    if len(differing) > 1:
+        raise CohortError(
+            f"The DICOM headers speak of several people ({', '.join(differing)} differ between "
+            f"{series[0].files[0].parent} and the others): give the images of one."
+        )
+
+
+def _require_one_pseudonym(folder: Path, found: Sequence[Images]) -> None:
+    """What one `--visit` gives is of one person only if all of it says so: a pseudonym stands for a visit at least."""
+    series = list(_series(found))
+    known = all(len(_known(series, name)) == 1 for name in PERSON[1:])
+    if len(_known(series, "PatientID")) > 1 and not known:
+        raise CohortError(
+            f"The DICOM images of {folder} and what was given with it differ in PatientID: give the images of one "
+            "person, and every study of them as a --visit of its own."
+        )
+
+
+def _require_pairs(images: Sequence[Images]) -> None:
+    """T1w and FLAIR of the visits run in the same order of days, where they say so."""
+    days = [(_day({"T1w": v["T1w"]}), _day({"FLAIR": v["FLAIR"]})) for v in images]
+    known = [(t1w, flair) for t1w, flair in days if t1w and flair]
+    for one, other in combinations(known, 2):
+        if (one[0] < other[0] and one[1] > other[1]) or (one[0] > other[0] and one[1] < other[1]):
+            raise CohortError(
+                f"T1w and FLAIR are exchanged between visits: those of {one[0]} and {one[1]} were given together, and "
+                f"those of {other[0]} and {other[1]}."
+            )
+
+
+def _known(series: Sequence[Series], name: str) -> set[str]:
+    return {str(one.value(name)) for one in series if one.value(name)}
+
+
+def _series(images: Sequence[Images]) -> Iterator[Series]:
+    return (one for visit in images for one in visit.values() if isinstance(one, Series))
+
+
+def _acquired(visit: Images) -> datetime | None:
+    return next((one.acquired for name in FIRST if isinstance(one := visit.get(name), Series)), None)
+
+
+def _day(visit: Images) -> date | None:
+    """Without the time of day, which those who change dates sometimes leave."""
+    time = _acquired(visit)
+    return time.date() if time else None
+
+
+def _require_no_return(images: Sequence[Images]) -> None:
+    """Not every visit has a day of its own, so that the order given counts: the days that are known must follow it."""
+    known = [(number, day) for number, visit in enumerate(images, 1) if (day := _day(visit))]
+    for (before, day), (after, other) in pairwise(known):
+        if day > other:
+            raise CohortError(
+                f"--visit number {before} is of {day}, number {after} of {other}, and not every visit has a day of its "
+                "own in its DICOM headers, which would decide: give the visits in time order."
+            )
+
+
+def _visit(images: Images, label: str, number: int, dated: bool, converted: Path) -> Visit:
+    folder = converted / f"sub-{label}" / f"ses-{number}" / "anat"
+    paths = {
+        name: _converted(one, folder / f"sub-{label}_ses-{number}_{name}.nii.gz") if isinstance(one, Series) else one
+        for name, one in images.items()
+    }
+    flair = images["FLAIR"]
+    files = flair.files if isinstance(flair, Series) else ()
+    return Visit(str(number), paths, acquired=_acquired(images) if dated else None, dicom=files)
+
+
+def _converted(series: Series, path: Path) -> Path:
+    """Write a series as NIfTI, with what of its header BIDS asks for."""
+    write_volume(path, read_series(series))
+    write_json(path.with_suffix("").with_suffix(".json"), _sidecar(series))
+    return path
+
+
+def _sidecar(series: Series) -> dict[str, Any]:
+    facts: dict[str, Any] = {"Modality": "MR", "Manufacturer": series.value("Manufacturer")}
+    facts["MagneticFieldStrength"] = series.value("MagneticFieldStrength")
+    facts |= {names[0]: series.number(*names, scale=0.001) for names in TIMES}
+    facts |= {"ConversionSoftware": "highdicom", "ConversionSoftwareVersion": version("highdicom")}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _notes(images: Sequence[Images]) -> Iterator[str]:
+    """What was chosen, for the log: by numbers, since descriptions are free text."""
+    for number, visit in enumerate(images, 1):
+        for name, one in visit.items():
+            if isinstance(one, Series):
+                doubt = f" ({unsuitable(one)})" if unsuitable(one) else ""
+                what = f"DICOM series {one.value('SeriesNumber') or '-'}, {len(one.frames)} images{doubt}"
+                yield f"the {name} of ses-{number} is {what}"
+        days = {_day({name: one}) for name, one in visit.items()} - {None}
+        if len(days) > 1:
+            yield f"the T1w and FLAIR of ses-{number} were acquired on different days"
+    for name in PERSON:
+        if len(_known(list(_series(images)), name)) > 1:
+            yield f"the DICOM headers of the images differ in {name}"

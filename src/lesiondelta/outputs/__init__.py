@@ -1,0 +1,1 @@
+"""What goes out: the files of a BIDS derivative, tables and maps of lesions, segmentations for other programs."""

@@ -1,0 +1,324 @@
+"""One patient's visits, from their files into one space: register, check, find the brain, resample once, correct bias.
+
+The patient's space has the axes of the world (RAS+) where the baseline visit's FLAIR lies, or half-way between the
+visits, in cubic voxels.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from lesiondelta.cohort import Patient, Visit
+from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError, RegistrationError
+from lesiondelta.images import (
+    Affine,
+    Grid,
+    Volume,
+    corners_mm,
+    isotropic_grid,
+    read_image,
+    read_mask,
+    require_same_grid,
+    resample,
+)
+from lesiondelta.preprocessing import brain, gate, programs
+from lesiondelta.preprocessing.intensity import correct_bias
+from lesiondelta.preprocessing.located import Located
+from lesiondelta.preprocessing.midway import midway
+from lesiondelta.preprocessing.points import apply, dilate, inside_mm
+from lesiondelta.preprocessing.registration import ENGINES, REFINERS
+from lesiondelta.settings import PreprocessingSettings
+
+log = logging.getLogger(__name__)
+
+PREPARATION = 2
+"""Raised with every change of what is prepared from the same images and settings: older results are redone then."""
+MARGIN_MM = 3.0
+"""Around the brain, in the patient's grid."""
+REACH_MM = 20.0
+"""How far the brain may reach beyond the baseline's field of view."""
+NEAR_MM = 10.0
+"""Around the brain, where the registration of visits looks."""
+
+
+@dataclass(frozen=True)
+class PreparedVisit:
+    """A visit in the patient's space.
+
+    Attributes
+    ----------
+    images : contrast -> float32 on the patient's grid, bias-corrected, 0 outside the brain
+    from_patient : contrast -> (4, 4), point of the patient's space -> that image's own point, RAS+ mm
+    grids : contrast -> the image's own grid
+    quality : registration figures, such as "T1w_residual_mm"
+    """
+
+    label: str
+    images: Mapping[str, Volume]
+    from_patient: Mapping[str, Affine]
+    grids: Mapping[str, Grid]
+    quality: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedPatient:
+    """A patient's visits on one grid; `failures` tells why the others are not among them.
+
+    `brain_from` says where the first one's brain comes from: `given` by the user, its `own`, stripped as it is, or the
+    method that found it; "" where an older version has not noted it.
+    """
+
+    label: str
+    grid: Grid
+    brain: Volume
+    visits: tuple[PreparedVisit, ...]
+    failures: Mapping[str, str]
+    brain_from: str = ""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A visit as read; `transforms` take points of its reference, then the baseline's, then the patient's, to images.
+
+    `own_brain` is the mask it brings; `stripped` says that its reference shows nothing but the brain.
+    """
+
+    label: str
+    images: Mapping[str, Volume]
+    transforms: Mapping[str, Affine]
+    own_brain: Volume | None
+    stripped: bool
+    quality: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+V = TypeVar("V", Visit, _Loaded)
+R = TypeVar("R")
+
+
+def prepare_patient(
+    patient: Patient, settings: PreprocessingSettings, contrasts: Sequence[str] = ("T1w", "FLAIR")
+) -> PreparedPatient:
+    """Bring every visit that can be trusted into the patient's space; the others are named in `failures`.
+
+    Raises
+    ------
+    LesionDeltaError
+        No visit at all could be prepared.
+    """
+    reference = "FLAIR" if "FLAIR" in contrasts else contrasts[0]
+    failures: dict[str, str] = {}
+    loaded = _each(patient.visits, lambda visit: _load(visit, contrasts, reference, settings), failures)
+    anatomy: list[tuple[_Loaded, Volume]] = []
+    while loaded and not anatomy:
+        anatomy = _each(loaded[:1], lambda visit: _become_baseline(visit, reference, settings), failures)
+        loaded = loaded[1:]
+    _require_visits(patient, anatomy, failures)
+    baseline, mask = anatomy[0]
+    placed = _each(loaded, lambda visit: _place(visit, baseline, mask, reference, settings), failures)
+    visits = [_warned(visit, loaded, failures) for visit in (baseline, *placed)]
+    if settings.space == "midway":
+        visits, mask = _half_way(visits, mask, reference, settings.spacing_mm)
+    mask = _common_brain(visits, mask, reference, settings.spacing_mm)
+    prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
+    _require_visits(patient, prepared, failures)
+    origin = _brain_from(patient, baseline, settings)
+    return PreparedPatient(patient.label, mask.grid, mask, tuple(prepared), failures, origin)
+
+
+def _require_visits(patient: Patient, found: Sequence[object], failures: Mapping[str, str]) -> None:
+    if not found:
+        raise NoVisitError(patient.label, failures)
+
+
+def _each(items: Sequence[V], step: Callable[[V], R], failures: dict[str, str]) -> list[R]:
+    """Results of a step over visits; a visit that fails is noted and left out."""
+    results = []
+    for item in items:
+        try:
+            results.append(step(item))
+        except LesionDeltaError as error:
+            failures[item.label] = str(error)
+            log.warning("visit %s: %s", item.label or "(only one)", error)
+    return results
+
+
+def _load(visit: Visit, contrasts: Sequence[str], reference: str, settings: PreprocessingSettings) -> _Loaded:
+    """Read a visit and register its other contrasts to its reference."""
+    missing = [contrast for contrast in contrasts if contrast not in visit.images]
+    if missing:
+        raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
+    images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
+    own_brain, stripped = _own_brain(visit, images, reference, settings)
+    transforms = {reference: np.eye(4)}
+    for contrast in contrasts:
+        if contrast != reference:
+            engine = ENGINES[settings.registration]
+            transforms[contrast] = engine(images[reference], images[contrast], degrees=6, threads=settings.threads)
+    return _Loaded(visit.label, images, transforms, own_brain, stripped, {})
+
+
+def _own_brain(
+    visit: Visit, images: Mapping[str, Volume], reference: str, settings: PreprocessingSettings
+) -> tuple[Volume | None, bool]:
+    """The mask the visit brings, and whether its reference is stripped.
+
+    That mask is the user's, or the reference's foreground if every image is stripped: one alone may be a thin slab.
+    """
+    if visit.brain_mask is not None:
+        mask = read_mask(visit.brain_mask)
+        require_same_grid(mask, images[reference])
+        return mask, brain.own_mask(images[reference]) is not None
+    if settings.skull_strip == "force":
+        return None, False
+    masks = {c: brain.own_mask(image, certain=settings.skull_strip == "skip") for c, image in images.items()}
+    all_stripped = all(mask is not None for mask in masks.values())
+    if all_stripped:
+        log.info("visit %s: its images show the brain alone", visit.label or "(only one)")
+    return masks[reference] if all_stripped else None, masks[reference] is not None
+
+
+def _brain_from(patient: Patient, baseline: _Loaded, settings: PreprocessingSettings) -> str:
+    """See PreparedPatient."""
+    if baseline.own_brain is None:
+        return settings.brain_extraction
+    return "given" if any(v.label == baseline.label and v.brain_mask for v in patient.visits) else "own"
+
+
+def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:
+    """The visit, checked, and the brain in the space of its reference."""
+    mask = _find_brain(visit, reference, settings)
+    visit = _refined(visit, reference, mask, np.eye(4), settings)
+    return (_checked_contrasts(visit, reference, mask) if settings.gate else visit), mask
+
+
+def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> Volume:
+    """The brain in the space of the visit's reference, on cubic voxels that reach beyond its field of view."""
+    grid = isotropic_grid(corners_mm(visit.images[reference].grid), settings.spacing_mm, REACH_MM)
+    if visit.own_brain is not None:
+        return _as_mask(resample(visit.own_brain, grid, order="linear"))
+    contrast = "T1w" if "T1w" in visit.images else reference
+    log.info("visit %s: the brain is found by %s", visit.label or "(only one)", settings.brain_extraction)
+    head = resample(visit.images[contrast], grid, visit.transforms[contrast], order="linear")
+    return brain.extract(head, settings.brain_extraction, settings.threads)
+
+
+def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, settings: PreprocessingSettings) -> _Loaded:
+    """Register a visit to the baseline, compose its transforms, and check that both are aligned and one person's."""
+    fixed, moving = baseline.images[reference], visit.images[reference]
+    near = mask if baseline.stripped or visit.stripped else dilate(mask, NEAR_MM)
+    engine = ENGINES[settings.registration]
+    transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=near)
+    visit = _refined(visit, reference, mask, transform, settings)
+    transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
+    placed = replace(visit, transforms=transforms)
+    if not settings.gate:
+        return placed
+    placed = _checked_contrasts(placed, reference, mask)
+    before, now = Located(fixed, np.eye(4)), Located(moving, transform)
+    placed = _noted(placed, "baseline_residual_mm", gate.check_alignment(before, now, mask))
+    for contrast, image in visit.images.items():
+        before = Located(baseline.images[contrast], baseline.transforms[contrast])
+        refuse = contrast == reference  # another person's T1w does not fit its own visit's FLAIR: refused above
+        checked = gate.check_person(before, Located(image, transforms[contrast]), mask, refuse=refuse)
+        placed = _noted(placed, f"baseline_{contrast}_person_mm", checked)
+    return placed
+
+
+def _refined(
+    visit: _Loaded, reference: str, mask: Volume, to_reference: Affine, settings: PreprocessingSettings
+) -> _Loaded:
+    """The visit, its contrasts registered to its reference once more, by the brain alone.
+
+    `to_reference` takes points of the brain mask's space to the reference's.
+    """
+    refine = REFINERS.get(settings.registration)
+    if refine is None:
+        return visit
+    fixed = visit.images[reference]
+    to_mask = np.asarray(np.linalg.inv(to_reference), dtype=np.float64)
+    inside = resample(mask, fixed.grid, to_mask, order="nearest")
+    for contrast, start in visit.transforms.items():
+        if contrast != reference:
+            try:
+                better = refine(fixed, visit.images[contrast], start, inside, settings.threads)
+                visit = replace(visit, transforms={**visit.transforms, contrast: better})
+            except RegistrationError as error:  # a thin slab: what was found before is judged by the gate
+                log.warning("visit %s: %s", visit.label or "(only one)", error)
+                warning = f"The {contrast} could not be registered by the brain alone: compare it with the {reference}."
+                visit = replace(visit, warnings=(*visit.warnings, warning))
+    return visit
+
+
+def _checked_contrasts(visit: _Loaded, reference: str, mask: Volume) -> _Loaded:
+    """The visit with a residual for each contrast that was registered to its reference."""
+    fixed = Located(visit.images[reference], visit.transforms[reference])
+    for contrast, image in visit.images.items():
+        if contrast != reference:
+            checked = gate.check_alignment(fixed, Located(image, visit.transforms[contrast]), mask)
+            visit = _noted(visit, f"{contrast}_residual_mm", checked)
+    return visit
+
+
+def _noted(visit: _Loaded, name: str, check: gate.Check) -> _Loaded:
+    quality = {**visit.quality, name: check.value_mm}
+    return replace(visit, quality=quality, warnings=visit.warnings + check.warnings)
+
+
+def _warned(visit: _Loaded, later: Sequence[_Loaded], failures: Mapping[str, str]) -> _Loaded:
+    """The visit with a warning for each later one that would not fit: which of them is wrong, nobody knows."""
+    refused = [other.label for other in later if other.label in failures]
+    warnings = tuple(f"Visit {label} does not fit the baseline: {failures[label]}" for label in refused)
+    return replace(visit, warnings=visit.warnings + warnings)
+
+
+def _half_way(
+    visits: Sequence[_Loaded], mask: Volume, reference: str, spacing_mm: float
+) -> tuple[list[_Loaded], Volume]:
+    """Visits and brain in the space half-way between the visits."""
+    to_baseline = midway([visit.transforms[reference] for visit in visits])
+    corners = apply(np.linalg.inv(to_baseline), corners_mm(mask.grid))
+    moved = resample(mask, isotropic_grid(corners, spacing_mm), to_baseline, order="linear")
+    placed = [replace(v, transforms={c: own @ to_baseline for c, own in v.transforms.items()}) for v in visits]
+    return placed, _as_mask(moved)
+
+
+def _common_brain(visits: Sequence[_Loaded], mask: Volume, reference: str, spacing_mm: float) -> Volume:
+    """Union of the visits' brains where any of them was imaged, cropped to its box."""
+    found, seen = mask.data, np.zeros(mask.data.shape, bool)
+    for visit in visits:
+        place = visit.transforms[reference]
+        if visit.own_brain is not None:
+            found = found | _as_mask(resample(visit.own_brain, mask.grid, place, order="linear")).data
+        imaged = visit.images[reference].with_data(np.ones(visit.images[reference].data.shape, bool))
+        seen |= resample(imaged, mask.grid, place, order="nearest").data
+    inside = mask.with_data(found & seen)
+    grid = isotropic_grid(inside_mm(inside), spacing_mm, MARGIN_MM)
+    return replace(resample(inside, grid, order="nearest"), name="brain")
+
+
+def _resample(visit: _Loaded, mask: Volume, settings: PreprocessingSettings) -> PreparedVisit:
+    """Each image once through its composed transform; then masked and corrected."""
+    images = {}
+    for contrast, image in visit.images.items():
+        moved = resample(image, mask.grid, visit.transforms[contrast])
+        moved = replace(moved, data=np.where(mask.data, moved.data, 0).astype(np.float32))
+        images[contrast] = correct_bias(moved, mask) if settings.bias_correction else moved
+    grids = {contrast: image.grid for contrast, image in visit.images.items()}
+    return PreparedVisit(visit.label, images, visit.transforms, grids, visit.quality, visit.warnings)
+
+
+def _as_mask(share: Volume) -> Volume:
+    return share.with_data(share.data > 0.5)
+
+
+def require_programs(settings: PreprocessingSettings) -> None:
+    """Raise DependencyError where an external program that the settings name is not installed."""
+    if settings.registration in programs.ADVICE:
+        programs.require_program(settings.registration, programs.ADVICE[settings.registration])
+    if settings.brain_extraction in brain.PROGRAMS and settings.skull_strip != "skip":
+        brain.require_extraction(settings.brain_extraction)

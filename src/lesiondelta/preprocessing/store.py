@@ -1,0 +1,158 @@
+"""Prepared patients on disk, so that another threshold, model or training need not register them again.
+
+WORK/sub-X/prepared.json (written last: without it nothing counts), brain.nii.gz and [ses-Y/]{T1w,FLAIR}.nii.gz.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesiondelta import __version__
+from lesiondelta.cohort import Patient
+from lesiondelta.errors import GeometryError, LesionDeltaError
+from lesiondelta.files import alone, require_writable, write_json
+from lesiondelta.images import GRID_TOLERANCE_MM, Grid, Volume, read_image, read_mask, write_volume
+from lesiondelta.inputs.checks import visit_contents
+from lesiondelta.preprocessing.preparation import PREPARATION, PreparedPatient, PreparedVisit, prepare_patient
+from lesiondelta.settings import PreprocessingSettings
+
+log = logging.getLogger(__name__)
+
+RECORD = "prepared.json"
+
+
+def prepared_patient(
+    patient: Patient, settings: PreprocessingSettings, contrasts: Sequence[str], work: Path | None
+) -> PreparedPatient:
+    """Prepare a patient, or read it from `work` if the same input was prepared there with the same settings.
+
+    A patient with a failed visit is not kept: its cause may be gone.
+    """
+    if work is None:
+        return prepare_patient(patient, settings, contrasts)
+    folder = work / f"sub-{patient.label}"
+    identity = {
+        "lesiondelta": __version__,
+        "preparation": PREPARATION,
+        "settings": settings.model_dump(mode="json", exclude={"threads"}),
+        "contrasts": list(contrasts),
+        "visits": visit_contents(patient),
+    }
+    with alone(folder, wait=True, needed=False):  # runs with other settings share it
+        try:
+            prepared = _read(folder, identity, contrasts)
+            log.info("sub-%s: prepared images are taken from %s", patient.label, folder)
+        except (OSError, ValueError, KeyError, LesionDeltaError):
+            require_writable(folder)
+            (folder / RECORD).unlink(missing_ok=True)
+            prepared = prepare_patient(patient, settings, contrasts)
+            if not prepared.failures:  # what failed is tried again
+                _write(folder, prepared, identity)
+    return prepared
+
+
+def image_path(work: Path, patient: str, visit: str, name: str) -> Path:
+    """The file of one prepared image."""
+    return work / f"sub-{patient}" / (f"ses-{visit}" if visit else "") / f"{name}.nii.gz"
+
+
+def _write(folder: Path, prepared: PreparedPatient, identity: Mapping[str, Any]) -> None:
+    write_volume(folder / "brain.nii.gz", prepared.brain)
+    for visit in prepared.visits:
+        for contrast, image in visit.images.items():
+            write_volume(image_path(folder.parent, prepared.label, visit.label, contrast), image)
+    write_json(folder / RECORD, {"identity": identity, **described(prepared)})
+
+
+def _read(folder: Path, identity: Mapping[str, Any], contrasts: Sequence[str]) -> PreparedPatient:
+    content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if content["identity"] != identity:
+        raise ValueError("another input or other settings")
+    label = folder.name.removeprefix("sub-")
+    return restored(
+        label,
+        content,
+        folder / "brain.nii.gz",
+        contrasts,
+        lambda visit, name: image_path(folder.parent, label, visit, name),
+    )
+
+
+def described(prepared: PreparedPatient) -> dict[str, Any]:
+    """All of a prepared patient but its images, as plain JSON."""
+    visits = [_description(visit) for visit in prepared.visits]
+    facts = {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "brain_from": prepared.brain_from}
+    return {**facts, "visits": visits}
+
+
+def restored(
+    label: str,
+    content: Mapping[str, Any],
+    brain: Path,
+    contrasts: Sequence[str],
+    path_of: Callable[[str, str], Path],
+) -> PreparedPatient:
+    """The patient that was `described`, with its images read: `path_of` names them by visit and contrast.
+
+    Raises
+    ------
+    ImageError, GeometryError
+        An image is absent or damaged, or lies on another grid.
+    """
+    grid = _grid(content["grid"])
+    return PreparedPatient(
+        label,
+        grid,
+        _on(grid, read_mask(brain)),
+        tuple(_visit(entry, contrasts, grid, path_of) for entry in content["visits"]),
+        content["failures"],
+        content.get("brain_from", ""),
+    )
+
+
+def _description(visit: PreparedVisit) -> dict[str, Any]:
+    return {
+        "label": visit.label,
+        "from_patient": {contrast: matrix.tolist() for contrast, matrix in visit.from_patient.items()},
+        "grids": {contrast: _plain(grid) for contrast, grid in visit.grids.items()},
+        "quality": dict(visit.quality),
+        "warnings": list(visit.warnings),
+    }
+
+
+def _visit(
+    entry: Mapping[str, Any], contrasts: Sequence[str], grid: Grid, path_of: Callable[[str, str], Path]
+) -> PreparedVisit:
+    paths = {contrast: path_of(entry["label"], contrast) for contrast in contrasts}
+    return PreparedVisit(
+        label=entry["label"],
+        images={contrast: _on(grid, read_image(path)) for contrast, path in paths.items()},
+        from_patient={contrast: np.array(matrix) for contrast, matrix in entry["from_patient"].items()},
+        grids={contrast: _grid(plain) for contrast, plain in entry["grids"].items()},
+        quality=entry["quality"],
+        warnings=tuple(entry["warnings"]),
+    )
+
+
+def _on(grid: Grid, volume: Volume) -> Volume:
+    """The volume with the grid's own affine, which NIfTI has rounded; GeometryError where it lies on another grid."""
+    if volume.grid.distance_mm(grid) > GRID_TOLERANCE_MM:
+        raise GeometryError(
+            f"{volume.name} is not on the grid that its record names: another run has written it since. Run the "
+            "patient again."
+        )
+    return replace(volume, affine=grid.affine)
+
+
+def _plain(grid: Grid) -> dict[str, Any]:
+    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
+
+
+def _grid(plain: Mapping[str, Any]) -> Grid:
+    x, y, z = plain["shape"]
+    return Grid((x, y, z), np.array(plain["affine"]))

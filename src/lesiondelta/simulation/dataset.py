@@ -1,0 +1,142 @@
+"""A labelled longitudinal BIDS cohort of simulated patients."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from lesiondelta.errors import OutputError
+from lesiondelta.files import sha256, write_json, write_text
+from lesiondelta.images import write_volume
+from lesiondelta.simulation.acquisition import Acquisition
+from lesiondelta.simulation.anatomy import deformed
+from lesiondelta.simulation.evolution import Rates
+from lesiondelta.simulation.sources import Person
+from lesiondelta.simulation.visits import SimulatedPatient, SimulatedVisit, simulate_patient
+
+LOGGER = logging.getLogger(__name__)
+FIRST_VISIT = datetime(2020, 1, 1, 9)
+EDITION = 4  # of the simulator: raised whenever the same arguments give other patients
+
+
+def write_cohort(
+    folder: Path,
+    patients: int,
+    visits: int,
+    seed: int,
+    *,
+    acquisition: Acquisition | None = None,
+    rates: Rates | None = None,
+    lesion_masks: Sequence[Path] = (),
+    people: Sequence[Person] = (),
+    small: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a BIDS dataset of simulated patients with their reference masks in `derivatives/reference`.
+
+    The same arguments give the same bytes. Patient `n` does not depend on how many there are; one that is complete
+    (its `sub-X_sessions.tsv`, written last, is there) is left alone, so that a stopped run can be taken up again.
+    `participants.tsv` ends the dataset. `progress` is called with patients done and patients in all. Patients are made
+    from the atlas, or in turn from real `people`, each time deformed into another brain; they are stripped.
+
+    Raises
+    ------
+    OutputError
+        The folder holds something else, more patients, or a cohort of other arguments or another version, or cannot be
+        written.
+    """
+    acquisition = acquisition or Acquisition(mode="native")
+    given = hashlib.sha256(
+        " ".join([*map(sha256, lesion_masks), *(person.identity for person in people)]).encode()
+    ).hexdigest()[:12]
+    _claim(folder, seed, visits, f"{acquisition} {rates or Rates()} small={small} given={given} edition={EDITION}")
+    labels = [f"{index:03d}" for index in range(1, patients + 1)]
+    _require_no_others(folder, labels)
+    for index, label in enumerate(labels, start=1):
+        if not _sessions_table(folder, label).is_file():
+            own_seed = _patient_seed(seed, index)
+            person = people[(index - 1) % len(people)] if people else None
+            patient = simulate_patient(
+                own_seed,
+                visits,
+                anatomy=deformed(person.anatomy(own_seed), own_seed) if person else None,
+                acquisition=acquisition,
+                lesion_masks=lesion_masks,
+                rates=rates,
+                small=small,
+            )
+            _write_patient(folder, label, patient)
+            LOGGER.info("sub-%s: %d visits", label, visits)
+        if progress:
+            progress(index, patients)
+    write_text(folder / "participants.tsv", "\n".join(["participant_id", *(f"sub-{label}" for label in labels)]) + "\n")
+
+
+def _patient_seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def _claim(folder: Path, seed: int, visits: int, how: str) -> None:
+    """Write the descriptions, or check that those there are the same."""
+    marker = folder / "derivatives" / "reference" / "dataset_description.json"
+    description = {
+        "Name": "Lesions of the simulated patients",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "lesiondelta simulate", "Description": f"seed={seed} visits={visits} {how}"}],
+    }
+    if not marker.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OutputError(f"{folder} is not empty and was not written by `simulate`: give a new folder.")
+        write_json(marker, description)
+    elif f"seed={seed} visits={visits} {how}" not in marker.read_text(encoding="utf-8"):
+        raise OutputError(
+            f"{folder} holds a cohort simulated with other settings or by another version: give another folder."
+        )
+    raw = {"Name": "Simulated patients with MS lesions", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    write_json(folder / "dataset_description.json", raw)
+
+
+def _require_no_others(folder: Path, labels: Sequence[str]) -> None:
+    others = sorted({path.name for path in folder.glob("sub-*")} - {f"sub-{label}" for label in labels})
+    if others:
+        raise OutputError(
+            f"{folder} holds {others[0]}, which is not among the {len(labels)} patients asked for: ask for as many as "
+            "it has, or give another folder."
+        )
+
+
+def _write_patient(folder: Path, label: str, patient: SimulatedPatient) -> None:
+    reference = folder / "derivatives" / "reference"
+    for number, visit in enumerate(patient.visits, start=1):
+        _write_visit(folder, reference, f"sub-{label}", f"ses-{number:02d}", visit)
+    _write_changes(reference / f"sub-{label}" / f"sub-{label}_changes.tsv", patient)
+    times = [FIRST_VISIT + timedelta(days=visit.days) for visit in patient.visits]
+    rows = [f"ses-{number:02d}\t{time.isoformat()}" for number, time in enumerate(times, start=1)]
+    write_text(_sessions_table(folder, label), "\n".join(["session_id\tacq_time", *rows]) + "\n")
+
+
+def _write_visit(folder: Path, reference: Path, subject: str, session: str, visit: SimulatedVisit) -> None:
+    """Images with sidecars in the dataset, mask and instances in the derivatives."""
+    place, stem = Path(subject, session, "anat"), f"{subject}_{session}"
+    for name, image in visit.images.items():
+        write_volume(folder / place / f"{stem}_{name}.nii.gz", image)
+        thickness = round(float(image.grid.spacing.max()), 4)
+        write_json(folder / place / f"{stem}_{name}.json", {"Modality": "MR", "SliceThickness": thickness})
+    for volume, name in ((visit.lesions, "label-L_mask"), (visit.instances, "seg-lesions_dseg")):
+        write_volume(reference / place / f"{stem}_space-orig_{name}.nii.gz", volume)
+
+
+def _write_changes(path: Path, patient: SimulatedPatient) -> None:
+    """One row per pair of visits and lesion."""
+    rows = ["prior\tcurrent\tlesion\tchange"]
+    for pair, changes in enumerate(patient.changes, start=1):
+        rows += [f"ses-{pair:02d}\tses-{pair + 1:02d}\t{lesion}\t{change}" for lesion, change in changes.items()]
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def _sessions_table(folder: Path, label: str) -> Path:
+    return folder / f"sub-{label}" / f"sub-{label}_sessions.tsv"

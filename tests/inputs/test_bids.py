@@ -1,0 +1,383 @@
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from lesiondelta.cohort import Patient
+from lesiondelta.errors import CohortError, ImageError
+from lesiondelta.inputs.bids import natural, parse_name, read_cohort, read_filters, session_dates
+from lesiondelta.inputs.loose import loose_patient
+
+
+def write(root: Path, *names: str) -> Path:
+    """Make empty files: reading a dataset looks at names alone."""
+    (root / "dataset_description.json").parent.mkdir(parents=True, exist_ok=True)
+    (root / "dataset_description.json").write_text("{}")
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def visit(sub: str, ses: str, *entities: str) -> list[str]:
+    extra = "".join(f"_{entity}" for entity in entities)
+    return [f"sub-{sub}/ses-{ses}/anat/sub-{sub}_ses-{ses}{extra}_{c}.nii.gz" for c in ("T1w", "FLAIR")]
+
+
+def only(root: Path, **options) -> Patient:
+    (patient,) = read_cohort(root, **options).patients
+    return patient
+
+
+def labels(patient: Patient) -> list[str]:
+    return [visit.label for visit in patient.visits]
+
+
+def test_sessions_come_in_natural_order_without_dates(tmp_path):
+    patient = only(write(tmp_path, *visit("1", "10"), *visit("1", "2"), *visit("1", "1")))
+    assert labels(patient) == ["1", "2", "10"]
+    assert "session label" in patient.order
+
+
+def test_acq_time_decides_the_order(tmp_path):
+    write(tmp_path, *visit("1", "a"), *visit("1", "b"))
+    (tmp_path / "sub-1/sub-1_sessions.tsv").write_text(
+        "session_id\tacq_time\nses-a\t2021-05-01T10:00:00\nses-b\t2019-05-01\n"
+    )
+    patient = only(tmp_path)
+    assert labels(patient) == ["b", "a"]
+    assert patient.order == "acq_time"
+    assert patient.visits[0].acquired == datetime(2019, 5, 1)
+
+
+@pytest.mark.parametrize(("encoding", "read"), [("latin-1", True), ("utf-8-sig", True), ("utf-16", False)])
+def test_tables_in_other_encodings(tmp_path, encoding, read):
+    write(tmp_path, *visit("1", "a"), *visit("1", "b"))
+    path = tmp_path / "sub-1/sub-1_sessions.tsv"
+    table = "session_id\tacq_time\tsite\nses-a\t2021-05-01\tMünchen\nses-b\t2019-05-01\tLjubljana\n"
+    path.write_bytes(table.encode(encoding))
+    patient = only(tmp_path)
+    if read:
+        assert labels(patient) == ["b", "a"]
+    else:
+        assert all(f"{path} is no UTF-8 text" in problem for problem in patient.problems.values())
+        assert set(patient.problems) == {"a", "b"}
+
+
+def test_scans_table_serves_where_the_sessions_table_is_silent(tmp_path):
+    write(tmp_path, *visit("1", "a"), *visit("1", "b"))
+    for session, year in (("a", 2021), ("b", 2020)):
+        (tmp_path / f"sub-1/ses-{session}/sub-1_ses-{session}_scans.tsv").write_text(
+            f"filename\tacq_time\nanat/sub-1_ses-{session}_FLAIR.nii.gz\t{year}-01-01T00:00:00Z\n"
+        )
+    assert labels(only(tmp_path)) == ["b", "a"]
+
+
+def test_one_missing_date_makes_labels_decide_and_says_so(tmp_path):
+    write(tmp_path, *visit("1", "a"), *visit("1", "b"))
+    (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-a\t2021-05-01\nses-b\tn/a\n")
+    patient = only(tmp_path)
+    assert labels(patient) == ["a", "b"]
+    assert "not every visit has an acq_time" in patient.order
+
+
+def test_a_date_that_is_none_makes_labels_decide_and_is_noted(tmp_path):
+    write(tmp_path, *visit("1", "a"), *visit("1", "b"))
+    (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-a\tlast May\nses-b\t2020-01-01\n")
+    patient = only(tmp_path)
+    assert labels(patient) == ["a", "b"]
+    assert "not every visit has an acq_time" in patient.order
+    assert not patient.problems
+    assert f"{tmp_path / 'sub-1/sub-1_sessions.tsv'}: acq_time 'last May' is not a date" in patient.notes[0]
+
+
+def dated(root: Path, *rows: str) -> Patient:
+    """A patient with these rows in its table of sessions, and the sessions named there."""
+    write(root, *(name for row in rows for name in visit("1", row.split()[0].removeprefix("ses-"))))
+    table = "".join("\t".join(row.split()) + "\n" for row in ("session_id acq_time", *rows))
+    (root / "sub-1/sub-1_sessions.tsv").write_text(table)
+    return only(root)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("ses-1 1900-01-01T15:10:00", "ses-2 1900-01-01T09:05:00"),  # as those who take dates away leave them
+        ("ses-1 2019-05-01T15:10:00", "ses-2 2019-05-01T09:05:00", "ses-3 2020-05-01"),
+        ("ses-1 2019-05-01", "ses-2 2020-05-01T15:10:00", "ses-3 2020-05-01T09:05:00"),
+        ("ses-1 2019-05-01", "ses-2 2019-05-01", "ses-3 n/a"),
+    ],
+)
+def test_days_that_repeat_order_nothing_and_count_for_nothing(tmp_path, rows):
+    patient = dated(tmp_path, *rows)
+    assert labels(patient) == [str(number) for number in range(1, len(rows) + 1)]
+    assert patient.order == "session label, natural order (not every visit has an acq_time on a day of its own)"
+    assert {visit.acquired for visit in patient.visits} == {None}
+    assert not patient.problems
+    assert not patient.cautions
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (("ses-1 2021-05-01", "ses-2 2019-05-01", "ses-3 n/a"), r"ses-2 \(2019-05-01\) before ses-1 \(2021-05-01\)"),
+        (("ses-post 2019-05-01", "ses-pre 2018-05-01", "ses-x n/a"), r"ses-pre \(2018.* before ses-post \(2019"),
+        (("ses-1 2019-05-01", "ses-2 2018-05-01", "ses-3 2018-05-01"), r"ses-2 \(2018-05-01\) before ses-1"),
+    ],
+)
+def test_dates_of_some_visits_that_contradict_the_labels_stop_the_patient(tmp_path, rows, said):
+    patient = dated(tmp_path, *rows)
+    assert not patient.visits
+    assert list(patient.problems) == [row.split()[0].removeprefix("ses-") for row in rows]
+    for problem in patient.problems.values():
+        assert re.search(f"{tmp_path / 'sub-1'}: acq_time puts {said}.* in sub-1_sessions.tsv or _scans.tsv", problem)
+
+
+def test_sessions_of_the_table_may_lack_their_prefix(tmp_path):
+    assert labels(dated(tmp_path, "a 2021-05-01", "b 2019-05-01")) == ["b", "a"]
+    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1), "b": datetime(2019, 5, 1)}
+
+
+def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
+    for session, other, image in (("a", "2018-01-01", "2021-05-01"), ("b", "2018-01-02", "n/a")):
+        table = tmp_path / f"sub-1/ses-{session}/sub-1_ses-{session}_scans.tsv"
+        table.parent.mkdir(parents=True)
+        rows = f"dwi/sub-1_ses-{session}_dwi.nii.gz\t{other}\nanat/sub-1_ses-{session}_FLAIR.nii.gz\t{image}\n"
+        table.write_text(f"filename\tacq_time\n{rows}")
+    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1)}
+    images = "anat/sub-1_ses-b_FLAIR.nii.gz\t2020-01-02\nanat/sub-1_ses-b_T1w.nii.gz\t2020-01-01\n"
+    table.write_text(f"filename\tacq_time\n{images}")
+    assert session_dates(tmp_path / "sub-1")["b"] == datetime(2020, 1, 1)
+    (tmp_path / "sub-1/ses-c").mkdir()
+    (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").write_text(
+        "filename\tacq_time\nsub-1_ses-c_FLAIR.nii.gz\t2020-05-01\nsub-1_ses-c_T1w.nii.gz\tn/a\n"
+        "sub-1_ses-c_acq-old_T1w.nii.gz\t2019-01-01\n"
+    )
+    assert "c" not in session_dates(tmp_path / "sub-1")
+    (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").unlink()
+    with table.open("a") as rows:  # of two days, one of them that of an image which `run` did not take
+        rows.write("anat/sub-1_ses-b_acq-old_T1w.nii.gz\t2019-01-01\n")
+    assert "b" not in session_dates(tmp_path / "sub-1")
+    table.write_bytes(b"\xff\xfe\0f")  # not read, as the sessions' table says it
+    (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-b\t2020-05-01\nses-a\t2022-05-01\n")
+    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2022, 5, 1), "b": datetime(2020, 5, 1)}
+
+
+@pytest.mark.parametrize(
+    ("sessions", "named"),
+    [
+        (("post", "pre"), "ses-post, ses-pre"),
+        (("baseline", "1"), "ses-1, ses-baseline"),
+        (("M12", "m6"), "ses-M12, ses-m6"),
+        (("1", "2", "10"), ""),
+        (("m6", "m12"), ""),
+        (("pre",), ""),
+    ],
+)
+def test_labels_that_are_no_numbers_are_told_of(tmp_path, sessions, named):
+    """Where they differ in their numbers alone, these order them."""
+    patient = only(write(tmp_path, *(name for session in sessions for name in visit("1", session))))
+    said = f"visits are ordered by session labels, which are no numbers: {named}; give acq_time in sub-1_sessions.tsv"
+    assert patient.cautions == ((said,) if named else ())
+    assert not dated(tmp_path, *(f"ses-{session} 20{10 + n}-01-01" for n, session in enumerate(sessions))).cautions
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("sub-1/ses-2/anat", "sub-1_ses-1"),
+        ("sub-1/ses-2/anat", "sub-2_ses-2"),
+        ("sub-1/anat", "sub-1_ses-2"),
+        ("derivatives/reference/sub-1/ses-2/anat", "sub-2_ses-2"),
+    ],
+)
+def test_a_file_in_the_folder_of_something_else_is_a_problem(tmp_path, folder, name):
+    write(tmp_path, *visit("1", "1"), *visit("1", "2"))
+    added = [f"{folder}/{name}_{what}.nii.gz" for what in ("acq-x_T1w", "acq-x_FLAIR", "space-orig_label-L_mask")]
+    patient = only(write(tmp_path, *added))
+    session = "2" if "ses-2" in folder else ""
+    assert labels(patient) == [label for label in ("1", "2") if label != session]
+    place = f"sub-1/ses-{session}" if session else "sub-1"
+    said = (
+        f"{tmp_path / folder / name}_acq-x_FLAIR.nii.gz is in the folder of {place}, and its name says something else"
+    )
+    assert said in patient.problems[session]
+
+
+def test_a_dataset_without_sessions(tmp_path):
+    patient = only(write(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_FLAIR.nii"))
+    assert labels(patient) == [""]
+    assert patient.visits[0].images["FLAIR"].name == "sub-1_FLAIR.nii"
+
+
+def test_the_last_run_counts(tmp_path):
+    files = [f"sub-1/anat/sub-1_run-{run}_{c}.nii.gz" for run in (1, 2, 10) for c in ("T1w", "FLAIR")]
+    patient = only(write(tmp_path, *files))
+    assert patient.visits[0].images["T1w"].name == "sub-1_run-10_T1w.nii.gz"
+    assert "run-10" in patient.notes[0]
+
+
+def test_images_without_contrast_agent_come_first(tmp_path):
+    patient = only(write(tmp_path, *visit("1", "1"), *visit("1", "1", "ce-gadolinium", "run-2")))
+    assert [path.name for path in patient.visits[0].images.values()] == [
+        "sub-1_ses-1_T1w.nii.gz",
+        "sub-1_ses-1_FLAIR.nii.gz",
+    ]
+
+
+def test_other_ambiguity_is_a_problem_of_that_visit_alone(tmp_path):
+    patient = only(write(tmp_path, *visit("1", "1", "acq-a"), *visit("1", "1", "acq-b"), *visit("1", "2")))
+    assert labels(patient) == ["2"]
+    assert "--bids-filter-file" in patient.problems["1"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"), [("b", "acq-b_"), (["x", "a"], "acq-a_"), (None, "ses-1_T1w"), ("*", None)]
+)
+def test_a_filter_file_chooses(tmp_path, wanted, chosen):
+    write(tmp_path, *visit("1", "1"), *visit("1", "1", "acq-a"), *visit("1", "1", "acq-b"))
+    path = tmp_path / "filter.json"
+    path.write_text(json.dumps({"t1w": {"datatype": "anat", "acquisition": wanted}, "flair": {"acq": "a"}, "bold": {}}))
+    patient = only(tmp_path, filters=read_filters(path))
+    if chosen is None:
+        assert "2 T1w images" in patient.problems["1"]
+    else:
+        assert chosen in patient.visits[0].images["T1w"].name
+        assert patient.visits[0].images["FLAIR"].name == "sub-1_ses-1_acq-a_FLAIR.nii.gz"
+
+
+def test_a_run_number_is_a_number(tmp_path):
+    write(tmp_path, *visit("1", "1", "run-01"), *visit("1", "1", "run-02"))
+    patient = only(tmp_path, filters={"T1w": {"run": 1}})
+    assert patient.visits[0].images["T1w"].name == "sub-1_ses-1_run-01_T1w.nii.gz"
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", '{"t1w": "mprage"}'])
+def test_a_bad_filter_file_is_named(tmp_path, text):
+    path = tmp_path / "filter.json"
+    path.write_text(text)
+    with pytest.raises(CohortError, match=r"filter\.json"):
+        read_filters(path)
+
+
+def test_a_missing_contrast_and_an_empty_session_are_problems_of_their_visits(tmp_path):
+    t1w = visit("1", "2")[0]
+    write(tmp_path, *visit("1", "1"), t1w, *visit("2", "1"))
+    (tmp_path / "sub-1/ses-3").mkdir()
+    first, second = read_cohort(tmp_path).patients
+    assert labels(first) == ["1"]
+    assert "no FLAIR image" in first.problems["2"]
+    assert "has no images" in first.problems["3"]
+    assert labels(second) == ["1"]
+    assert not second.problems
+
+
+def test_a_patient_without_anything_is_a_problem_of_the_cohort(tmp_path):
+    write(tmp_path, *visit("1", "1"))
+    (tmp_path / "sub-2").mkdir()
+    cohort = read_cohort(tmp_path)
+    assert [patient.label for patient in cohort.patients] == ["1"]
+    assert "no session and no image" in cohort.problems["2"]
+
+
+def test_participants_of_the_table_without_a_folder_are_named(tmp_path, caplog):
+    write(tmp_path, *visit("1", "1"))
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t30\nsub-2\t40\nsub-3\t50\n")
+    assert not read_cohort(tmp_path, participants=["1"]).problems
+    assert not caplog.records
+    read_cohort(tmp_path)
+    assert f"{tmp_path / 'participants.tsv'} lists participants without a folder: sub-2, sub-3" in caplog.text
+
+
+def test_participants_and_sessions_are_selected_with_and_without_prefix(tmp_path):
+    write(tmp_path, *visit("01", "1"), *visit("01", "2"), *visit("02", "1"))
+    patient = only(tmp_path, participants=["sub-01"], sessions=["2"])
+    assert (patient.label, labels(patient)) == ("01", ["2"])
+    assert [patient.label for patient in read_cohort(tmp_path, sessions=["ses-2"]).patients] == ["01"]
+
+
+def test_what_is_no_dataset_is_refused(tmp_path):
+    with pytest.raises(CohortError, match="not a folder"):
+        read_cohort(tmp_path / "absent")
+    with pytest.raises(CohortError, match="no sub-"):
+        read_cohort(tmp_path)
+    (tmp_path / "sub-1").mkdir()
+    with pytest.raises(CohortError, match="skip-bids-validation"):
+        read_cohort(tmp_path)
+    write(tmp_path, *visit("1", "1"))
+    with pytest.raises(CohortError, match="no participant 9"):
+        read_cohort(tmp_path, participants=["9"])
+    with pytest.raises(CohortError, match="no session 9, ses-8: check --session-label"):
+        read_cohort(tmp_path, sessions=["1", "9", "ses-8"])
+
+
+def test_brain_masks_and_references_are_found(tmp_path):
+    anat = "sub-1/ses-1/anat/sub-1_ses-1"
+    write(
+        tmp_path / "bids",
+        *visit("1", "1"),
+        f"{anat}_desc-brain_mask.nii.gz",
+        f"derivatives/reference/{anat}_space-orig_label-L_mask.nii.gz",
+        f"derivatives/reference/{anat}_space-patient_label-L_mask.nii.gz",
+    )
+    found = only(tmp_path / "bids").visits[0]
+    assert found.brain_mask == tmp_path / "bids" / f"{anat}_desc-brain_mask.nii.gz"
+    assert found.reference == tmp_path / "bids/derivatives/reference" / f"{anat}_space-orig_label-L_mask.nii.gz"
+    elsewhere = write(tmp_path / "masks", f"{anat}_space-orig_desc-brain_mask.nii.gz")
+    write(tmp_path / "bids", *visit("1", "2"))
+    first, second = (patient := only(tmp_path / "bids", brain_masks=elsewhere)).visits
+    assert first.brain_mask.parent == elsewhere / "sub-1/ses-1/anat"
+    assert second.brain_mask is None
+    assert patient.notes == (
+        f"sub-1/ses-1: brain mask {first.brain_mask}",
+        f"sub-1/ses-2: brain mask absent from {elsewhere}",
+    )
+
+
+def test_a_folder_without_brain_masks_is_refused(tmp_path):
+    write(tmp_path / "bids", *visit("1", "1"))
+    with pytest.raises(CohortError, match="absent is not a folder: check --brain-mask-dir"):
+        only(tmp_path / "bids", brain_masks=tmp_path / "absent")
+    with pytest.raises(CohortError, match=r"holds no .*brain_mask.*: check --brain-mask-dir"):
+        only(tmp_path / "bids", brain_masks=write(tmp_path / "masks", "sub-1/ses-1/sub-1_ses-1_desc-brain_mask.nii.gz"))
+
+
+def test_names_are_taken_apart_strictly():
+    file = parse_name(Path("sub-1_ses-02_acq-x_T1w.nii.gz"))
+    assert (file.entities, file.suffix) == ({"sub": "1", "ses": "02", "acq": "x"}, "T1w")
+    assert [parse_name(Path(name)) for name in ("T1w.nii.gz", "sub-1_T1w.mgz", "sub_1_T1w.nii", "sub-1__T1w.nii")] == [
+        None
+    ] * 4
+
+
+def test_natural_order():
+    assert sorted(["10", "2", "m12", "m6", "1"], key=natural) == ["1", "2", "10", "m6", "m12"]
+
+
+def test_loose_files(tmp_path):
+    images = [tmp_path / f"{name}.nii.gz" for name in ("t1_a", "flair_a", "t1_b", "flair_b")]
+    with pytest.raises(ImageError, match="t1_a"):
+        loose_patient([(images[0], images[1])], "patient", tmp_path)
+    for path in images:
+        path.touch()
+    patient = loose_patient([(images[0], images[1]), (images[2], images[3])], "x1", tmp_path)
+    assert labels(patient) == ["1", "2"]
+    assert patient.visits[1].images == {"T1w": images[2], "FLAIR": images[3]}
+    with pytest.raises(CohortError, match=f"^{re.escape(str(images[0]))} is given more than once"):
+        loose_patient([(images[0], images[1]), (images[0], images[3])], "patient", tmp_path)
+    with pytest.raises(CohortError, match="letters and digits"):
+        loose_patient([(images[0], images[1])], "a b", tmp_path)
+
+
+@pytest.mark.data
+def test_the_open_longitudinal_set(data_folder):
+    cohort = read_cohort(data_folder / "ljubljana-longitudinal")
+    assert {patient.label: labels(patient) for patient in cohort.patients} == {
+        "04": ["1"],
+        "12": ["1", "2"],
+        "20": ["2"],
+    }
+    assert not cohort.problems

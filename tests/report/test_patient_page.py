@@ -1,0 +1,294 @@
+"""The report of a patient: what it says, that it says it safely, and that it opens alone, in a browser too."""
+
+import base64
+import gzip
+import io
+import json
+import re
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from lesiondelta.cohort import Change, LesionChange
+from lesiondelta.images import Volume
+from lesiondelta.outputs.lesions import LesionRow, StepRow
+from lesiondelta.report.patient_page import Report, ReportVisit, checkerboard, lesion_picture, write_report
+
+SHAPE = (48, 56, 40)
+AFFINE = np.diag([1.0, 1, 1, 1])
+AFFINE[:3, 3] = -24, -28, -20
+HOSTILE = '<script>alert("x")</script>&\'<img src=x onerror=alert(1)> </script> ünïcode'
+
+
+def visit(label, changes, status="ok", reason="", acquired=None):
+    """A brain of noise with a bright cube; `changes` are labels of the change map at the cube."""
+    rng = np.random.default_rng(len(label))
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    brain = x**2 + y**2 + z**2 < 0.9
+    flair = np.where(brain, 100 + rng.normal(0, 5, SHAPE), 0).astype(np.float32)
+    instances, codes = np.zeros(SHAPE, np.int32), np.zeros(SHAPE, np.int32)
+    for number, (place, code) in enumerate(changes, start=1):
+        box = tuple(slice(p, p + 5) for p in place)
+        flair[box] = 180
+        instances[box], codes[box] = number, code
+    figures = {"lesions": float(len(changes)), "lesion_volume_mm3": 125.0 * len(changes), "prior_session_id": "ses-1"}
+    return ReportVisit(label, acquired, status, reason, Volume(flair, AFFINE), instances, codes, figures)
+
+
+@pytest.fixture
+def report():
+    first, second = (20, 25, 18), (30, 25, 18)
+    visits = [
+        visit("1", [(first, 0)], acquired=datetime(2020, 1, 1)),
+        visit("2", [(first, 5), (second, 1)], "flagged", HOSTILE, datetime(2021, 1, 1)),
+    ]
+    centre = {1: (-1.5, -0.5, 0.5), 2: (8.5, -0.5, 0.5)}
+    lesions = [LesionRow(v, n, 125.0, "periventricular", centre[n], None) for v, n in (("1", 1), ("2", 1), ("2", 2))]
+    new = LesionChange((), (2,), Change.NEW, 0.0, 125.0, 12.0, "no lesion was there")
+    stable = LesionChange((1,), (1,), Change.STABLE, 125.0, 125.0, 12.0, HOSTILE)
+    steps = [StepRow("1", "2", new, "periventricular"), StepRow("1", "2", stable, None)]
+    models = [{"Name": HOSTILE, "SHA256": "0" * 64}]
+    settings = {"note": HOSTILE, "preprocessing": {"registration": "elastix", "bias_correction": True}}
+    contrasts = ("T1w", "FLAIR")
+    return Report(
+        "01", visits, {"3": HOSTILE}, lesions, steps, settings, HOSTILE, models, [HOSTILE], contrasts, HOSTILE
+    )  # fmt: skip
+
+
+@pytest.fixture
+def page(report, tmp_path):
+    write_report(tmp_path / "sub-01.html", report)
+    return (tmp_path / "sub-01.html").read_text(encoding="utf-8")
+
+
+def without_viewer(page):
+    """The page as it is without the vendored script."""
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_it_says_what_changed(page):
+    text = re.sub(r"\s+", " ", without_viewer(page))
+    assert "1 new" in text
+    assert "0 resolved" in text
+    assert "no lesion was there" in text
+    assert 'data-visit="1" data-mm="8.5 -0.5 0.5"' in text
+    assert '<td>ses-1 to ses-2<td class="n">1.00 <td class="n">+0.12<td class="n">1.0 <td class="n">0.0' in text
+    assert text.count("data:image/png;base64,") == 2  # the new lesion, and the checkerboard
+    assert "<td>2<td>periventricular" in text
+    assert "1 stable lesion<" in text
+
+
+def test_it_names_the_method_that_was_used(report, tmp_path):
+    for method, said in (("difference_weighting", "Rokuss"), ("samseg", "by the method samseg")):
+        write_report(tmp_path / "page.html", replace(report, method=method))
+        text = without_viewer((tmp_path / "page.html").read_text(encoding="utf-8"))
+        assert said in text
+        assert ("Rokuss" in text) == (method == "difference_weighting")
+
+
+MADE = {
+    (
+        "elastix",
+        True,
+        "atlas",
+    ): "T1w and FLAIR of all visits were registered to one space by elastix, resampled once to "
+    "cubic voxels, cut to the brain that atlas found, and corrected for the bias field by N4.",
+    ("none", False, "own"): "T1w and FLAIR of all visits were taken as lying in one space, resampled once to cubic "
+    "voxels, taken as showing the brain alone, and not corrected for the bias field.",
+    ("flirt", True, "given"): "by flirt, resampled once to cubic voxels, cut to the brain by the mask that was given,",
+    ("flirt", True, ""): "cubic voxels, cut to the brain, and",
+}
+
+
+@pytest.mark.parametrize(("registration", "bias_correction", "brain_from"), MADE)
+def test_it_says_what_was_done_to_the_images(report, tmp_path, registration, bias_correction, brain_from):
+    settings = {"preprocessing": {"registration": registration, "bias_correction": bias_correction}}
+    write_report(tmp_path / "page.html", replace(report, settings=settings, brain_from=brain_from))
+    text = re.sub(r"\s+", " ", without_viewer((tmp_path / "page.html").read_text(encoding="utf-8")))
+    assert MADE[registration, bias_correction, brain_from] in text
+
+
+def test_hostile_text_stays_text(page):
+    text = without_viewer(page)
+    assert "<img src=x" not in text
+    assert "alert(" in text
+    assert not re.search(r"<script>alert", page)
+    assert page.count("</script>") == 3  # data, viewer, and what connects them
+    assert "&lt;script&gt;alert" in text
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//)""", without_viewer(page))
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_images_of_the_viewer_are_those_of_the_visits(page, report):
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    for made, told in zip(data["visits"], report.visits, strict=True):
+        image, marks = (
+            nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(made[name]))) for name in ("image", "marks")
+        )
+        np.testing.assert_allclose(image.affine, AFFINE)
+        assert image.get_data_dtype() == np.uint8
+        inside = told.instances > 0
+        assert np.asarray(image.dataobj)[inside].mean() > np.asarray(image.dataobj)[~inside].mean() + 10
+        assert ((np.asarray(marks.dataobj) > 0) == inside).all()
+    assert set(np.unique(np.asarray(marks.dataobj))) == {0, 1, 5}
+
+
+def test_a_single_visit_and_no_lesion_have_a_report_too(report, tmp_path):
+    alone = visit("", [])
+    write_report(tmp_path / "one.html", replace(report, visits=[alone], failed={}, lesions=[], steps=[]))
+    text = re.sub(r"\s+", " ", without_viewer((tmp_path / "one.html").read_text(encoding="utf-8")))
+    assert "over 1 visit<" in text
+    assert "<td>the only visit <td>" in text
+    assert "There is no other visit: nothing to compare with." in text
+    assert not [said for said in ("a year", "last visit", "all visits", "visit before", "consecutive") if said in text]
+    assert text.count("<canvas") == 1
+
+
+def test_what_is_said_of_all_visits_is_said_once(report, tmp_path):
+    visits = [replace(visit, status="flagged", reason=f"no brain; {HOSTILE}") for visit in report.visits]
+    write_report(tmp_path / "page.html", replace(report, visits=visits, cautions=[HOSTILE + "."], failed={}))
+    text = without_viewer((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert text.count("no brain; see above") == 2
+
+
+def test_a_failed_visit_without_a_session_has_a_name(report, tmp_path):
+    write_report(tmp_path / "page.html", replace(report, failed={"": "its FLAIR is damaged"}))
+    text = without_viewer((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "<td>the only visit<td>" in text
+    assert "ses-<" not in text
+
+
+def test_rates_need_dates_that_are_apart(report, tmp_path):
+    for acquired in (None, datetime(2020, 1, 9)):
+        visits = [report.visits[0], replace(report.visits[1], acquired=acquired)]
+        write_report(tmp_path / "page.html", replace(report, visits=visits))
+        text = re.sub(r"\s+", " ", without_viewer((tmp_path / "page.html").read_text(encoding="utf-8")))
+        assert "ml a year" not in text
+        assert ("are not known." if acquired is None else "are too near.") in text
+
+
+def test_a_correction_by_hand_is_said_on_top(report, tmp_path):
+    said = "3 lesions removed, 1 added, -0.40 ml"
+    corrected = replace(report, visits=[report.visits[0], replace(report.visits[1], correction=said)])
+    write_report(tmp_path / "page.html", corrected)
+    text = re.sub(r"\s+", " ", without_viewer((tmp_path / "page.html").read_text(encoding="utf-8")))
+    assert f"Mask of ses-2 corrected by hand: {said}" in text
+    assert text.index(said) < text.index("<h2>Visits")
+
+
+def test_a_lesions_picture_shows_it_in_three_planes_and_outlines_it(report):
+    before, after = report.visits
+    picture = lesion_picture(before, after, (8.5, -0.5, 0.5))
+    tile = picture.shape[0] // 2
+    assert picture.shape == (2 * tile, 3 * tile, 3)
+    red = (picture[..., 0] == 255) & (picture[..., 1] == 90)
+    assert not red[:tile, tile // 2 - 4 : tile // 2 + 4].any()  # not there before
+    for plane in range(3):
+        assert red[tile:, plane * tile : (plane + 1) * tile].any()
+
+
+def test_right_is_on_the_left_in_pictures(report):
+    flair = np.where(report.visits[0].flair.data > 0, 50, 0).astype(np.float32)
+    flair[30:40, 25:30, 15:25] = 200  # at positive x, which is the patient's right
+    one = replace(report.visits[0], flair=Volume(flair, AFFINE), instances=np.zeros(SHAPE, np.int32))
+    picture = lesion_picture(one, one, (-0.5, -0.5, -0.5)).astype(int).sum(axis=2)
+    tile = picture.shape[0] // 2
+    for plane in (0, 1):  # axial, coronal
+        shown = picture[:tile, plane * tile : (plane + 1) * tile]
+        assert shown[:, : tile // 2].sum() > shown[:, tile // 2 :].sum()
+
+
+def test_a_checkerboard_shows_both_visits():
+    board = checkerboard(np.full((48, 48, 48), 10.0), np.full((48, 48, 48), 10.0))
+    assert board.ndim == 3
+    one, other = np.full((48, 48, 48), 100.0), np.tile(np.linspace(1, 100, 48), (48, 48, 1))
+    assert len(np.unique(checkerboard(one, other))) > 5
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A page in a browser, what its console and its errors said, and what it asked for."""
+
+    browser: Any
+    tab: Any
+    said: list[str]
+    asked: list[str]
+
+
+@contextmanager
+def opened(path):
+    """Open a page in headless Chromium; needs playwright, and a chromium on the PATH."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = Opened(browser, browser.new_page(), [], [])
+        page.tab.on("console", lambda line: page.said.append(line.text) if line.type in ("error", "warning") else None)
+        page.tab.on("pageerror", lambda error: page.said.append(str(error)))
+        page.tab.on("request", lambda request: page.asked.append(request.url))
+        page.tab.goto(path.as_uri())
+        yield page
+        browser.close()
+
+
+def check_in_a_browser(path, panes=2, jumps=True):
+    """It draws, jumps to the first lesion listed, asks for nothing, complains of nothing, and needs no JavaScript."""
+    with opened(path) as page:
+        wait_for(page.tab, "!!(window.report && window.report.ready)", 120)
+        page.tab.wait_for_timeout(500)
+        drawn = page.tab.locator(".panes").screenshot()
+        assert page.tab.locator(".pane").count() == panes
+        if jumps:
+            button = page.tab.locator("button.jump").first
+            centre = [float(mm) for mm in button.get_attribute("data-mm").split()]
+            button.click()
+            where = "window.report.panes.map((pane) => [...pane.frac2mm(pane.scene.crosshairPos)].slice(0, 3))"
+            near = f"{where}.every((mm) => mm.every((value, axis) => Math.abs(value - {centre}[axis]) < 0.6))"
+            wait_for(page.tab, near, 60)
+        assert [url for url in page.asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+        pictures = page.tab.locator("img").count()
+        plain = page.browser.new_context(java_script_enabled=False).new_page()
+        plain.goto(path.as_uri())
+        assert plain.locator("img").count() == pictures
+        assert not plain.locator("#viewer").is_visible()
+        assert plain.locator("h2").first.is_visible()
+    assert not page.said
+    assert imread(io.BytesIO(drawn), format="png")[..., :3].std() > 0.05
+
+
+def wait_for(tab, condition, seconds):
+    for _ in range(4 * seconds):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(250)
+    raise AssertionError(f"after {seconds} s it is not so: {condition}")
+
+
+@pytest.mark.slow
+def test_in_a_browser_it_draws_jumps_and_asks_for_nothing(report, tmp_path):
+    write_report(tmp_path / "sub-01.html", report)
+    check_in_a_browser(tmp_path / "sub-01.html")
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_single_visit_has_one_pane(report, tmp_path):
+    alone = replace(report, visits=report.visits[:1], failed={}, lesions=report.lesions[:1], steps=[])
+    write_report(tmp_path / "sub-01.html", alone)
+    check_in_a_browser(tmp_path / "sub-01.html", panes=1, jumps=False)
