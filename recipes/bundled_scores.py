@@ -38,7 +38,8 @@ from lesiondelta.images import Array, Grid, Volume, read_mask
 from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load_model
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.nnunet.export import export_model, named_weights
-from lesiondelta.pipeline.cohort_run import check_start, run_cohort
+from lesiondelta.pipeline import RunPlan, run_cohort
+from lesiondelta.pipeline.cohort_run import check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
 from lesiondelta.simulation.dataset import write_cohort
@@ -445,7 +446,7 @@ def run(
         segmentation=SegmentationSettings(models=(work / "packaged" / kind,), device="cpu", threads=threads),
     )
     cohort = read_cohort(raw, participants=participants)
-    run_cohort(cohort, out, check_start(settings, out, raw), raw=raw, work=work / "prepared")
+    run_cohort(cohort, check_start(RunPlan(out, raw, settings, work / "prepared")))
     return out
 
 

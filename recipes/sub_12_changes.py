@@ -25,7 +25,7 @@ from lesiondelta.cohort import Change
 from lesiondelta.images import Array, Grid, read_itk_transform, read_labels, resample
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.outputs.lesions import COLOURS
-from lesiondelta.pipeline import run_cohort
+from lesiondelta.pipeline import RunPlan, run_cohort
 from lesiondelta.pipeline.cohort_run import check_start, report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 
@@ -52,8 +52,8 @@ def segmented(data: Path, work: Path, models: Sequence[Path], threads: int) -> P
         segmentation=SegmentationSettings(models=tuple(models), device="cpu", threads=threads),
     )
     cohort = read_cohort(raw, participants=[PATIENT])
-    run_cohort(cohort, out, check_start(settings, out, raw), raw=raw, work=work / "prepared")
-    report_cohort(out, [PATIENT], threads)  # by the tracking of today, whatever the masks are of
+    run_cohort(cohort, check_start(RunPlan(out, raw, settings, work / "prepared")))
+    report_cohort(out, [PATIENT])  # by the tracking of today, whatever the masks are of
     return out
 
 

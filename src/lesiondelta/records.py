@@ -1,4 +1,4 @@
-"""What became of every visit, and the completion record by which a second run knows that a patient is finished.
+"""The state of a patient's run: what became of every visit, and the record by which a second run knows what is done.
 
 A record lies at OUT/.lesiondelta/sub-X.json. It is written first, unfinished, with the files the run is going to write,
 so that a later run can clear what an interrupted one left; and last, finished, with the hashes of all that decides the
@@ -6,36 +6,28 @@ result. A patient is skipped if its record is finished, every hash is the same a
 with a failed visit is never finished: its cause may be gone.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
+from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import OutputError
-from lesiondelta.files import alone, write_json, write_text
-from lesiondelta.outputs.derivatives import MASK
+from lesiondelta.files import alone, write_json
+from lesiondelta.settings import Settings
 
 Status = Literal["ok", "ok-zero-lesions", "flagged", "failed"]
-RECORDS = ".lesiondelta"
+FOLDER = ".lesiondelta"
 UNENDED = "its run has not come to its end: give the command again, unless it is still running"
-NOT_AVAILABLE = "n/a"
-COLUMNS = {
-    "participant_id": "Patient.",
-    "session_id": "Visit.",
-    "status": "ok, ok-zero-lesions, flagged (segmented, but look at it: `reason`), failed (not segmented: `reason`).",
-    "reason": "Why it is flagged or has failed.",
-    "prior_session_id": "The visit that it was segmented with.",
-    "years_from_first_visit": "By acq_time; n/a where not all visits have a day of their own.",
-    "lesion_volume_mm3": "Of all lesions, in the patient's space, so that visits compare.",
-    "lesions": "Number of lesions (26-connected).",
-    "*_lesions": "Number of lesions that have done this since the visit before; n/a at the first visit.",
-    "correction": "What a reader has changed in the mask by hand; n/a where it is the model's.",
-    "brain_volume_mm3": "Of the brain mask, the same for all visits.",
-    "*_residual_mm": "How far a registration may still be off.",
-}
-"""What the columns of the tables of visits mean; * stands for several names."""
+VisitContents = Mapping[str, str]
+"""`visit` is its label; the other names (T1w, FLAIR, brain_mask, dicom: a series' first file) have a SHA-256."""
+MaskHashes = Mapping[str, str]
+"""SHA-256 of masks by file name; "" where there is none."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +42,95 @@ class VisitResult:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A patient's record: what it was made from (`fingerprint`), what was written (relative paths), how it ended.
+class Fingerprint:
+    """All that decides a patient's results: program, settings, models and the content of every input.
 
-    `kept` is what tables and report follow from beside the images in the output folder; `masks` has the hashes of
-    masks as they were left, by file name ("": it was not there), and `corrections` those of masks corrected by hand, by
-    visit.
+    `preparation` is the number of `preprocessing.preparation.PREPARATION`, `acquired` the ISO dates of the visits.
+    """
+
+    lesiondelta: str
+    preparation: int
+    settings: Mapping[str, Any]
+    models: tuple[str, ...]
+    visits: tuple[VisitContents, ...]
+    acquired: tuple[str | None, ...]
+    problems: Mapping[str, str]
+
+    @property
+    def flairs(self) -> dict[str, str]:
+        """The hash of every visit's FLAIR."""
+        return {visit["visit"]: visit["FLAIR"] for visit in self.visits if "FLAIR" in visit}
+
+
+def image_hashes(visits: Iterable[VisitContents]) -> set[str]:
+    """The hashes of all images."""
+    return {visit[contrast] for visit in visits for contrast in CONTRASTS if contrast in visit}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a patient's masks came from.
+
+    Attributes
+    ----------
+    order : labels of all visits, in time order, those that failed (`problems`) too
+    acquired : label of each segmented visit -> date, where it is known
+    dicom : label -> files of the FLAIR's series, of visits from DICOM
+    priors : for each segmented visit the index of the one that it was segmented with
+    threshold, min_lesion_mm3 : probability above which a voxel is lesion, and the smallest lesion that counts
+    cautions : what a reader of any of the results has to be told
+    """
+
+    order: tuple[str, ...]
+    acquired: Mapping[str, datetime | None]
+    dicom: Mapping[str, tuple[Path, ...]]
+    problems: Mapping[str, str]
+    priors: tuple[int, ...]
+    threshold: float
+    min_lesion_mm3: float
+    method: str
+    models: tuple[Mapping[str, str], ...]
+    cautions: tuple[str, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Record:
+    """A patient's record: what it was made from, what was written (relative paths), how it ended.
+
+    `provenance` and `prepared` (see `preprocessing.store.described`) are what tables and report follow from, beside the
+    images in the output folder; `masks` has the hashes of masks as they were left, and `corrections` those of masks
+    corrected by hand, by visit.
     """
 
     patient: str
     finished: bool
-    fingerprint: Mapping[str, Any]
-    files: tuple[str, ...]
+    fingerprint: Fingerprint | None
+    files: tuple[str, ...] = ()
     results: tuple[VisitResult, ...] = ()
-    kept: Mapping[str, Any] = field(default_factory=dict)
-    masks: Mapping[str, str] = field(default_factory=dict)
+    provenance: Provenance | None = None
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    masks: MaskHashes = field(default_factory=dict)
     corrections: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def segmented_visits(self) -> list[str]:
+        """Labels of the visits that have results."""
+        return [result.visit for result in self.results if result.status != "failed"]
+
+    def is_done(self, out: Path, fingerprint: Fingerprint) -> bool:
+        """Whether it is of a finished run on the very same input, settings and models, whose files are all there."""
+        return self.finished and self.fingerprint == fingerprint and all((out / name).is_file() for name in self.files)
 
 
 def record_path(out: Path, patient: str) -> Path:
     """OUT/.lesiondelta/sub-X.json."""
-    return out / RECORDS / f"sub-{patient}.json"
+    return out / FOLDER / f"sub-{patient}.json"
+
+
+def recorded_patients(out: Path) -> list[str]:
+    """Labels of all patients that have a record, sorted."""
+    return sorted(path.stem.removeprefix("sub-") for path in (out / FOLDER).glob("sub-*.json"))
 
 
 def only_run(out: Path, patient: str) -> AbstractContextManager[None]:
@@ -79,104 +139,45 @@ def only_run(out: Path, patient: str) -> AbstractContextManager[None]:
     Else one would take the mask that another has just written for a reader's edit.
     """
     busy = f"Another run is working on sub-{patient} in {out}: wait for its results, which this one leaves alone."
-    return alone(out / RECORDS, wait=False, lock=f"sub-{patient}.lock", busy=busy, needed=False)
+    return alone(out / FOLDER, wait=False, lock=f"sub-{patient}.lock", busy=busy, needed=False)
+
+
+@cache
+def _json() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
 
 
 def write_record(out: Path, record: Record) -> None:
     """Write it atomically."""
-    write_json(record_path(out, record.patient), asdict(record))
+    write_json(record_path(out, record.patient), _json().dump_python(record, mode="json"))
 
 
 def read_record(out: Path, patient: str) -> Record | None:
     """Read a patient's record; None where there is none that can be read."""
     try:
-        content = json.loads(record_path(out, patient).read_text(encoding="utf-8"))
-        results = tuple(VisitResult(**result) for result in content.pop("results"))
-        return Record(**{**content, "files": tuple(content["files"]), "results": results})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _json().validate_json(record_path(out, patient).read_bytes())
+    except (OSError, ValueError):
         return None
-
-
-def finished_results(out: Path, patient: str, fingerprint: Mapping[str, Any]) -> tuple[VisitResult, ...] | None:
-    """Results of a finished earlier run on the very same input, settings and models; None if there is none."""
-    record = read_record(out, patient)
-    same = record is not None and record.finished and record.fingerprint == json.loads(json.dumps(fingerprint))
-    return record.results if record and same and all((out / name).is_file() for name in record.files) else None
 
 
 def results_of(record: Record) -> tuple[VisitResult, ...]:
     """What became of every visit; of a run that has begun and not ended, that it has not."""
     if record.results:
         return record.results
-    problems = record.fingerprint.get("problems", {})
-    visits = dict.fromkeys([*(visit["visit"] for visit in record.fingerprint.get("visits", ())), *problems])
+    begun = record.fingerprint
+    visits = dict.fromkeys([*(visit["visit"] for visit in begun.visits), *begun.problems]) if begun else {}
+    problems = begun.problems if begun else {}
     return tuple(VisitResult(record.patient, v, "failed", problems.get(v, UNENDED)) for v in visits or [""])
 
 
-def begin(
-    out: Path, patient: str, fingerprint: Mapping[str, Any], files: Iterable[Path], masks: Mapping[str, str]
-) -> None:
-    """Clear what an earlier run wrote for this patient, its own table too, and record what this one is going to write.
-
-    `masks` has the hashes of masks corrected by hand, which are not cleared, and of others, which are.
-    """
-    earlier = read_record(out, patient)
-    old = earlier.files if earlier else ()
-    new = {path.relative_to(out).as_posix() for path in files}
-    files_ = tuple(sorted({*old, *new}))
-    write_record(out, Record(patient, False, fingerprint, files_, masks={**masks, **_absent(files_)}))
-    try:
-        for path in (*(out / name for name in old), own_table(out, patient)):
-            path.unlink(missing_ok=True)
-        for leftover in (out / f"sub-{patient}").rglob(".partial-*"):
-            leftover.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot clear the earlier results of sub-{patient} in {out}: {error}.") from error
-
-
-def finish(out: Path, record: Record) -> None:
-    """Write the record of a run that came to its end; it is finished if no visit failed."""
-    write_record(out, replace(record, finished=all(result.status != "failed" for result in record.results)))
-
-
-def fail(out: Path, patient: str, results: Sequence[VisitResult]) -> None:
-    """Remove what can be removed of a failed patient's files, and record how it ended.
-
-    The files stay on record, so that a later run clears those that could not be removed.
-    """
-    earlier = read_record(out, patient)
-    files, masks = (earlier.files, earlier.masks) if earlier else ((), {})
-    for name in files:
-        with suppress(OSError):
-            (out / name).unlink(missing_ok=True)
-    write_record(out, Record(patient, False, {}, files, tuple(results), masks={**masks, **_absent(files)}))
-
-
-def _absent(files: Iterable[str]) -> dict[str, str]:
-    """Masks that are cleared: one that appears there later is a reader's, whose editor was still open."""
-    names = (name.rpartition("/")[2] for name in files)
-    return {name: "" for name in names if name.endswith(f"_{MASK}.nii.gz")}
-
-
-def write_tables(out: Path, table: Path) -> None:
-    """Write the cohort table, its data dictionary and every patient's own, from all records in the output folder."""
-    results = all_results(out)
-    write_table(table, results)
-    write_json(table.with_suffix(".json"), {name: {"Description": meaning} for name, meaning in COLUMNS.items()})
-    for patient in dict.fromkeys(result.patient for result in results):
-        own = [result for result in results if result.patient == patient]
-        write_table(own_table(out, patient), own)
-
-
-def own_table(out: Path, patient: str) -> Path:
-    """OUT/sub-X/sub-X_visits.tsv."""
-    return out / f"sub-{patient}" / f"sub-{patient}_visits.tsv"
+def any_failed(results: Sequence[VisitResult]) -> bool:
+    """Whether a visit failed."""
+    return any(result.status == "failed" for result in results)
 
 
 def all_results(out: Path) -> list[VisitResult]:
     """Results of every patient in an output folder, by label."""
-    labels = sorted(path.stem.removeprefix("sub-") for path in (out / RECORDS).glob("sub-*.json"))
-    return [result for label in labels for result in _results(out, label)]
+    return [result for label in recorded_patients(out) for result in _results(out, label)]
 
 
 def _results(out: Path, patient: str) -> tuple[VisitResult, ...]:
@@ -187,21 +188,30 @@ def _results(out: Path, patient: str) -> tuple[VisitResult, ...]:
     return (VisitResult(patient, "", "failed", why),)
 
 
-def write_table(path: Path, results: Sequence[VisitResult]) -> None:
-    """Write a TSV with one row a visit; what a visit does not have is n/a."""
-    columns = list(dict.fromkeys(name for result in results for name in result.figures))
-    head = ["participant_id", "session_id", "status", "reason", *columns]
-    rows = [
-        [f"sub-{r.patient}", f"ses-{r.visit}" if r.visit else NOT_AVAILABLE, r.status, cell(r.reason or None)]
-        + [cell(r.figures.get(name)) for name in columns]
-        for r in results
-    ]
-    write_text(path, "".join("\t".join(row) + "\n" for row in [head, *rows]))
+def begin(out: Path, record: Record, cleared: Iterable[Path]) -> None:
+    """Record what a run is going to write, then clear what an earlier one has written.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be removed.
+    """
+    write_record(out, record)
+    try:
+        for path in cleared:
+            path.unlink(missing_ok=True)
+        for leftover in (out / f"sub-{record.patient}").rglob(".partial-*"):
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot clear the earlier results of sub-{record.patient} in {out}: {error}.") from error
 
 
-def cell(value: float | str | None) -> str:
-    """A value as tables write it: what is absent is n/a, and text has no tab and no line break."""
-    if value is None:
-        return NOT_AVAILABLE
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return " ".join(text.split())
+def fail(out: Path, begun: Record, results: Sequence[VisitResult]) -> None:
+    """Remove what can be removed of a failed patient's files, and record how it ended.
+
+    The files stay on record, so that a later run clears those that could not be removed.
+    """
+    for name in begun.files:
+        with suppress(OSError):
+            (out / name).unlink(missing_ok=True)
+    write_record(out, Record(begun.patient, False, None, begun.files, tuple(results), masks=begun.masks))

@@ -12,16 +12,10 @@ from lesiondelta.atlas import mni152
 from lesiondelta.cli import main
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Grid, Volume, read_image, read_mask, write_volume
-from lesiondelta.inference.segmenter import Thresholds, counted
-from lesiondelta.pipeline.changes import (
-    Followed,
-    changes_on_own_grid,
-    follow,
-    lesions_on_own_grid,
-    shown,
-    with_resolved,
-)
-from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
+from lesiondelta.inference.segmenter import counted
+from lesiondelta.pipeline.change_maps import changes_on_own_grid, lesions_on_own_grid, with_resolved
+from lesiondelta.pipeline.tracked_lesions import TrackedLesions, shown, track_lesions
+from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit, with_atlas
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import Tracking
 from lesiondelta.tracking.change import UNSEEN
@@ -205,18 +199,18 @@ def test_lesions_that_are_gone_are_drawn_where_they_were_and_locations_are_found
         for mask in masks if name == "pons" else masks[:1]:
             mask[x : x + 2, y : y + 2, z : z + 2] = True
     prepared, segmented = patient(masks, t1w.affine, brain, t1w)
-    followed = follow(prepared, segmented, Thresholds(0.5, 0), TrackingSettings(), threads=2)
-    found = {c.change: followed.locations[0][c.prior[0]] for c in followed.tracking.changes[0]}
+    tracked = track_lesions(with_atlas(prepared, threads=2), segmented, 0.5, TrackingSettings())
+    found = {c.change: tracked.locations[0][c.prior[0]] for c in tracked.tracking.changes[0]}
     assert found == {"resolved": "periventricular", "stable": "infratentorial"}
     own = Volume(np.zeros(OWN_SHAPE, bool), OBLIQUE)
-    labels = lesions_on_own_grid(own, segmented[1], followed.tracking.instances[1])
-    codes = changes_on_own_grid(labels, segmented[1], followed, 1)
+    labels = lesions_on_own_grid(own, segmented[1], tracked.tracking.instances[1])
+    codes = changes_on_own_grid(labels, tracked, 1)
     gone = np.argwhere(codes.data == list(Change).index(Change.RESOLVED) + 1)
     assert len(gone) > 5
     places = (np.linalg.inv(t1w.affine) @ OBLIQUE @ np.c_[gone, np.ones(len(gone))].T).T[:, :3]
     assert (np.abs(places - spots["beside"] - 0.5) < 1.01).all()
-    numbered = with_resolved(labels, segmented[1], followed, 1)
-    resolved = next(c.prior[0] for c in followed.tracking.changes[0] if c.change is Change.RESOLVED)
+    numbered = with_resolved(labels, tracked, 1)
+    resolved = next(c.prior[0] for c in tracked.tracking.changes[0] if c.change is Change.RESOLVED)
     np.testing.assert_array_equal(numbered.data == resolved, codes.data == list(Change).index(Change.RESOLVED) + 1)
 
 
@@ -230,4 +224,4 @@ def test_a_lesion_that_may_be_there_still_is_no_segment_where_the_mask_has_none(
     gone = LesionChange((1,), (), Change.STABLE, 216.0, 0.0, 300.0, "within the measurement error")
     tracking = Tracking((mask.astype(np.int32), np.zeros(shape, np.int32)), ((gone,),))
     own = Volume(np.zeros(OWN_SHAPE, np.int32), OBLIQUE)
-    assert not with_resolved(own, segmented[1], Followed(tracking, ({}, {})), 1).data.any()
+    assert not with_resolved(own, TrackedLesions(tuple(segmented), tracking, ({}, {})), 1).data.any()

@@ -4,7 +4,9 @@ One long file, because every test edits a copy of the same finished results, whi
 """
 
 import json
+import logging
 import shutil
+from contextlib import contextmanager
 
 import nibabel as nib
 import numpy as np
@@ -14,12 +16,11 @@ from scipy.spatial.transform import Rotation
 
 from lesiondelta import records
 from lesiondelta.errors import InputError
+from lesiondelta.files import logged_by
 from lesiondelta.images import Grid, Volume, read_labels, read_mask, write_volume
 from lesiondelta.inference.segmenter import counted
 from lesiondelta.outputs.derivatives import Place
-from lesiondelta.pipeline import patient_run as patient_module
-from lesiondelta.pipeline import results
-from lesiondelta.pipeline.corrected import correct
+from lesiondelta.pipeline.mask_correction import correct
 from lesiondelta.preprocessing.preparation import PreparedVisit
 from tests.models import export_tiny_model
 from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
@@ -346,70 +347,77 @@ def draw(root, shape=SHAPE, session="2"):
     return drawn
 
 
-@pytest.mark.parametrize("step", ["follow", "write_report", "correct"])
-def test_a_mask_that_is_saved_while_reports_are_written_is_followed_next(root, capsys, monkeypatch, step):
+@contextmanager
+def when_logged(message, action):
+    """Call `action` where the package logs `message`: that is how a test gets between two steps of a run."""
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            if message in record.getMessage():
+                action()
+
+    with logged_by(Listener()):
+        yield
+
+
+STEPS = {"correct": "bringing the corrected mask", "follow": "following lesions", "report": "writing the report"}
+SEGMENTING = "segmenting 2 visits"
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_a_mask_that_is_saved_while_reports_are_written_is_followed_next(root, capsys, step):
     erase(root)
-    drawn, whole = [], getattr(results, step)
-
-    def saved_meanwhile(*args):
-        drawn.append(drawn[0] if drawn else draw(root))
-        return whole(*args)
-
-    monkeypatch.setattr(results, step, saved_meanwhile)
-    assert report(capsys, root).code == 0
+    drawn = []
+    with when_logged(step, lambda: drawn.append(drawn[0] if drawn else draw(root))):
+        assert report(capsys, root).code == 0
     np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn[0])
-    monkeypatch.undo()
     assert report(capsys, root).code == 0
     np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn[0])
     np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, drawn[0])
     assert rows(root / "out")["sub-01", "ses-2"]["lesions"] == "1"
 
 
+def fail():
+    raise InputError("no")
+
+
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_mask_that_is_saved_during_segmentation_is_not_lost(root, capsys, monkeypatch, earlier, fails):
+def test_a_mask_that_is_saved_during_segmentation_is_not_lost(root, capsys, earlier, fails):
     if earlier:
         erase(root)
     drawn = []
 
-    def saved_meanwhile(*args):
+    def save():
         drawn.append(draw(root))
         if fails:
-            raise InputError("no")
-        return segmented(*args)
+            fail()
 
-    segmented = patient_module._segment
-    monkeypatch.setattr(patient_module, "_segment", saved_meanwhile)
-    assert other_threshold(capsys, root).code == int(fails)
+    with when_logged(SEGMENTING, save):
+        assert other_threshold(capsys, root).code == int(fails)
     np.testing.assert_array_equal(read_mask(mask_path(root, CORRECTED)).data, drawn[0])
-    monkeypatch.undo()
     assert other_threshold(capsys, root).code == 0
     np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn[0])
 
 
-def test_a_mask_that_is_saved_after_a_failed_run_is_not_lost(root, capsys, monkeypatch):
-    def fails(*_):
-        raise InputError("no")
-
-    monkeypatch.setattr(patient_module, "_segment", fails)
-    assert other_threshold(capsys, root).code == 1
-    monkeypatch.undo()
+def test_a_mask_that_is_saved_after_a_failed_run_is_not_lost(root, capsys):
+    with when_logged(SEGMENTING, fail):
+        assert other_threshold(capsys, root).code == 1
     drawn = draw(root)
     assert other_threshold(capsys, root).code == 0
     np.testing.assert_array_equal(read_mask(mask_path(root)).data, drawn)
 
 
 @pytest.mark.parametrize("again", [report, run])
-def test_a_kill_while_reports_are_written_is_made_good(root, capsys, monkeypatch, again):
+def test_a_kill_while_reports_are_written_is_made_good(root, capsys, again):
     half = erase(root)
 
-    def killed(*_):
+    def kill():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "write_report", killed)
-    with pytest.raises((KeyboardInterrupt, AssertionError, pytest.fail.Exception)):
+    stopped = pytest.raises((KeyboardInterrupt, AssertionError, pytest.fail.Exception))
+    with when_logged(STEPS["report"], kill), stopped:
         assert report(capsys, root).code == 0
-    monkeypatch.undo()
     assert again(capsys, root).code == 0
     np.testing.assert_array_equal(read_mask(mask_path(root)).data, half)
     assert rows(root / "out")["sub-01", "ses-2"]["correction"] != "n/a"

@@ -10,7 +10,7 @@ from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.inference import extra_outputs, load_model
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.outputs.derivatives import Place
-from lesiondelta.pipeline import run_cohort
+from lesiondelta.pipeline import RunPlan, run_cohort
 from lesiondelta.pipeline.cohort_run import check_start
 from lesiondelta.records import read_record
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
@@ -36,8 +36,8 @@ def bids(tmp_path):
 def run(bids, models):
     chosen = SegmentationSettings(models=tuple(models), device="cpu", threshold=0.2)
     out = bids.parent / "out"
-    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), out, bids)
-    run_cohort(read_cohort(bids), out, settings, raw=bids)
+    plan = check_start(RunPlan(out, bids, Settings(preprocessing=EASY, segmentation=chosen)))
+    run_cohort(read_cohort(bids), plan)
     return [Place(out, "01", visit) for visit in ("1", "2")]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lesiondelta.inputs.bids import read_cohort
-from lesiondelta.pipeline import run_cohort
+from lesiondelta.pipeline import RunPlan, run_cohort
 from lesiondelta.pipeline.cohort_run import check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
@@ -25,8 +25,9 @@ KILLS = 20
 def run(root: Path, out: Path) -> None:
     easy = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
     chosen = SegmentationSettings(models=(root / "model",), device="cpu", threshold=0.2)
-    settings = check_start(Settings(preprocessing=easy, segmentation=chosen), out, root / "bids")
-    run_cohort(read_cohort(root / "bids"), out, settings, raw=root / "bids", work=out.with_name(f"{out.name}-work"))
+    settings = Settings(preprocessing=easy, segmentation=chosen)
+    plan = check_start(RunPlan(out, root / "bids", settings, out.with_name(f"{out.name}-work")))
+    run_cohort(read_cohort(root / "bids"), plan)
 
 
 def child(root: Path, out: Path) -> multiprocessing.Process:

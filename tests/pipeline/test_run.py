@@ -26,8 +26,9 @@ from lesiondelta.images import (
 )
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.outputs.derivatives import Place
-from lesiondelta.pipeline import run_cohort
-from lesiondelta.pipeline.cohort_run import _completed, check_start, report_cohort
+from lesiondelta.pipeline import RunPlan, run_cohort
+from lesiondelta.pipeline.cohort_run import check_start, report_cohort
+from lesiondelta.pipeline.workers import completed
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.preprocessing.heads import write_sheared
@@ -54,8 +55,9 @@ def done(tmp_path_factory, models):
 
 def run(root: Path, models, processes: int = 1, **segmentation):
     chosen = SegmentationSettings(models=tuple(models), device="cpu", **{"threshold": 0.2, **segmentation})
-    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), root / "out", root / "bids")
-    return run_cohort(read_cohort(root / "bids"), root / "out", settings, raw=root / "bids", processes=processes)
+    settings = Settings(preprocessing=EASY, segmentation=chosen)
+    plan = check_start(RunPlan(root / "out", root / "bids", settings))
+    return run_cohort(read_cohort(root / "bids"), plan, processes=processes)
 
 
 def stamps(out: Path) -> dict[str, int]:
@@ -213,10 +215,11 @@ def test_from_its_start_on_no_table_shows_what_a_run_has_cleared(tmp_path, model
     own = out / "sub-01/sub-01_visits.tsv"
     assert records.UNENDED not in own.read_text()
     chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.3)
-    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), out, tmp_path / "bids")
+    settings = Settings(preprocessing=EASY, segmentation=chosen)
+    plan = check_start(RunPlan(out, tmp_path / "bids", settings, work))
     with ThreadPoolExecutor(1) as pool:
         with alone(work / "sub-01", wait=False):
-            again = pool.submit(run_cohort, read_cohort(tmp_path / "bids"), out, settings, work=work)
+            again = pool.submit(run_cohort, read_cohort(tmp_path / "bids"), plan)
             until = time.monotonic() + 60
             while records.UNENDED not in (out / "group.html").read_text() and time.monotonic() < until:  # written last
                 time.sleep(0.1)
@@ -231,8 +234,9 @@ def test_a_subset_keeps_the_others_in_the_cohort_table_and_their_settings_on_rec
         write_patient(tmp_path / "bids", label)
     run(tmp_path, models[:1])
     chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.3)
-    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
-    run_cohort(read_cohort(tmp_path / "bids", ["02"]), tmp_path / "out", settings, raw=tmp_path / "bids")
+    settings = Settings(preprocessing=EASY, segmentation=chosen)
+    plan = check_start(RunPlan(tmp_path / "out", tmp_path / "bids", settings))
+    run_cohort(read_cohort(tmp_path / "bids", ["02"]), plan)
     assert [key[0] for key in rows(tmp_path / "out")] == ["sub-01", "sub-02"]
     latest = json.loads((tmp_path / "out/settings.json").read_text())
     assert latest["settings"]["segmentation"]["threshold"] == 0.3
@@ -323,7 +327,7 @@ def test_a_failed_patient_keeps_each_visits_reason_and_no_mask(tmp_path, models)
     bad = image_path(tmp_path / "bids", "01", "2", "FLAIR")
     bad.write_bytes(bad.read_bytes()[:100])
     chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu")
-    check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
+    check_start(RunPlan(tmp_path / "out", tmp_path / "bids", Settings(preprocessing=EASY, segmentation=chosen)))
     (tmp_path / "out/sub-01").mkdir()
     (tmp_path / "out/sub-01/figures").write_text("a file where a folder has to be")
     first, second = run(tmp_path, models[:1])
@@ -375,8 +379,9 @@ def test_a_run_over_fewer_visits_says_which_results_go(tmp_path, models, caplog)
     write_patient(tmp_path / "bids", "01", ("1", "2"))
     run(tmp_path, models[:1])
     chosen = SegmentationSettings(models=tuple(models[:1]), device="cpu", threshold=0.2)
-    settings = check_start(Settings(preprocessing=EASY, segmentation=chosen), tmp_path / "out", tmp_path / "bids")
-    run_cohort(read_cohort(tmp_path / "bids", sessions=["2"]), tmp_path / "out", settings, raw=tmp_path / "bids")
+    settings = Settings(preprocessing=EASY, segmentation=chosen)
+    plan = check_start(RunPlan(tmp_path / "out", tmp_path / "bids", settings))
+    run_cohort(read_cohort(tmp_path / "bids", sessions=["2"]), plan)
     assert "earlier results of ses-1 are removed" in caplog.text
     assert list(rows(tmp_path / "out")) == [("sub-01", "ses-2")]
 
@@ -420,7 +425,7 @@ def test_patients_in_flight_are_collected_after_the_first_crash():
         failed: Future = Future()
         failed.set_result((records.VisitResult("01", "1", "failed"),))
         waiting.add_done_callback(lambda _: release.set())  # it is cancelled
-        ended = list(_completed([failed, running, waiting], stop=True))
+        ended = list(completed([failed, running, waiting], stop=True))
     assert ended == [failed, running]
     assert waiting.cancelled()
 

@@ -6,7 +6,7 @@ from lesiondelta.errors import RegistrationError
 from lesiondelta.images import resample
 from lesiondelta.preprocessing import preparation as way_of_one_patient
 from lesiondelta.preprocessing.midway import midway
-from lesiondelta.preprocessing.preparation import prepare_patient
+from tests.prepared import prepare
 from tests.preprocessing.heads import moved, person, rigid, write_patient
 from tests.preprocessing.test_preparation import QUICK, brain_of
 
@@ -50,7 +50,7 @@ def test_a_patient_half_way(tmp_path, monkeypatch):
     monkeypatch.setitem(way_of_one_patient.ENGINES, "none", known)
     settings = QUICK.model_copy(update={"space": "midway"})
     masks = {0: brain_of(first), 1: resample(brain_of(first), second["FLAIR"].grid, np.linalg.inv(motion), "nearest")}
-    prepared = prepare_patient(write_patient(tmp_path, [first, second], masks=masks.items()), settings)
+    prepared = prepare(write_patient(tmp_path, [first, second], masks=masks.items()), settings)
     here, there = (visit.from_patient["FLAIR"] for visit in prepared.visits)
     np.testing.assert_allclose(there @ np.linalg.inv(here), motion, atol=1e-6)
     np.testing.assert_allclose(there, np.linalg.inv(here), atol=1e-6)

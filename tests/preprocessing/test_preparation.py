@@ -7,11 +7,13 @@ import SimpleITK as sitk
 from lesiondelta.cohort import Visit
 from lesiondelta.errors import CohortError, ImageError, NoVisitError, RegistrationError
 from lesiondelta.images import Grid, Volume, corners_mm, isotropic_grid, resample, to_sitk, write_itk_transform
+from lesiondelta.inputs.checks import CheckedVisit
 from lesiondelta.preprocessing import preparation as way_of_one_patient
 from lesiondelta.preprocessing.elastix import between_centres
 from lesiondelta.preprocessing.intensity import correct_bias
-from lesiondelta.preprocessing.preparation import _own_brain, prepare_patient
+from lesiondelta.preprocessing.preparation import _own_brain
 from lesiondelta.settings import PreprocessingSettings
+from tests.prepared import prepare
 from tests.preprocessing.heads import SPACING_MM, moved, person, rigid, write_patient, write_sheared
 
 QUICK = PreprocessingSettings(registration="none", bias_correction=False, gate=False, spacing_mm=SPACING_MM)
@@ -25,7 +27,7 @@ def brain_of(images):
 def test_single_visit(tmp_path):
     images = person(0)
     patient = write_patient(tmp_path, [images])
-    prepared = prepare_patient(patient, QUICK)
+    prepared = prepare(patient, QUICK)
     (visit,) = prepared.visits
     assert prepared.failures == {}
     assert prepared.brain_from == "own"
@@ -41,7 +43,7 @@ def test_single_visit(tmp_path):
 def test_values_are_the_images_own(tmp_path):
     """On a grid of the same spacing and phase, resampling changes nothing."""
     images = person(0)
-    prepared = prepare_patient(write_patient(tmp_path, [images]), QUICK)
+    prepared = prepare(write_patient(tmp_path, [images]), QUICK)
     expected = resample(images["FLAIR"], prepared.grid).data * prepared.brain.data
     np.testing.assert_allclose(prepared.visits[0].images["FLAIR"].data, expected, atol=1e-3)
 
@@ -51,7 +53,7 @@ def test_grid_is_ras_and_the_box_of_the_union(tmp_path):
     wide = brain_of(second)
     wide.data[-3:, 20:24, 20:24] = True
     patient = write_patient(tmp_path, [first, second], masks={0: brain_of(first), 1: wide}.items())
-    prepared = prepare_patient(patient, QUICK)
+    prepared = prepare(patient, QUICK)
     np.testing.assert_array_equal(prepared.grid.affine[:3, :3], np.eye(3) * SPACING_MM)
     assert prepared.brain_from == "given"
     union = Volume(wide.data | brain_of(first).data, wide.affine)
@@ -86,7 +88,7 @@ def test_any_grid_gives_the_same_brain_in_the_same_place(tmp_path, name):
             path = tmp_path / f"01_0_{kind}.nii.gz"
             data = other["FLAIR"].data if kind == "FLAIR" else (other["FLAIR"].data > 20).astype(np.uint8)
             write_sheared(path, Volume(data, affine))
-    prepared = prepare_patient(patient, QUICK)
+    prepared = prepare(patient, QUICK)
     truth = resample(images["FLAIR"], prepared.grid).data
     inside = prepared.brain.data & (resample(brain_of(images), prepared.grid, None, "linear").data > 0.99)
     found = prepared.visits[0].images["FLAIR"].data
@@ -99,7 +101,7 @@ def test_any_grid_gives_the_same_brain_in_the_same_place(tmp_path, name):
 def test_missing_contrast_names_what_is_missing(tmp_path):
     whole, partial = person(0), person(0)
     del partial["T1w"]
-    prepared = prepare_patient(write_patient(tmp_path, [whole, partial]), QUICK)
+    prepared = prepare(write_patient(tmp_path, [whole, partial]), QUICK)
     assert "no T1w" in prepared.failures["1"]
     assert [visit.label for visit in prepared.visits] == ["0"]
     assert prepared.visits[0].warnings == ()
@@ -108,7 +110,7 @@ def test_missing_contrast_names_what_is_missing(tmp_path):
 def test_no_usable_visit(tmp_path):
     patient = write_patient(tmp_path, [{"FLAIR": person(0)["FLAIR"]}])
     with pytest.raises(NoVisitError, match="no T1w") as raised:
-        prepare_patient(patient, QUICK)
+        prepare(patient, QUICK)
     assert "no T1w" in raised.value.failures["0"]
     assert pickle.loads(pickle.dumps(raised.value)).failures == raised.value.failures
 
@@ -126,7 +128,7 @@ def test_no_usable_visit(tmp_path):
 def test_a_visit_brings_its_mask_only_if_all_images_are_stripped(skull, skull_strip, has_mask, stripped):
     images = {name: person(0, skull=name == skull)[name] for name in ("T1w", "FLAIR")}
     settings = QUICK.model_copy(update={"skull_strip": skull_strip})
-    mask, found = _own_brain(Visit("0", {}), images, "FLAIR", settings)
+    mask, found = _own_brain(CheckedVisit(Visit("0", {}), images, None, {}), images, "FLAIR", settings)
     assert (mask is not None, found) == (has_mask, stripped)
 
 
@@ -134,7 +136,7 @@ def test_a_failing_baseline_hands_over(tmp_path):
     patient = write_patient(tmp_path, [person(0), person(0)])
     path = patient.visits[0].images["FLAIR"]
     path.write_bytes(path.read_bytes()[:3000])
-    prepared = prepare_patient(patient, QUICK)
+    prepared = prepare(patient, QUICK)
     assert path.name in prepared.failures["0"]
     assert [visit.label for visit in prepared.visits] == ["1"]
 
@@ -144,12 +146,12 @@ def test_mask_on_another_grid_is_refused(tmp_path):
     wrong = Volume(np.ones((5, 5, 5), bool), np.eye(4))
     patient = write_patient(tmp_path, [images], masks={0: wrong}.items())
     with pytest.raises(CohortError, match=r"01_0_brain.nii.gz has shape"):
-        prepare_patient(patient, QUICK)
+        prepare(patient, QUICK)
 
 
 def test_another_persons_visit_is_refused_and_named(tmp_path):
     patient = write_patient(tmp_path, [person(0), person(9), person(0)])
-    prepared = prepare_patient(patient, GATED)
+    prepared = prepare(patient, GATED)
     assert [visit.label for visit in prepared.visits] == ["0", "2"]
     assert "01_1_FLAIR.nii.gz" in prepared.failures["1"]
     assert all("Visit 1" in visit.warnings[0] for visit in prepared.visits)
@@ -157,14 +159,14 @@ def test_another_persons_visit_is_refused_and_named(tmp_path):
 
 def test_another_persons_t1w_alone_is_refused(tmp_path):
     patient = write_patient(tmp_path, [person(0), {"FLAIR": person(0)["FLAIR"], "T1w": person(9)["T1w"]}])
-    prepared = prepare_patient(patient, GATED)
+    prepared = prepare(patient, GATED)
     assert [visit.label for visit in prepared.visits] == ["0"]
     assert "01_1_T1w.nii.gz" in prepared.failures["1"]
 
 
 def test_same_input_same_output_and_picklable(tmp_path):
     patient = write_patient(tmp_path, [person(0), person(0)])
-    first, second = prepare_patient(patient, GATED), pickle.loads(pickle.dumps(prepare_patient(patient, GATED)))
+    first, second = prepare(patient, GATED), pickle.loads(pickle.dumps(prepare(patient, GATED)))
     for a, b in zip(first.visits, second.visits, strict=True):
         for contrast in a.images:
             np.testing.assert_array_equal(a.images[contrast].data, b.images[contrast].data)
@@ -181,7 +183,7 @@ def test_bias_field_is_removed(tmp_path):
         name: image.with_data(image.data * np.exp(0.5 * places).astype(np.float32)) for name, image in images.items()
     }
     settings = QUICK.model_copy(update={"bias_correction": True})
-    prepared = prepare_patient(write_patient(tmp_path, [biased]), settings)
+    prepared = prepare(write_patient(tmp_path, [biased]), settings)
     truth = resample(images["FLAIR"], prepared.grid).data
     inside = prepared.brain.data & (truth > 100)
     ratio = prepared.visits[0].images["FLAIR"].data[inside] / truth[inside]
@@ -204,7 +206,7 @@ def test_a_mask_instead_of_an_image_fails_its_own_visit(tmp_path, monkeypatch):
     lesions[20:22, 20:22, 20:22] = 1
     second["FLAIR"] = second["FLAIR"].with_data(lesions)
     patient = write_patient(tmp_path, [first, second], masks=[(0, brain_of(first))])
-    prepared = prepare_patient(patient, QUICK)
+    prepared = prepare(patient, QUICK)
     assert [visit.label for visit in prepared.visits] == ["0"]
     assert "01_1_FLAIR.nii.gz shows no head" in prepared.failures["1"]
 
@@ -235,7 +237,7 @@ def test_contrasts_are_refined_inside_the_brain_on_the_flairs_own_grid(tmp_path,
 
     monkeypatch.setitem(way_of_one_patient.ENGINES, "none", known)
     monkeypatch.setitem(way_of_one_patient.REFINERS, "none", refine)
-    prepared = prepare_patient(write_patient(tmp_path, [first, second], masks=[(0, brain_of(first))]), QUICK)
+    prepared = prepare(write_patient(tmp_path, [first, second], masks=[(0, brain_of(first))]), QUICK)
     assert len(seen) == 2
     assert min(seen) > 0.97
     for visit in prepared.visits:
@@ -248,6 +250,6 @@ def test_a_refinement_that_fails_leaves_the_first_registration_and_a_warning(tmp
         raise RegistrationError("too few samples")
 
     monkeypatch.setitem(way_of_one_patient.REFINERS, "none", refine)
-    prepared = prepare_patient(write_patient(tmp_path, [person(0)]), QUICK)
+    prepared = prepare(write_patient(tmp_path, [person(0)]), QUICK)
     np.testing.assert_array_equal(prepared.visits[0].from_patient["T1w"], np.eye(4))
     assert "T1w could not be registered by the brain alone" in prepared.visits[0].warnings[0]

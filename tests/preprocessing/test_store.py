@@ -5,15 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lesiondelta.errors import CohortError, GeometryError
+from lesiondelta.errors import CohortError, GeometryError, RegistrationError
 from lesiondelta.files import alone
 from lesiondelta.images import Volume, read_image, read_mask, write_volume
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.nnunet.preparation import prepare_training
+from lesiondelta.preprocessing.registration import ENGINES
 from lesiondelta.preprocessing.store import image_path as stored_path
-from lesiondelta.preprocessing.store import prepared_patient
 from lesiondelta.settings import PreprocessingSettings
-from tests.tiny import AFFINE, SHAPE, image_path, write_patient, write_references
+from tests.prepared import prepare_or_read
+from tests.tiny import AFFINE, SHAPE, image, image_path, write_patient, write_references
 
 EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
 CONTRASTS = ("T1w", "FLAIR")
@@ -38,10 +39,10 @@ def flat(thing):
 
 def test_a_stored_patient_comes_back_bit_by_bit(bids, tmp_path, caplog):
     (patient,) = read_cohort(bids).patients
-    fresh = prepared_patient(patient, EASY, CONTRASTS, None)
-    written = prepared_patient(patient, EASY, CONTRASTS, tmp_path / "work")
+    fresh = prepare_or_read(patient, EASY, None)
+    written = prepare_or_read(patient, EASY, tmp_path / "work")
     with caplog.at_level("INFO"):
-        read = prepared_patient(patient, EASY, CONTRASTS, tmp_path / "work")
+        read = prepare_or_read(patient, EASY, tmp_path / "work")
     assert "taken from" in caplog.text
     assert flat(fresh) == flat(written) == flat(read)
 
@@ -49,13 +50,13 @@ def test_a_stored_patient_comes_back_bit_by_bit(bids, tmp_path, caplog):
 def test_another_input_setting_or_a_lost_file_is_prepared_again(bids, tmp_path, caplog):
     (patient,) = read_cohort(bids).patients
     work = tmp_path / "work"
-    prepared_patient(patient, EASY, CONTRASTS, work)
+    prepare_or_read(patient, EASY, work)
     with caplog.at_level("INFO"):
-        prepared_patient(patient, EASY.model_copy(update={"spacing_mm": 2.0}), CONTRASTS, work)
+        prepare_or_read(patient, EASY.model_copy(update={"spacing_mm": 2.0}), work)
         stored_path(work, "01", "2", "FLAIR").unlink()
-        prepared_patient(patient, EASY.model_copy(update={"spacing_mm": 2.0}), CONTRASTS, work)
-        write_volume(image_path(bids, "01", "1", "T1w"), read_image(image_path(bids, "01", "2", "T1w")))
-        prepared_patient(patient, EASY.model_copy(update={"spacing_mm": 2.0}), CONTRASTS, work)
+        prepare_or_read(patient, EASY.model_copy(update={"spacing_mm": 2.0}), work)
+        write_volume(image_path(bids, "01", "1", "T1w"), image(77))
+        prepare_or_read(patient, EASY.model_copy(update={"spacing_mm": 2.0}), work)
     assert "taken from" not in caplog.text
     assert stored_path(work, "01", "2", "FLAIR").is_file()
 
@@ -65,12 +66,12 @@ def test_an_image_of_other_settings_is_not_taken(bids, tmp_path, caplog, name):
     """What two runs at a time leave that no lock keeps apart: one's record, the other's image."""
     (patient,) = read_cohort(bids).patients
     work = tmp_path / "work"
-    wanted = prepared_patient(patient, EASY, CONTRASTS, work)
-    prepared_patient(patient, EASY.model_copy(update={"spacing_mm": 2.0}), CONTRASTS, tmp_path / "other")
+    wanted = prepare_or_read(patient, EASY, work)
+    prepare_or_read(patient, EASY.model_copy(update={"spacing_mm": 2.0}), tmp_path / "other")
     path = stored_path(work, "01", "2" if name == "FLAIR" else "", name)
     (tmp_path / "other" / path.relative_to(work)).rename(path)
     with caplog.at_level("INFO"):
-        again = prepared_patient(patient, EASY, CONTRASTS, work)
+        again = prepare_or_read(patient, EASY, work)
     assert "taken from" not in caplog.text
     assert flat(again) == flat(wanted)
 
@@ -80,21 +81,26 @@ def test_runs_that_share_a_working_folder_prepare_one_after_the_other(bids, tmp_
     work = tmp_path / "work"
     with ThreadPoolExecutor(1) as pool, caplog.at_level("INFO"):
         with alone(work / "sub-01", wait=False):
-            other = pool.submit(prepared_patient, patient, EASY, CONTRASTS, work)
+            other = pool.submit(prepare_or_read, patient, EASY, work)
             with pytest.raises(TimeoutError):
                 other.result(1)
             assert not (work / "sub-01/prepared.json").exists()
         assert len(other.result(60).visits) == 2
 
 
-def test_a_patient_with_a_failed_visit_is_prepared_again(bids, tmp_path):
+def test_a_patient_with_a_failed_visit_is_prepared_again(bids, tmp_path, monkeypatch):
     (patient,) = read_cohort(bids).patients
-    path = image_path(bids, "01", "2", "T1w")
-    lost = path.rename(tmp_path / "lost.nii.gz")
-    assert list(prepared_patient(patient, EASY, CONTRASTS, tmp_path / "work").failures) == ["2"]
+
+    def fails_on_second(fixed, moving, **_):
+        if "ses-2" in moving.name:
+            raise RegistrationError("no")
+        return np.eye(4)
+
+    with monkeypatch.context() as engine:
+        engine.setitem(ENGINES, "none", fails_on_second)
+        assert list(prepare_or_read(patient, EASY, tmp_path / "work").failures) == ["2"]
     assert not (tmp_path / "work/sub-01/prepared.json").exists()
-    lost.rename(path)
-    assert not prepared_patient(patient, EASY, CONTRASTS, tmp_path / "work").failures
+    assert not prepare_or_read(patient, EASY, tmp_path / "work").failures
 
 
 def test_training_input_lies_on_one_grid_with_its_reference_on_the_lesion(bids, tmp_path):

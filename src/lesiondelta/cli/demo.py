@@ -18,13 +18,14 @@ def demo(
     The patient moves between visits and images, so that registration has something to do. Takes a few minutes.
     """
     from lesiondelta.inputs.bids import read_cohort
+    from lesiondelta.pipeline import RunPlan
     from lesiondelta.pipeline.cohort_run import check_start
     from lesiondelta.simulation import Acquisition, write_cohort
 
     bids, results, scores = out / "bids", out / "results", out / "scores"
     settings = run.default_settings(model or ())
     with run.nothing_built():
-        check_start(settings, results, bids)
+        check_start(RunPlan(results, bids, settings))
     with console.progress("simulating a patient", None):
         write_cohort(bids, 1, 2, seed, acquisition=Acquisition(mode="native", whole_head=False))
     if run.run_and_print(read_cohort(bids), results, settings, bids):

@@ -226,7 +226,7 @@ def run(
         _write_group(out)
         return
     if reports_only:
-        _report_again(context, bids, out, participant_label, omp_nthreads or console.cores())
+        _report_again(context, bids, out, participant_label)
         return
     with nothing_built():
         from lesiondelta.cohort import CONTRASTS
@@ -289,8 +289,9 @@ def segment(
     with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
         from lesiondelta.cohort import Cohort
         from lesiondelta.inputs.loose import keep_converted, loose_patient
-        from lesiondelta.pipeline.checks import require_same_patient
+        from lesiondelta.pipeline import RunPlan
         from lesiondelta.pipeline.cohort_run import check_start
+        from lesiondelta.pipeline.fingerprint import require_same_patient
 
         settings = _settings(
             model, registration, space, brain_extraction, skull_strip, gate, bias_correction, threshold,
@@ -299,7 +300,7 @@ def segment(
         )  # fmt: skip
         loose = loose_patient(visit, patient, Path(converted))
         require_same_patient(loose, out)
-        check_start(settings, out, work=work_dir)
+        check_start(RunPlan(out, None, settings, work_dir))
         loose = keep_converted(loose, Path(converted), out / "sourcedata")
     if run_and_print(Cohort((loose,)), out, settings, work=work_dir):
         raise typer.Exit(EXIT_FAILED_PATIENT)
@@ -307,12 +308,11 @@ def segment(
 
 def _write_group(out: Path) -> None:
     from lesiondelta.errors import OutputError
-    from lesiondelta.pipeline.cohort_run import any_failed
     from lesiondelta.pipeline.group import PAGE, write_group
-    from lesiondelta.records import RECORDS
+    from lesiondelta.records import FOLDER, any_failed
 
     with nothing_built():
-        if not (out / RECORDS).is_dir():
+        if not (out / FOLDER).is_dir():
             raise OutputError(f"{out} holds no results: run the level participant first.")
         results = write_group(out)
     console.out.print(f"{len(results)} visits: {out / PAGE}", soft_wrap=True, markup=False)
@@ -321,12 +321,11 @@ def _write_group(out: Path) -> None:
         raise typer.Exit(EXIT_FAILED_PATIENT)
 
 
-def _report_again(
-    context: typer.Context, bids: Path, out: Path, participants: Sequence[str] | None, threads: int
-) -> None:
+def _report_again(context: typer.Context, bids: Path, out: Path, participants: Sequence[str] | None) -> None:
     from lesiondelta.errors import InputError
     from lesiondelta.outputs.derivatives import require_own_results
-    from lesiondelta.pipeline.cohort_run import any_failed, report_cohort
+    from lesiondelta.pipeline.cohort_run import report_cohort
+    from lesiondelta.records import any_failed
 
     with nothing_built():
         given = {p for p in context.params if str(context.get_parameter_source(p)).endswith("COMMANDLINE")}
@@ -337,7 +336,7 @@ def _report_again(
             )
         require_own_results(out, bids)
         with console.log_lines(console.print_warning, logging.WARNING, logging.WARNING):
-            results = report_cohort(out, participants, threads)
+            results = report_cohort(out, participants)
     _print_results(results, out)
     if any_failed(results):
         raise typer.Exit(EXIT_FAILED_PATIENT)
@@ -414,27 +413,19 @@ def run_and_print(
     stop: bool = False,
 ) -> bool:
     """Run, print what became of every visit, and say whether any failed; exits if nothing can be started."""
-    from lesiondelta.pipeline import run_cohort
-    from lesiondelta.pipeline.cohort_run import any_failed, check_start
+    from lesiondelta.pipeline import RunPlan, run_cohort
+    from lesiondelta.pipeline.cohort_run import check_start
+    from lesiondelta.records import any_failed
 
     with nothing_built():
-        settings = check_start(settings, out, raw, work)
+        plan = check_start(RunPlan(out, raw, settings, work))
     with console.progress("starting", len(cohort.patients)) as advance:
 
         def report(patient: "Patient", results: "Sequence[VisitResult]") -> None:
             advance(f"sub-{patient.label} is done")
 
         with console.log_lines(lambda line: advance(line, step=0)):
-            results = run_cohort(
-                cohort,
-                out,
-                settings,
-                raw=raw,
-                work=work,
-                processes=nprocs,
-                stop_on_first_crash=stop,
-                report=report,
-            )
+            results = run_cohort(cohort, plan, processes=nprocs, stop_on_first_crash=stop, report=report)
     _print_results(results, out)
     return any_failed(results)
 

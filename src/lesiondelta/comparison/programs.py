@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from lesiondelta import __version__
-from lesiondelta.cohort import CONTRASTS, Cohort, Patient
+from lesiondelta.cohort import Cohort, Patient
 from lesiondelta.comparison.predictions import PREDICTION, recorded
 from lesiondelta.comparison.study import Scored, Split, Study, scored
 from lesiondelta.errors import LesionDeltaError
 from lesiondelta.evaluation.masks import MaskPair
 from lesiondelta.images import write_volume
-from lesiondelta.inference.samseg import require_not_stripped, require_whole_heads, segment_by_samseg
-from lesiondelta.inference.samseg_program import Samseg, find_samseg
-from lesiondelta.inputs.checks import visit_contents
+from lesiondelta.inference.loading import find_samseg_for
+from lesiondelta.inference.samseg_segmenter import SamsegSegmenter
+from lesiondelta.inputs.checks import check_patient, visit_contents
 from lesiondelta.methods import EXTERNAL
 from lesiondelta.preprocessing.store import prepared_patient
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings
@@ -42,19 +42,21 @@ def with_samseg(
 ) -> tuple[Study, dict[tuple[Split, str], Scored]]:
     """The study and its results with SAMSEG's row, or with the reason why that has no scores."""
     try:
-        program = find_samseg()
-        for split in study.splits:
-            require_not_stripped(sources[split].settings)
+        chosen = SegmentationSettings(threads=study.threads)
+        segmenters = {split: find_samseg_for(sources[split].settings, chosen) for split in study.splits}
+        for split, segmenter in segmenters.items():
             for patient in _given(study, split, sources[split]).values():
-                require_whole_heads(patient, CONTRASTS)
+                segmenter.check(check_patient(patient, segmenter.contrasts))
         found = {}
-        for split in study.splits:
+        for split, segmenter in segmenters.items():
             report(f"samseg, {split}")
-            found[split, SAMSEG.name] = scored(study, split, SAMSEG, _predicted(study, split, sources[split], program))
+            pairs = _predicted(study, split, sources[split], segmenter)
+            found[split, SAMSEG.name] = scored(study, split, SAMSEG, pairs)
     except LesionDeltaError as error:
         log.warning("SAMSEG has no scores: %s", error)
         return replace(study, absent={**study.absent, SAMSEG: str(error)}), dict(results)
-    return replace(study, programs={**study.programs, SAMSEG: program.version}), {**results, **found}
+    version = next(iter(segmenters.values())).program.version
+    return replace(study, programs={**study.programs, SAMSEG: version}), {**results, **found}
 
 
 def _given(study: Study, split: Split, source: Source) -> dict[str, Patient]:
@@ -62,25 +64,25 @@ def _given(study: Study, split: Split, source: Source) -> dict[str, Patient]:
     return {patient.label: patient for patient in source.cohort.patients if patient.label in labels}
 
 
-def _predicted(study: Study, split: Split, source: Source, program: Samseg) -> list[MaskPair]:
+def _predicted(study: Study, split: Split, source: Source, segmenter: SamsegSegmenter) -> list[MaskPair]:
     given, folder = _given(study, split, source), study.predictions(split, SAMSEG)
     pairs = []
     for patient in study.splits[split]:
         raw = given[patient.label]
         settings = {
-            "lesiondelta": __version__, "prediction": PREDICTION, "program": program.fingerprint, "device": "cpu",
-            "images": visit_contents(raw),
+            "lesiondelta": __version__, "prediction": PREDICTION, "program": segmenter.program.fingerprint,
+            "device": "cpu", "images": list(visit_contents(raw)),
         }  # fmt: skip
         log_file = folder / f"sub-{patient.label}" / "samseg.log"
-        make = partial(_segment, raw, source, program, study.threads, log_file)
+        make = partial(_segment, raw, source, segmenter, log_file)
         pairs += recorded(patient, folder, settings, study.threads, make)
     return pairs
 
 
 def _segment(
-    patient: Patient, source: Source, program: Samseg, threads: int, log_file: Path, paths: Mapping[str, Path]
+    patient: Patient, source: Source, segmenter: SamsegSegmenter, log_file: Path, paths: Mapping[str, Path]
 ) -> None:
-    prepared = prepared_patient(patient, source.settings, CONTRASTS, source.work)
-    segmented = segment_by_samseg(patient, prepared, program, SegmentationSettings(threads=threads), log_file)
-    for visit, path in zip(segmented, paths.values(), strict=True):
+    checked = check_patient(patient, segmenter.contrasts)
+    prepared = prepared_patient(checked, source.settings, segmenter.contrasts, source.work)
+    for visit, path in zip(segmenter.segment(checked, prepared, log_file), paths.values(), strict=True):
         write_volume(path, visit.mask)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lesiondelta.cohort import CONTRASTS, prior_index
+from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import DependencyError, ImageError, ProgramError
 from lesiondelta.files import require_writable, sha256
 from lesiondelta.images import Volume, read_labels, read_probabilities, write_volume
@@ -31,6 +31,8 @@ ADVICE = (
     f'samseg==0.4a0 "numpy<2" tensorflow-cpu==2.16.2`, and set {FOLDER} to its bin folder'
 )
 OPTIONS = ("--lesion", "--lesion-mask-pattern", "--pallidum-separate", "--save-posteriors", "--threads")
+THRESHOLD = 0.3
+"""That SAMSEG applies to the posterior: a fixed one, whatever `--threshold` says to `run_samseg_long`."""
 LESION, WHITE_MATTER = 99, (2, 41)
 """FreeSurfer's labels."""
 
@@ -45,21 +47,12 @@ class Lesions:
 
 @dataclass(frozen=True)
 class Samseg:
-    """The installed program; it stands where `Model` does.
-
-    `threshold` is the one SAMSEG applies to the posterior: a fixed one, whatever `--threshold` says to
-    `run_samseg_long`.
-    """
+    """The installed program."""
 
     folder: Path
     version: str
     name: str = "SAMSEG"
-    method: str = "samseg"
     contrasts: tuple[str, ...] = CONTRASTS
-    spacing_mm: float = 1.0
-    threshold: float = 0.3
-    min_lesion_mm3: float = 0.0
-    caution: str = ""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -70,10 +63,6 @@ class Samseg:
     def fingerprint(self) -> str:
         """What decides its results."""
         return f"{self.name} {self.version}"
-
-    def prior_index(self, index: int, visits: int) -> int:
-        """The visit shown beside; SAMSEG sees all of them at once."""
-        return prior_index(index, visits)
 
     def segment(
         self, visits: Sequence[Sequence[Volume]], log_file: Path, *, threads: int, hours: float

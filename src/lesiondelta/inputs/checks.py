@@ -1,57 +1,92 @@
 """What is looked at before any long work starts: can every image be read, and is it given once."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lesiondelta.cohort import Patient, Visit, visit_name
 from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError
 from lesiondelta.files import sha256
-from lesiondelta.images import read_image, read_mask, require_same_grid
+from lesiondelta.images import Volume, read_image, read_mask, require_same_grid
+from lesiondelta.records import VisitContents
 
 log = logging.getLogger(__name__)
 
 
-def usable_visits(patient: Patient, contrasts: Sequence[str]) -> Patient:
-    """Read every image of a patient; visits with a bad one, or one given twice, move to the patient's problems.
+@dataclass(frozen=True, eq=False)
+class CheckedVisit:
+    """A visit with its images by contrast and the user's brain mask, as they were read; `contents` are their hashes."""
+
+    visit: Visit
+    images: Mapping[str, Volume]
+    brain_mask: Volume | None
+    contents: VisitContents
+
+    @property
+    def label(self) -> str:
+        """The visit's label."""
+        return self.visit.label
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedPatient:
+    """A patient's usable visits, at least one; `problems` says, by label, what is wrong with the others."""
+
+    label: str
+    visits: tuple[CheckedVisit, ...]
+    problems: Mapping[str, str]
+
+
+def check_patient(
+    patient: Patient, contrasts: Sequence[str], contents: Sequence[VisitContents] | None = None
+) -> CheckedPatient:
+    """Read every image of a patient, once; visits with a bad image, or with one given twice, become problems.
+
+    `contents` are those of `visit_contents`, where they are known.
 
     Raises
     ------
     NoVisitError
         No visit is left.
     """
-    problems, usable, twice = dict(patient.problems), [], _given_twice(patient, contrasts)
-    for visit in patient.visits:
+    contents = visit_contents(patient) if contents is None else contents
+    problems, usable, twice = dict(patient.problems), [], _given_twice(patient, contrasts, contents)
+    for visit, hashes in zip(patient.visits, contents, strict=True):
         try:
-            _check(visit, contrasts)
+            checked = _read(visit, contrasts, hashes)
             if visit.label in twice:
                 raise CohortError(twice[visit.label])
-            usable.append(visit)
+            usable.append(checked)
         except LesionDeltaError as error:
             problems[visit.label] = str(error)
     for label, problem in problems.items():
         log.error("%s: %s", visit_name(label), problem)
     if not usable:
         raise NoVisitError(patient.label, problems)
-    return replace(patient, visits=tuple(usable), problems=problems)
+    return CheckedPatient(patient.label, tuple(usable), problems)
 
 
-def _check(visit: Visit, contrasts: Sequence[str]) -> None:
+def _read(visit: Visit, contrasts: Sequence[str], contents: VisitContents) -> CheckedVisit:
+    missing = [contrast for contrast in contrasts if contrast not in visit.images]
+    if missing:
+        raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
     images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
-    if visit.brain_mask:
-        mask = read_mask(visit.brain_mask)
+    mask = read_mask(visit.brain_mask) if visit.brain_mask else None
+    if mask is not None:
         require_same_grid(mask, images["FLAIR"])
         if not mask.data.any():
             raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
+    return CheckedVisit(visit, images, mask, contents)
 
 
-def _given_twice(patient: Patient, contrasts: Sequence[str]) -> dict[str, str]:
-    """What is wrong with the visits of which an image, by its content, is also another image of the patient."""
+def _given_twice(patient: Patient, contrasts: Sequence[str], contents: Sequence[VisitContents]) -> dict[str, str]:
+    """What is wrong with each visit that has an image which, by its content, is also another image of the patient."""
     images: dict[str, list[tuple[str, Path]]] = {}
-    for visit in patient.visits:
-        for path in (visit.images[contrast] for contrast in contrasts):
-            images.setdefault(content(path), []).append((visit.label, path))
+    for visit, hashes in zip(patient.visits, contents, strict=True):
+        for contrast in contrasts:
+            if contrast in hashes:
+                images.setdefault(hashes[contrast], []).append((visit.label, visit.images[contrast]))
     problems = {}
     for same in images.values():
         paths = " and ".join(str(path) for _, path in same)
@@ -60,12 +95,12 @@ def _given_twice(patient: Patient, contrasts: Sequence[str]) -> dict[str, str]:
     return problems
 
 
-def visit_contents(patient: Patient) -> list[dict[str, str]]:
+def visit_contents(patient: Patient) -> tuple[VisitContents, ...]:
     """The content of every image and brain mask (of a DICOM series, its first file), visit by visit in order."""
-    return [
-        {"visit": visit.label, **{name: content(path) for name, path in _inputs(visit).items()}}
+    return tuple(
+        {"visit": visit.label, **{name: _content(path) for name, path in _inputs(visit).items()}}
         for visit in patient.visits
-    ]
+    )
 
 
 def _inputs(visit: Visit) -> dict[str, Path]:
@@ -73,7 +108,7 @@ def _inputs(visit: Visit) -> dict[str, Path]:
     return {**visit.images, **masks, **({"dicom": visit.dicom[0]} if visit.dicom else {})}
 
 
-def content(path: Path) -> str:
+def _content(path: Path) -> str:
     """SHA-256 of a file, or why there is none."""
     try:
         return sha256(path)

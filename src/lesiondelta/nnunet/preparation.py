@@ -11,7 +11,7 @@ import numpy as np
 from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit, visit_name
 from lesiondelta.errors import CohortError
 from lesiondelta.images import Volume, read_mask, require_same_grid, resample, write_volume
-from lesiondelta.inputs.checks import log_choices, usable_visits
+from lesiondelta.inputs.checks import check_patient, log_choices
 from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.store import image_path, prepared_patient
@@ -79,13 +79,13 @@ def require_labelled(cohort: Cohort) -> None:
 
 
 def _prepare(patient: Patient, work: Path, settings: PreprocessingSettings) -> Warned:
-    usable = usable_visits(patient, CONTRASTS)
-    prepared = prepared_patient(usable, settings, CONTRASTS, work)
-    problems = {**usable.problems, **prepared.failures}
+    checked = check_patient(patient, CONTRASTS)
+    prepared = prepared_patient(checked, settings, CONTRASTS, work)
+    problems = {**checked.problems, **prepared.failures}
     if problems:
         said = "; ".join(f"{visit_name(label)}: {why}" for label, why in problems.items())
         raise CohortError(f"sub-{patient.label} cannot be prepared for training: {said}")
-    raw = {visit.label: visit for visit in usable.visits}
+    raw = {visit.label: visit for visit in patient.visits}
     visits = [_training_visit(raw[visit.label], visit, prepared, work) for visit in prepared.visits]
     warnings = [f"{visit_name(visit.label)}: {warning}" for visit in prepared.visits for warning in visit.warnings]
     return TrainingPatient(patient.label, tuple(visits)), warnings

@@ -110,6 +110,46 @@ class Place:
 
 
 @dataclass(frozen=True)
+class PatientFiles:
+    """The files of one patient under the output folder."""
+
+    out: Path
+    patient: str
+
+    @property
+    def report(self) -> Path:
+        """The patient's page."""
+        return self.out / f"sub-{self.patient}.html"
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+        return self.out / "logs" / f"sub-{self.patient}.log"
+
+    @property
+    def folder(self) -> Path:
+        """Where all else lies."""
+        return self.out / f"sub-{self.patient}"
+
+    @property
+    def visit_table(self) -> Path:
+        """The patient's own rows of the cohort table."""
+        return self.table("visits")
+
+    def table(self, name: str) -> Path:
+        """A table of that name."""
+        return self.folder / f"sub-{self.patient}_{name}.tsv"
+
+    def visit(self, label: str) -> Place:
+        """The files of a visit."""
+        return Place(self.out, self.patient, label)
+
+    def relative(self, paths: Iterable[Path]) -> set[str]:
+        """Paths as records have them: below the output folder, with slashes."""
+        return {path.relative_to(self.out).as_posix() for path in paths}
+
+
+@dataclass(frozen=True)
 class VisitOutput:
     """What is written for one visit; `orig` is the grid of its own FLAIR, `patient` the patient's space.
 

@@ -10,8 +10,8 @@ import numpy as np
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.files import write_json, write_text
 from lesiondelta.images import Volume, write_volume
-from lesiondelta.outputs.derivatives import Place
-from lesiondelta.records import NOT_AVAILABLE, cell
+from lesiondelta.outputs.derivatives import PatientFiles, Place
+from lesiondelta.outputs.tables import NOT_AVAILABLE, cell
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ STEP_COLUMNS = {
 }
 
 
-def write_lesion_tables(out: Path, patient: str, lesions: Sequence[LesionRow], steps: Sequence[StepRow]) -> None:
+def write_lesion_tables(patient: PatientFiles, lesions: Sequence[LesionRow], steps: Sequence[StepRow]) -> None:
     """Write sub-X_lesions.tsv and sub-X_changes.tsv, each with its data dictionary."""
     rows = [
         (_session(r.visit), r.lesion, r.volume_mm3, r.location, *r.centre_mm, r.change)
         for r in lesions
     ]  # fmt: skip
-    _write(_table(out, patient, "lesions"), LESION_COLUMNS, rows)
+    _write(patient.table("lesions"), LESION_COLUMNS, rows)
     changed = [
         (
             _session(r.prior_visit), _session(r.visit), r.step.change, _joined(r.step.prior), _joined(r.step.current),
@@ -89,7 +89,7 @@ def write_lesion_tables(out: Path, patient: str, lesions: Sequence[LesionRow], s
         )
         for r in steps
     ]  # fmt: skip
-    _write(_table(out, patient, "changes"), STEP_COLUMNS, changed)
+    _write(patient.table("changes"), STEP_COLUMNS, changed)
 
 
 def write_lesion_maps(place: Place, prior: str | None, lesions: Volume, changes: Volume | None, facts: Facts) -> None:
@@ -112,14 +112,10 @@ def map_files(place: Place, priors: Sequence[str]) -> list[Path]:
     return [place.anat(f"{name}{suffix}") for name in names for suffix in (".nii.gz", ".json", ".tsv")]
 
 
-def table_files(out: Path, patient: str) -> list[Path]:
+def table_files(patient: PatientFiles) -> list[Path]:
     """What `write_lesion_tables` writes."""
-    tables = [_table(out, patient, name) for name in ("lesions", "changes")]
+    tables = [patient.table(name) for name in ("lesions", "changes")]
     return [*tables, *(table.with_suffix(".json") for table in tables)]
-
-
-def _table(out: Path, patient: str, name: str) -> Path:
-    return out / f"sub-{patient}" / f"sub-{patient}_{name}.tsv"
 
 
 def _write(path: Path, columns: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lesiondelta import records
 from lesiondelta.files import alone
+from lesiondelta.outputs.visit_table import write_visit_tables
 from lesiondelta.records import VisitResult
 from lesiondelta.report.cohort_page import write_group_page
 
@@ -15,8 +16,8 @@ def write_group(out: Path) -> list[VisitResult]:
 
     One run at a time: of runs over different patients the last one to write knows the results of all.
     """
-    with alone(out / records.RECORDS, wait=True, lock="group.lock", needed=False):
-        records.write_tables(out, out / TABLE)
+    with alone(out / records.FOLDER, wait=True, lock="group.lock", needed=False):
         results = records.all_results(out)
+        write_visit_tables(out, out / TABLE, results)
         write_group_page(out / PAGE, results)
     return results

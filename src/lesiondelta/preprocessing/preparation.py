@@ -11,30 +11,29 @@ from typing import TypeVar
 
 import numpy as np
 
-from lesiondelta.cohort import Patient, Visit
-from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError, RegistrationError
+from lesiondelta.cohort import CONTRASTS
+from lesiondelta.errors import LesionDeltaError, NoVisitError, RegistrationError
 from lesiondelta.images import (
     Affine,
     Grid,
     Volume,
     corners_mm,
     isotropic_grid,
-    read_image,
-    read_mask,
-    require_same_grid,
     resample,
 )
+from lesiondelta.inputs.checks import CheckedPatient, CheckedVisit
 from lesiondelta.preprocessing import brain, gate, programs
 from lesiondelta.preprocessing.intensity import correct_bias
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.midway import midway
 from lesiondelta.preprocessing.points import apply, dilate, inside_mm
+from lesiondelta.preprocessing.regions import atlas_to
 from lesiondelta.preprocessing.registration import ENGINES, REFINERS
 from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
 
-PREPARATION = 2
+PREPARATION = 3
 """Raised with every change of what is prepared from the same images and settings: older results are redone then."""
 MARGIN_MM = 3.0
 """Around the brain, in the patient's grid."""
@@ -69,7 +68,8 @@ class PreparedPatient:
     """A patient's visits on one grid; `failures` tells why the others are not among them.
 
     `brain_from` says where the first one's brain comes from: `given` by the user, its `own`, stripped as it is, or the
-    method that found it; "" where an older version has not noted it.
+    method that found it. `from_atlas` takes points of the atlas to the patient's space (RAS+ mm); None where it was not
+    asked for, or could not be registered.
     """
 
     label: str
@@ -78,6 +78,7 @@ class PreparedPatient:
     visits: tuple[PreparedVisit, ...]
     failures: Mapping[str, str]
     brain_from: str = ""
+    from_atlas: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,12 @@ class _Loaded:
     warnings: tuple[str, ...] = ()
 
 
-V = TypeVar("V", Visit, _Loaded)
+V = TypeVar("V", CheckedVisit, _Loaded)
 R = TypeVar("R")
 
 
 def prepare_patient(
-    patient: Patient, settings: PreprocessingSettings, contrasts: Sequence[str] = ("T1w", "FLAIR")
+    patient: CheckedPatient, settings: PreprocessingSettings, contrasts: Sequence[str] = CONTRASTS
 ) -> PreparedPatient:
     """Bring every visit that can be trusted into the patient's space; the others are named in `failures`.
 
@@ -130,7 +131,17 @@ def prepare_patient(
     return PreparedPatient(patient.label, mask.grid, mask, tuple(prepared), failures, origin)
 
 
-def _require_visits(patient: Patient, found: Sequence[object], failures: Mapping[str, str]) -> None:
+def with_atlas(prepared: PreparedPatient, threads: int = 1) -> PreparedPatient:
+    """The patient with the atlas registered to its brain, so that lesions get a location."""
+    first = prepared.visits[0].images
+    try:
+        return replace(prepared, from_atlas=atlas_to(first["T1w"] if "T1w" in first else first["FLAIR"], threads))
+    except RegistrationError as error:
+        log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
+        return prepared
+
+
+def _require_visits(patient: CheckedPatient, found: Sequence[object], failures: Mapping[str, str]) -> None:
     if not found:
         raise NoVisitError(patient.label, failures)
 
@@ -147,12 +158,9 @@ def _each(items: Sequence[V], step: Callable[[V], R], failures: dict[str, str]) 
     return results
 
 
-def _load(visit: Visit, contrasts: Sequence[str], reference: str, settings: PreprocessingSettings) -> _Loaded:
-    """Read a visit and register its other contrasts to its reference."""
-    missing = [contrast for contrast in contrasts if contrast not in visit.images]
-    if missing:
-        raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
-    images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
+def _load(visit: CheckedVisit, contrasts: Sequence[str], reference: str, settings: PreprocessingSettings) -> _Loaded:
+    """Register the other contrasts of a visit to its reference."""
+    images = {contrast: visit.images[contrast] for contrast in contrasts}
     own_brain, stripped = _own_brain(visit, images, reference, settings)
     transforms = {reference: np.eye(4)}
     for contrast in contrasts:
@@ -163,16 +171,14 @@ def _load(visit: Visit, contrasts: Sequence[str], reference: str, settings: Prep
 
 
 def _own_brain(
-    visit: Visit, images: Mapping[str, Volume], reference: str, settings: PreprocessingSettings
+    visit: CheckedVisit, images: Mapping[str, Volume], reference: str, settings: PreprocessingSettings
 ) -> tuple[Volume | None, bool]:
     """The mask the visit brings, and whether its reference is stripped.
 
     That mask is the user's, or the reference's foreground if every image is stripped: one alone may be a thin slab.
     """
     if visit.brain_mask is not None:
-        mask = read_mask(visit.brain_mask)
-        require_same_grid(mask, images[reference])
-        return mask, brain.own_mask(images[reference]) is not None
+        return visit.brain_mask, brain.own_mask(images[reference]) is not None
     if settings.skull_strip == "force":
         return None, False
     masks = {c: brain.own_mask(image, certain=settings.skull_strip == "skip") for c, image in images.items()}
@@ -182,11 +188,12 @@ def _own_brain(
     return masks[reference] if all_stripped else None, masks[reference] is not None
 
 
-def _brain_from(patient: Patient, baseline: _Loaded, settings: PreprocessingSettings) -> str:
+def _brain_from(patient: CheckedPatient, baseline: _Loaded, settings: PreprocessingSettings) -> str:
     """See PreparedPatient."""
     if baseline.own_brain is None:
         return settings.brain_extraction
-    return "given" if any(v.label == baseline.label and v.brain_mask for v in patient.visits) else "own"
+    given = any(v.label == baseline.label and v.brain_mask is not None for v in patient.visits)
+    return "given" if given else "own"
 
 
 def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:

@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 
 from lesiondelta import __version__
-from lesiondelta.cohort import Patient
 from lesiondelta.errors import GeometryError, LesionDeltaError
 from lesiondelta.files import alone, require_writable, write_json
 from lesiondelta.images import GRID_TOLERANCE_MM, Grid, Volume, read_image, read_mask, write_volume
-from lesiondelta.inputs.checks import visit_contents
-from lesiondelta.preprocessing.preparation import PREPARATION, PreparedPatient, PreparedVisit, prepare_patient
+from lesiondelta.inputs.checks import CheckedPatient
+from lesiondelta.preprocessing.preparation import (
+    PREPARATION,
+    PreparedPatient,
+    PreparedVisit,
+    prepare_patient,
+    with_atlas,
+)
 from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
@@ -27,33 +32,46 @@ RECORD = "prepared.json"
 
 
 def prepared_patient(
-    patient: Patient, settings: PreprocessingSettings, contrasts: Sequence[str], work: Path | None
+    patient: CheckedPatient,
+    settings: PreprocessingSettings,
+    contrasts: Sequence[str],
+    work: Path | None,
+    *,
+    atlas: bool = False,
 ) -> PreparedPatient:
     """Prepare a patient, or read it from `work` if the same input was prepared there with the same settings.
 
-    A patient with a failed visit is not kept: its cause may be gone.
+    `atlas`: register the atlas too. A patient with a failed visit is not kept: its cause may be gone.
     """
     if work is None:
-        return prepare_patient(patient, settings, contrasts)
+        return _prepare(patient, settings, contrasts, atlas)
     folder = work / f"sub-{patient.label}"
     identity = {
         "lesiondelta": __version__,
         "preparation": PREPARATION,
         "settings": settings.model_dump(mode="json", exclude={"threads"}),
         "contrasts": list(contrasts),
-        "visits": visit_contents(patient),
+        "visits": [visit.contents for visit in patient.visits],
+        "atlas": atlas,
     }
     with alone(folder, wait=True, needed=False):  # runs with other settings share it
         try:
-            prepared = _read(folder, identity, contrasts)
+            prepared = _read(folder, identity)
             log.info("sub-%s: prepared images are taken from %s", patient.label, folder)
         except (OSError, ValueError, KeyError, LesionDeltaError):
             require_writable(folder)
             (folder / RECORD).unlink(missing_ok=True)
-            prepared = prepare_patient(patient, settings, contrasts)
+            prepared = _prepare(patient, settings, contrasts, atlas)
             if not prepared.failures:  # what failed is tried again
                 _write(folder, prepared, identity)
     return prepared
+
+
+def _prepare(
+    patient: CheckedPatient, settings: PreprocessingSettings, contrasts: Sequence[str], atlas: bool
+) -> PreparedPatient:
+    prepared = prepare_patient(patient, settings, contrasts)
+    return with_atlas(prepared, settings.threads) if atlas else prepared
 
 
 def image_path(work: Path, patient: str, visit: str, name: str) -> Path:
@@ -69,33 +87,29 @@ def _write(folder: Path, prepared: PreparedPatient, identity: Mapping[str, Any])
     write_json(folder / RECORD, {"identity": identity, **described(prepared)})
 
 
-def _read(folder: Path, identity: Mapping[str, Any], contrasts: Sequence[str]) -> PreparedPatient:
+def _read(folder: Path, identity: Mapping[str, Any]) -> PreparedPatient:
     content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if content["identity"] != identity:
         raise ValueError("another input or other settings")
     label = folder.name.removeprefix("sub-")
     return restored(
-        label,
-        content,
-        folder / "brain.nii.gz",
-        contrasts,
-        lambda visit, name: image_path(folder.parent, label, visit, name),
+        label, content, folder / "brain.nii.gz", lambda visit, name: image_path(folder.parent, label, visit, name)
     )
 
 
 def described(prepared: PreparedPatient) -> dict[str, Any]:
     """All of a prepared patient but its images, as plain JSON."""
-    visits = [_description(visit) for visit in prepared.visits]
-    facts = {"grid": _plain(prepared.grid), "failures": dict(prepared.failures), "brain_from": prepared.brain_from}
-    return {**facts, "visits": visits}
+    return {
+        "grid": _plain(prepared.grid),
+        "failures": dict(prepared.failures),
+        "brain_from": prepared.brain_from,
+        "from_atlas": None if prepared.from_atlas is None else prepared.from_atlas.tolist(),
+        "visits": [_description(visit) for visit in prepared.visits],
+    }
 
 
 def restored(
-    label: str,
-    content: Mapping[str, Any],
-    brain: Path,
-    contrasts: Sequence[str],
-    path_of: Callable[[str, str], Path],
+    label: str, content: Mapping[str, Any], brain: Path, path_of: Callable[[str, str], Path]
 ) -> PreparedPatient:
     """The patient that was `described`, with its images read: `path_of` names them by visit and contrast.
 
@@ -109,9 +123,10 @@ def restored(
         label,
         grid,
         _on(grid, read_mask(brain)),
-        tuple(_visit(entry, contrasts, grid, path_of) for entry in content["visits"]),
+        tuple(_visit(entry, grid, path_of) for entry in content["visits"]),
         content["failures"],
-        content.get("brain_from", ""),
+        content["brain_from"],
+        None if content["from_atlas"] is None else np.array(content["from_atlas"]),
     )
 
 
@@ -125,10 +140,8 @@ def _description(visit: PreparedVisit) -> dict[str, Any]:
     }
 
 
-def _visit(
-    entry: Mapping[str, Any], contrasts: Sequence[str], grid: Grid, path_of: Callable[[str, str], Path]
-) -> PreparedVisit:
-    paths = {contrast: path_of(entry["label"], contrast) for contrast in contrasts}
+def _visit(entry: Mapping[str, Any], grid: Grid, path_of: Callable[[str, str], Path]) -> PreparedVisit:
+    paths = {contrast: path_of(entry["label"], contrast) for contrast in entry["from_patient"]}
     return PreparedVisit(
         label=entry["label"],
         images={contrast: _on(grid, read_image(path)) for contrast, path in paths.items()},

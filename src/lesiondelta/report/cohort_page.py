@@ -7,7 +7,8 @@ from typing import Any
 from lesiondelta import __version__
 from lesiondelta.cohort import Change, visit_name
 from lesiondelta.files import write_text
-from lesiondelta.records import NOT_AVAILABLE, VisitResult
+from lesiondelta.outputs.tables import NOT_AVAILABLE
+from lesiondelta.records import VisitResult
 from lesiondelta.report.rates import a_year
 
 ORDER = {"failed": 0, "flagged": 1, "ok": 2, "ok-zero-lesions": 2}

@@ -22,6 +22,7 @@ from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.outputs.lesions import COLOURS, UNNAMED_COLOUR, LesionRow, StepRow
 from lesiondelta.report.pictures import grey_values
 from lesiondelta.report.rates import a_year
+from lesiondelta.settings import Settings
 
 UNNAMED = len(Change) + 1
 """Label of the first visit's lesions in the viewer: nothing is known of what they did."""
@@ -70,7 +71,7 @@ class Report:
     failed: Mapping[str, str]
     lesions: Sequence[LesionRow]
     steps: Sequence[StepRow]
-    settings: Mapping[str, Any]
+    settings: Settings
     method: str
     models: Sequence[Mapping[str, Any]]
     cautions: Sequence[str]
@@ -98,7 +99,7 @@ def write_report(path: Path, report: Report) -> None:
         locations=_locations(report),
         script=(files("lesiondelta.report") / "vendor" / "niivue.umd.js").read_text(encoding="utf-8"),
         data=_for_script(_viewer_data(report.visits)),
-        settings=json.dumps(report.settings, indent=1, default=str),
+        settings=json.dumps(report.settings.model_dump(mode="json"), indent=1),
     )
     write_text(path, page)
 
@@ -211,8 +212,8 @@ def _png(image: Array) -> str:
 
 def _preparation(report: Report) -> str:
     """What was done to the images before segmentation, in a sentence."""
-    chosen, brain = report.settings["preprocessing"], report.brain_from
-    engine = chosen["registration"]
+    chosen, brain = report.settings.preprocessing, report.brain_from
+    engine = chosen.registration
     brains = {
         "given": "cut to the brain by the mask that was given",
         "own": "taken as showing the brain alone",
@@ -223,7 +224,7 @@ def _preparation(report: Report) -> str:
         "resampled once to cubic voxels",
         brains.get(brain, f"cut to the brain that {brain} found"),
     ]
-    bias = "corrected for the bias field by N4" if chosen["bias_correction"] else "not corrected for the bias field"
+    bias = "corrected for the bias field by N4" if chosen.bias_correction else "not corrected for the bias field"
     of_all = " of all visits" if len(report.visits) > 1 else ""
     return f"{' and '.join(report.contrasts)}{of_all} {', '.join(steps)}, and {bias}."
 

@@ -3,9 +3,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lesiondelta.errors import ModelError
+from lesiondelta.errors import InputError, ModelError
 from lesiondelta.inference.model import Model, bundled_model, load_model
-from lesiondelta.inference.samseg_program import Samseg, find_samseg
+from lesiondelta.inference.network_segmenter import NetworkSegmenter
+from lesiondelta.inference.samseg_program import find_samseg
+from lesiondelta.inference.samseg_segmenter import SamsegSegmenter
+from lesiondelta.inference.segmenter import Segmenter
+from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+
+SAMSEG = Path("samseg")
+"""Stands where the folder of a model does."""
 
 
 def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
@@ -34,18 +41,27 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
     return models
 
 
-def load_segmenters(
-    named: tuple[Path, ...], load: Callable[[tuple[Path, ...]], tuple[Model, ...]] = load_models
-) -> tuple[Model, ...] | tuple[Samseg]:
-    """Load exported models with `load`, or find the program that is named instead.
+def load_segmenter(
+    settings: Settings, load: Callable[[tuple[Path, ...]], tuple[Model, ...]] = load_models
+) -> Segmenter:
+    """Load the exported models that the settings name with `load`, or find the program that is named instead.
 
     Raises
     ------
-    DependencyError
-        The program is not installed.
+    ModelError, DependencyError, InputError
+        A model cannot be used, the program is not installed, or it needs other settings.
     """
-    if Path("samseg") not in named:
-        return load(named)
+    named = settings.segmentation.models
+    if SAMSEG not in named:
+        return NetworkSegmenter(load(named), settings.segmentation)
     if len(named) > 1:
         raise ModelError("samseg is a program, whose masks cannot be averaged with models: give it alone.")
-    return (find_samseg(),)
+    return find_samseg_for(settings.preprocessing, settings.segmentation)
+
+
+def find_samseg_for(preprocessing: PreprocessingSettings, segmentation: SegmentationSettings) -> SamsegSegmenter:
+    """The installed SAMSEG; InputError where the user says that the images show the brain alone."""
+    program = find_samseg()
+    if preprocessing.skull_strip == "skip":
+        raise InputError("SAMSEG needs whole heads, and --skull-strip skip says that the images are stripped.")
+    return SamsegSegmenter(program, segmentation)

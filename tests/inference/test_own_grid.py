@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from lesiondelta.images import Grid, Volume
-from lesiondelta.inference.segmenter import SegmentedVisit, on_own_grid
-from lesiondelta.pipeline.results import implausible, uncovered
+from lesiondelta.inference.own_grid import on_own_grid
+from lesiondelta.inference.segmenter import SegmentedVisit
+from lesiondelta.pipeline.judgement import implausible, uncovered
 from lesiondelta.preprocessing.preparation import PreparedVisit
 
 PATIENT = Grid((40, 40, 36), np.eye(4))

@@ -48,7 +48,7 @@ class Correction:
         }
 
 
-def correct(seen: SegmentedVisit, automatic: Volume, corrected: Volume) -> tuple[SegmentedVisit, Correction]:
+def correct(visit: SegmentedVisit, automatic: Volume, corrected: Volume) -> tuple[SegmentedVisit, Correction]:
     """The visit with its mask as a reader has corrected it.
 
     Only what the reader has changed changes: on slices of 3 mm the mask of the patient's space is finer than the one
@@ -58,22 +58,22 @@ def correct(seen: SegmentedVisit, automatic: Volume, corrected: Volume) -> tuple
 
     Parameters
     ----------
-    seen : SegmentedVisit
+    visit : SegmentedVisit
         As the model segmented it.
     automatic, corrected : Volume
         (X, Y, Z) bool on the grid of the visit's own FLAIR.
     """
-    place, grid = seen.prepared.from_patient["FLAIR"], seen.mask.grid
+    place, grid = visit.prepared.from_patient["FLAIR"], visit.mask.grid
     before = resample(automatic, grid, place, order="nearest").data
     after = resample(corrected, grid, place, order="nearest").data
-    missed, lost = _missed(corrected.data & ~automatic.data, automatic, seen)
+    missed, lost = _missed(corrected.data & ~automatic.data, automatic, visit)
     added = (after & ~before) | missed
     gone = resample(_taken_away(automatic, corrected), grid, place, order="nearest").data
-    mask = (seen.mask.data & ~gone) | added
-    probability = np.where(gone & ~mask, 0, seen.probability.data)
+    mask = (visit.mask.data & ~gone) | added
+    probability = np.where(gone & ~mask, 0, visit.probability.data)
     probability = np.where(added, 1, probability).astype(np.float32)
-    result = replace(counted(seen.prepared, probability, mask, grid), extras=seen.extras)
-    apart = (result.lesion_volume_mm3 - seen.lesion_volume_mm3) / 1000
+    result = replace(counted(visit.prepared, probability, mask, grid), extras=visit.extras)
+    apart = (result.lesion_volume_mm3 - visit.lesion_volume_mm3) / 1000
     return result, Correction(*_edited(automatic.data, corrected.data), apart, lost)
 
 
@@ -87,17 +87,17 @@ def _taken_away(automatic: Volume, corrected: Volume) -> Volume:
     return automatic.with_data(~corrected.data[tuple(nearest)] & near)
 
 
-def _missed(added: Array, own: Volume, seen: SegmentedVisit) -> tuple[Array, int]:
+def _missed(added: Array, own: Volume, visit: SegmentedVisit) -> tuple[Array, int]:
     """One voxel (X, Y, Z) bool of the patient's space for every added piece that falls between its voxels.
 
     And how many pieces lie outside of it.
     """
-    shape = np.array(seen.mask.data.shape)
-    missed, lost = np.zeros(seen.mask.data.shape, bool), 0
+    shape = np.array(visit.mask.data.shape)
+    missed, lost = np.zeros(visit.mask.data.shape, bool), 0
     pieces = cc3d.connected_components(added, connectivity=26)
-    place = seen.prepared.from_patient["FLAIR"]
-    met = np.unique(resample(own.with_data(pieces.astype(np.int32)), seen.mask.grid, place, order="nearest").data)
-    to_patient = np.linalg.inv(seen.mask.affine) @ np.linalg.inv(seen.prepared.from_patient["FLAIR"]) @ own.affine
+    place = visit.prepared.from_patient["FLAIR"]
+    met = np.unique(resample(own.with_data(pieces.astype(np.int32)), visit.mask.grid, place, order="nearest").data)
+    to_patient = np.linalg.inv(visit.mask.affine) @ np.linalg.inv(visit.prepared.from_patient["FLAIR"]) @ own.affine
     for number in np.setdiff1d(np.arange(1, int(pieces.max()) + 1), met):
         voxels = np.argwhere(pieces == number)
         there = np.rint(voxels @ to_patient[:3, :3].T + to_patient[:3, 3]).astype(int)

@@ -1,0 +1,117 @@
+"""Lesions by exported networks, whose logits are averaged: each visit is seen with its prior."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lesiondelta.images import Array
+from lesiondelta.inference.model import Model
+from lesiondelta.inference.segmenter import Facts, SegmentedVisit, Thresholds, counted
+from lesiondelta.inference.window import choose_device, extra_outputs, lesion_mask, lesion_probabilities, mirrors
+from lesiondelta.inputs.checks import CheckedPatient
+from lesiondelta.outputs.derivatives import EXTRAS
+from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
+from lesiondelta.settings import SegmentationSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NetworkSegmenter:
+    """One or several exported models of one kind; see `Segmenter`."""
+
+    models: tuple[Model, ...]
+    settings: SegmentationSettings
+
+    @property
+    def method(self) -> str:
+        """The method that the first model was trained with."""
+        return self.models[0].method
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The images of a visit, in the order of the networks' channels."""
+        return self.models[0].contrasts
+
+    @property
+    def spacing_mm(self) -> float:
+        """Voxel edge that they were trained on."""
+        return self.models[0].spacing_mm
+
+    @property
+    def limits(self) -> Thresholds:
+        """The user's choice, else the first model's own."""
+        return Thresholds(self.models[0].threshold, self.models[0].min_lesion_mm3).chosen(self.settings)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Those of all models."""
+        return tuple(model.caution for model in self.models if model.caution)
+
+    @property
+    def identities(self) -> tuple[dict[str, str], ...]:
+        """Name and hash of every model."""
+        return tuple(model.identity for model in self.models)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Hash of every model."""
+        return tuple(model.fingerprint for model in self.models)
+
+    def check(self, patient: CheckedPatient) -> None:
+        """Nothing more is needed: networks see what was prepared."""
+
+    def prior_index(self, index: int, visits: int) -> int:
+        """Which visit, in time order, visit `index` is compared with."""
+        return self.models[0].prior_index(index, visits)
+
+    def facts(self, prior: str | None) -> Facts:
+        """The prior, and how the window went over the images."""
+        shares = [model.overlap if self.settings.overlap is None else self.settings.overlap for model in self.models]
+        return {
+            "PriorSession": f"ses-{prior}" if prior else None,
+            "WindowOverlap": shares,
+            "Mirroring": mirrors(self.settings.mirroring, choose_device(self.settings.device), self.models),
+        }
+
+    def segment(self, patient: CheckedPatient, prepared: PreparedPatient, log_file: Path) -> list[SegmentedVisit]:
+        """Segment every visit, each seen with its prior."""
+        visits = [np.stack([v.images[name].data for name in self.contrasts]) for v in prepared.visits]
+        log.info("sub-%s: segmenting %d visits on a grid of %s", prepared.label, len(visits), prepared.grid.shape)
+        chosen = self.settings
+        probabilities = lesion_probabilities(
+            visits, self.models, overlap=chosen.overlap, mirroring=chosen.mirroring, device=chosen.device
+        )
+        extras = self._extras(visits, prepared)
+        return [
+            self._segmented(*of_visit, prepared)
+            for of_visit in zip(prepared.visits, probabilities, extras, strict=True)
+        ]
+
+    def _extras(self, visits: Sequence[Array], prepared: PreparedPatient) -> list[dict[str, Array]]:
+        overlap, device = self.settings.overlap, self.settings.device
+        found = [extra_outputs(visits, model, overlap=overlap, device=device) for model in self.models]
+        forward = [self.prior_index(index, len(visits)) < index for index in range(len(visits))]
+        return [_mean_extras(*of_visit, prepared) for of_visit in zip(forward, zip(*found, strict=True), strict=True)]
+
+    def _segmented(
+        self, visit: PreparedVisit, probability: Array, extras: Mapping[str, Array], prepared: PreparedPatient
+    ) -> SegmentedVisit:
+        grid, limits = prepared.grid, self.limits
+        probability = np.where(prepared.brain.data, probability, 0).astype(np.float32)
+        mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, grid.spacing.tolist())
+        return counted(visit, probability, mask, grid, extras)
+
+
+def _mean_extras(forward: bool, by_model: Sequence[Mapping[str, Array]], prepared: PreparedPatient) -> dict[str, Array]:
+    """The mean over models of every output (K, X, Y, Z) that all of them offer and that is written, in the brain.
+
+    `forward`: the visit comes after its prior.
+    """
+    offered = [name for name in EXTRAS if all(name in extras for extras in by_model)]
+    names = [name for name in offered if forward or not EXTRAS[name].forward]
+    means = {name: np.mean([extras[name] for extras in by_model], axis=0) for name in names}
+    return {name: np.where(prepared.brain.data, mean, 0).astype(np.float32) for name, mean in means.items()}

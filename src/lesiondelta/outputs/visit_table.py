@@ -1,0 +1,46 @@
+"""The tables of visits: the cohort's and every patient's own, one row a visit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lesiondelta.files import write_json, write_text
+from lesiondelta.outputs.derivatives import PatientFiles
+from lesiondelta.outputs.tables import NOT_AVAILABLE, cell
+from lesiondelta.records import VisitResult
+
+COLUMNS = {
+    "participant_id": "Patient.",
+    "session_id": "Visit.",
+    "status": "ok, ok-zero-lesions, flagged (segmented, but look at it: `reason`), failed (not segmented: `reason`).",
+    "reason": "Why it is flagged or has failed.",
+    "prior_session_id": "The visit that it was segmented with.",
+    "years_from_first_visit": "By acq_time; n/a where not all visits have a day of their own.",
+    "lesion_volume_mm3": "Of all lesions, in the patient's space, so that visits compare.",
+    "lesions": "Number of lesions (26-connected).",
+    "*_lesions": "Number of lesions that have done this since the visit before; n/a at the first visit.",
+    "correction": "What a reader has changed in the mask by hand; n/a where it is the model's.",
+    "brain_volume_mm3": "Of the brain mask, the same for all visits.",
+    "*_residual_mm": "How far a registration may still be off.",
+}
+"""What the columns mean; * stands for several names."""
+
+
+def write_visit_tables(out: Path, table: Path, results: Sequence[VisitResult]) -> None:
+    """Write the cohort table, its data dictionary and every patient's own table."""
+    _write(table, results)
+    write_json(table.with_suffix(".json"), {name: {"Description": meaning} for name, meaning in COLUMNS.items()})
+    for patient in dict.fromkeys(result.patient for result in results):
+        own = [result for result in results if result.patient == patient]
+        _write(PatientFiles(out, patient).visit_table, own)
+
+
+def _write(path: Path, results: Sequence[VisitResult]) -> None:
+    """Write a TSV with one row a visit; what a visit does not have is n/a."""
+    columns = list(dict.fromkeys(name for result in results for name in result.figures))
+    head = ["participant_id", "session_id", "status", "reason", *columns]
+    rows = [
+        [f"sub-{r.patient}", f"ses-{r.visit}" if r.visit else NOT_AVAILABLE, r.status, cell(r.reason or None)]
+        + [cell(r.figures.get(name)) for name in columns]
+        for r in results
+    ]
+    write_text(path, "".join("\t".join(row) + "\n" for row in [head, *rows]))

@@ -1,0 +1,138 @@
+"""From the masks of a patient's visits to lesions with numbers, locations and what became of them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.atlas.location import Location, locate
+from lesiondelta.cohort import Change, LesionChange
+from lesiondelta.errors import RegistrationError
+from lesiondelta.images import Array, Volume
+from lesiondelta.inference.segmenter import SegmentedVisit
+from lesiondelta.outputs.lesions import LesionRow, StepRow
+from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
+from lesiondelta.preprocessing.regions import regions_of
+from lesiondelta.settings import TrackingSettings
+from lesiondelta.tracking import TrackedVisit, Tracking, track
+from lesiondelta.tracking.change import UNSEEN
+
+log = logging.getLogger(__name__)
+
+EMPTY = 0.05
+"""Of an image's percentile 98: splines leave less in the zeros beside a slab; of a brain only fluid is as dark."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedLesions:
+    """A patient's lesions over all visits.
+
+    `visits` have the masks that count; `locations` has, by visit, the location of every lesion, and is empty where the
+    atlas could not be laid upon the brain.
+    """
+
+    visits: tuple[SegmentedVisit, ...]
+    tracking: Tracking
+    locations: tuple[Mapping[int, Location], ...]
+
+    def step(self, index: int) -> tuple[LesionChange, ...]:
+        """What became of the lesions from the visit before to this one; nothing for the first."""
+        return self.tracking.changes[index - 1] if index else ()
+
+
+def track_lesions(
+    prepared: PreparedPatient, visits: Sequence[SegmentedVisit], threshold: float, settings: TrackingSettings
+) -> TrackedLesions:
+    """Track the lesions of all visits, and find where they lie; `threshold` is that of the masks."""
+    spacing = float(prepared.grid.spacing[0])
+    tracking = track([_tracked(visit, prepared.brain) for visit in visits], spacing, threshold, settings)
+    return TrackedLesions(tuple(visits), tracking, tuple(_locations(prepared, tracking.instances)))
+
+
+def _locations(prepared: PreparedPatient, instances: Sequence[Array]) -> list[Mapping[int, Location]]:
+    nowhere: list[Mapping[int, Location]] = [{} for _ in instances]
+    if prepared.from_atlas is None or not any(labels.any() for labels in instances):
+        return nowhere
+    try:
+        regions = regions_of(prepared.brain, prepared.from_atlas)
+    except RegistrationError as error:
+        log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
+        return nowhere
+    return [locate(labels, regions, float(prepared.grid.spacing[0])) for labels in instances]
+
+
+def _tracked(visit: SegmentedVisit, brain: Volume) -> TrackedVisit:
+    prepared = visit.prepared
+    covered = shown(prepared.images["FLAIR"], brain)
+    return TrackedVisit(visit.mask.data, visit.probability.data, slice_mm(prepared), residual_mm(prepared), covered)
+
+
+def shown(image: Volume, brain: Volume) -> Array:
+    """Where an image in the patient's space has data, (X, Y, Z) bool.
+
+    Not beyond its field of view, in zeros that pad it, nor where it was stripped of what is brain at another visit; all
+    of these are 0 there, while fluid that is as dark lies inside the rest. Outside `brain` every image is 0, whatever
+    it shows: that counts as shown.
+    """
+    values = np.abs(image.data)
+    data = values > EMPTY * np.percentile(values[brain.data], 98)
+    found: Array = ndimage.binary_fill_holes(data) | ~brain.data
+    return found
+
+
+def uncompared(tracked: TrackedLesions, index: int) -> list[str]:
+    """What to say of lesions that a visit cannot be compared by with the one before."""
+    count = sum(one.reason == UNSEEN for one in tracked.step(index))
+    if not count:
+        return []
+    lesions, counts = ("1 lesion lies", "it counts") if count == 1 else (f"{count} lesions lie", "they count")
+    return [f"{lesions} where the FLAIR of this visit or of the one before shows nothing: {counts} as stable"]
+
+
+def slice_mm(visit: PreparedVisit) -> float:
+    """Of the FLAIR, or what is there instead: its thickest voxel edge."""
+    grid = visit.grids["FLAIR"] if "FLAIR" in visit.grids else next(iter(visit.grids.values()))
+    return float(max(grid.spacing))
+
+
+def residual_mm(visit: PreparedVisit) -> float:
+    """The largest residual among the visit's registrations."""
+    return max((value for name, value in visit.quality.items() if name.endswith("_residual_mm")), default=0.0)
+
+
+def lesion_rows(tracked: TrackedLesions) -> list[LesionRow]:
+    """One row a lesion a visit, in the order of visits and numbers."""
+    rows = []
+    for index, (visit, labels) in enumerate(zip(tracked.visits, tracked.tracking.instances, strict=True)):
+        numbers = np.unique(labels[labels > 0])
+        sizes = np.bincount(labels.ravel(), minlength=1)
+        centres = ndimage.center_of_mass(labels > 0, labels, numbers)
+        changes = {number: one.change for one in tracked.step(index) for number in one.current}
+        for number, centre in zip(numbers.tolist(), centres, strict=True):
+            x, y, z = (visit.mask.affine @ [*centre, 1])[:3].tolist()
+            location = tracked.locations[index].get(number)
+            volume = float(sizes[number] * visit.mask.grid.voxel_volume_mm3)
+            rows.append(LesionRow(visit.label, number, volume, location, (x, y, z), changes.get(number)))
+    return rows
+
+
+def step_rows(tracked: TrackedLesions) -> list[StepRow]:
+    """One row for what became of each lesion from a visit to the next."""
+    rows = []
+    for index, step in enumerate(tracked.tracking.changes, start=1):
+        before, after = (tracked.visits[i].label for i in (index - 1, index))
+        for one in step:
+            side, visit = (one.current, index) if one.current else (one.prior, index - 1)
+            places = {tracked.locations[visit].get(number) for number in side}
+            rows.append(StepRow(before, after, one, next(iter(places)) if len(places) == 1 else None))
+    return rows
+
+
+def change_figures(tracked: TrackedLesions, index: int) -> dict[str, float | str]:
+    """Counts of a visit's changes for the table of visits; empty for the first visit."""
+    if not index:
+        return {}
+    changes = [one.change for one in tracked.step(index)]
+    return {f"{change.value}_lesions": float(changes.count(change)) for change in Change}

@@ -1,0 +1,95 @@
+"""Patients one after another in this process, or several at a time in processes that may die."""
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from lesiondelta import records
+from lesiondelta.cohort import Patient
+from lesiondelta.errors import LesionDeltaError
+from lesiondelta.inference import Model
+from lesiondelta.inference.loading import load_models, load_segmenter
+from lesiondelta.outputs.derivatives import PatientFiles
+from lesiondelta.pipeline.failures import failed_results, record_failure
+from lesiondelta.pipeline.patient_run import Results, RunPlan, run_patient
+from lesiondelta.processes import worker_pool
+from lesiondelta.records import any_failed
+
+log = logging.getLogger(__name__)
+
+
+def run_all(
+    patients: Sequence[Patient], plan: RunPlan, processes: int, stop_on_first_crash: bool
+) -> Iterator[tuple[Patient, Results]]:
+    """Run patients, `processes` at a time, and yield each one's results as it ends."""
+    if min(processes, len(patients)) > 1:
+        yield from _run_in_pool(patients, plan, processes, stop_on_first_crash)
+        return
+    for patient in patients:
+        results = _run(patient, plan)
+        yield patient, results
+        if stop_on_first_crash and any_failed(results):
+            return
+
+
+def _run_in_pool(
+    patients: Sequence[Patient], plan: RunPlan, processes: int, stop: bool
+) -> Iterator[tuple[Patient, Results]]:
+    """A process that dies (out of memory, a library's fault) breaks its pool: those it took along run again, alone."""
+    broken, failed = [], False
+    pool = worker_pool(processes)
+    try:
+        futures = {pool.submit(_run, patient, plan): patient for patient in patients}
+        for future in completed(futures, stop):
+            if isinstance(future.exception(), BrokenProcessPool):
+                broken.append(futures[future])
+            else:
+                failed |= any_failed(future.result())
+                yield futures[future], future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    for patient in broken:
+        if stop and failed:
+            return
+        log.warning("sub-%s: its process pool broke; it runs again, alone", patient.label)
+        with worker_pool(1) as pool:
+            results = _results_of(pool.submit(_run, patient, plan), patient, plan.out)
+        failed |= any_failed(results)
+        yield patient, results
+
+
+def completed(futures: Collection[Future[Results]], stop: bool) -> Iterator[Future[Results]]:
+    """Futures as they end; with `stop`, after the first failed patient only those that run already."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        yield from done
+        if stop and any(future.exception() is None and any_failed(future.result()) for future in done):
+            waiting = {future for future in waiting if not future.cancel()}
+
+
+def _results_of(future: Future[Results], patient: Patient, out: Path) -> Results:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        why = "its process was killed, most likely for want of memory: run fewer patients at a time (--nprocs)"
+        results = failed_results(patient, why)
+        with suppress(LesionDeltaError), records.only_run(out, patient.label):
+            record_failure(PatientFiles(out, patient.label), results)
+        return results
+
+
+def _run(patient: Patient, plan: RunPlan) -> Results:
+    import torch
+
+    torch.set_num_threads(plan.settings.segmentation.threads)
+    return run_patient(patient, plan, load_segmenter(plan.settings, _models))
+
+
+@lru_cache(maxsize=1)
+def _models(folders: tuple[Path, ...]) -> tuple[Model, ...]:
+    return load_models(folders)
