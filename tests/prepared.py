@@ -10,7 +10,9 @@ from lesiondelta.settings import PreprocessingSettings
 
 
 def prepare(patient: Patient, settings: PreprocessingSettings) -> PreparedPatient:
-    return prepare_patient(check_patient(patient, CONTRASTS), settings)
+    """Without hashes, so that tests may use one image twice."""
+    unhashed = [{"visit": visit.label} for visit in patient.visits]
+    return prepare_patient(check_patient(patient, CONTRASTS, unhashed), settings)
 
 
 def prepare_or_read(patient: Patient, settings: PreprocessingSettings, work: Path | None) -> PreparedPatient:

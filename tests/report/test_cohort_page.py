@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lesiondelta import records
-from lesiondelta.records import Record, VisitResult
+from lesiondelta.records import Fingerprint, Record, VisitResult
 from lesiondelta.report.cohort_page import write_group_page
 from tests.tiny import call, rows
 
@@ -60,7 +60,7 @@ def test_the_level_group_writes_it_from_all_patients(results, tmp_path, capsys):
     assert (nothing.code, "run the level participant first" in " ".join(nothing.err.split())) == (70, True)
     for label in ("01", "02", "03"):
         own = tuple(result for result in results if result.patient == label)
-        records.write_record(tmp_path / "out", Record(label, True, {}, (), own))
+        records.write_record(tmp_path / "out", Record(label, True, None, (), own))
     done = call(capsys, "run", tmp_path, tmp_path / "out", "group")
     assert (done.code, "03 1: no FLAIR" in done.out) == (1, True)
     assert len((tmp_path / "out/lesiondelta.tsv").read_text().splitlines()) == 5
@@ -70,9 +70,9 @@ def test_the_level_group_writes_it_from_all_patients(results, tmp_path, capsys):
 
 def test_a_run_that_never_ended_and_a_record_that_cannot_be_read_have_failed(results, tmp_path, capsys):
     out = tmp_path / "out"
-    records.write_record(out, Record("01", True, {}, (), tuple(results[:2])))
+    records.write_record(out, Record("01", True, None, (), tuple(results[:2])))
     assert call(capsys, "run", tmp_path, out, "group").code == 0
-    begun = {"visits": [{"visit": "1"}, {"visit": "2"}], "problems": {"3": "no T1w"}}
+    begun = Fingerprint("0", 1, {}, (), ({"visit": "1"}, {"visit": "2"}), (None, None), {"3": "no T1w"})
     records.write_record(out, Record("02", False, begun, ("sub-02.html",)))
     for label, text in (("03", '{"patient": "03"'), ("04", "[]"), ("05", '"05"')):
         records.record_path(out, label).write_text(text)

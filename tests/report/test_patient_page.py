@@ -9,6 +9,7 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -20,6 +21,7 @@ from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Volume
 from lesiondelta.outputs.lesions import LesionRow, StepRow
 from lesiondelta.report.patient_page import Report, ReportVisit, checkerboard, lesion_picture, write_report
+from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 
 SHAPE = (48, 56, 40)
 AFFINE = np.diag([1.0, 1, 1, 1])
@@ -55,7 +57,7 @@ def report():
     stable = LesionChange((1,), (1,), Change.STABLE, 125.0, 125.0, 12.0, HOSTILE)
     steps = [StepRow("1", "2", new, "periventricular"), StepRow("1", "2", stable, None)]
     models = [{"Name": HOSTILE, "SHA256": "0" * 64}]
-    settings = {"note": HOSTILE, "preprocessing": {"registration": "elastix", "bias_correction": True}}
+    settings = Settings(segmentation=SegmentationSettings(models=(Path(HOSTILE),)))
     contrasts = ("T1w", "FLAIR")
     return Report(
         "01", visits, {"3": HOSTILE}, lesions, steps, settings, HOSTILE, models, [HOSTILE], contrasts, HOSTILE
@@ -109,7 +111,8 @@ MADE = {
 
 @pytest.mark.parametrize(("registration", "bias_correction", "brain_from"), MADE)
 def test_it_says_what_was_done_to_the_images(report, tmp_path, registration, bias_correction, brain_from):
-    settings = {"preprocessing": {"registration": registration, "bias_correction": bias_correction}}
+    chosen = PreprocessingSettings(registration=registration, bias_correction=bias_correction)
+    settings = Settings(preprocessing=chosen)
     write_report(tmp_path / "page.html", replace(report, settings=settings, brain_from=brain_from))
     text = re.sub(r"\s+", " ", without_viewer((tmp_path / "page.html").read_text(encoding="utf-8")))
     assert MADE[registration, bias_correction, brain_from] in text

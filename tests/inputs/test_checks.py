@@ -1,0 +1,61 @@
+"""What is looked at before any long work: every image is read, and stands for one visit only."""
+
+import dataclasses
+
+import pytest
+
+from lesiondelta.cohort import CONTRASTS
+from lesiondelta.errors import NoVisitError
+from lesiondelta.images import read_image, write_volume
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.inputs.checks import check_patient, visit_contents
+from tests.tiny import image_path, write_patient
+
+
+@pytest.fixture
+def patient(tmp_path):
+    write_patient(tmp_path, "01", ("1", "2", "3"))
+    (found,) = read_cohort(tmp_path).patients
+    return found
+
+
+def labels(checked):
+    return [visit.label for visit in checked.visits]
+
+
+def test_images_and_hashes_come_along(patient):
+    checked = check_patient(patient, CONTRASTS)
+    assert labels(checked) == ["1", "2", "3"]
+    assert not checked.problems
+    for visit, contents in zip(checked.visits, visit_contents(patient), strict=True):
+        assert visit.contents == contents
+        for contrast in CONTRASTS:
+            assert (visit.images[contrast].data == read_image(visit.visit.images[contrast]).data).all()
+
+
+def test_a_visit_without_a_contrast_says_which(patient):
+    first = dataclasses.replace(patient.visits[0], images={"FLAIR": patient.visits[0].images["FLAIR"]})
+    checked = check_patient(dataclasses.replace(patient, visits=(first, *patient.visits[1:])), CONTRASTS)
+    assert labels(checked) == ["2", "3"]
+    assert "no T1w" in checked.problems["1"]
+
+
+def test_a_damaged_image_costs_its_own_visit(patient):
+    path = patient.visits[1].images["FLAIR"]
+    path.write_bytes(path.read_bytes()[:200])
+    checked = check_patient(patient, CONTRASTS)
+    assert labels(checked) == ["1", "3"]
+    assert path.name in checked.problems["2"]
+
+
+def test_an_image_that_is_given_twice_costs_both_visits(patient, tmp_path):
+    write_volume(image_path(tmp_path, "01", "3", "T1w"), read_image(image_path(tmp_path, "01", "1", "T1w")))
+    checked = check_patient(patient, CONTRASTS)
+    assert labels(checked) == ["2"]
+    assert {label: "are the same image" in why for label, why in checked.problems.items()} == {"1": True, "3": True}
+
+
+def test_no_visit_left_tells_each_ones_reason(patient):
+    with pytest.raises(NoVisitError) as raised:
+        check_patient(patient, (*CONTRASTS, "T2w"))
+    assert set(raised.value.failures) == {"1", "2", "3"}

@@ -1,0 +1,92 @@
+"""One patient's run touches each file as often as it has to: counted by what Python and its libraries are asked for."""
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+from lesiondelta import records
+from lesiondelta.inference.loading import load_segmenter
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.pipeline import RunPlan, run_patient
+from lesiondelta.pipeline.cohort_run import check_start
+from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+from tests.models import export_tiny_model
+from tests.tiny import write_patient
+
+EASY = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    write_patient(tmp_path / "bids", "01", ("1", "2", "3"))
+    model = export_tiny_model(tmp_path / "model")
+    chosen = SegmentationSettings(models=(model,), device="cpu", threshold=0.2)
+    return check_start(RunPlan(tmp_path / "out", tmp_path / "bids", Settings(preprocessing=EASY, segmentation=chosen)))
+
+
+def run(plan):
+    (patient,) = read_cohort(plan.raw).patients
+    return run_patient(patient, plan, load_segmenter(plan.settings))
+
+
+def test_every_image_is_hashed_once_and_read_once(plan, monkeypatch):
+    hashed, read = Counter(), Counter()
+    digest, load = hashlib.file_digest, nib.load
+
+    def counting_digest(file, name):
+        hashed[Path(file.name)] += 1
+        return digest(file, name)
+
+    def counting_load(path, *args, **kwargs):
+        read[Path(path)] += 1
+        return load(path, *args, **kwargs)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting_digest)
+    monkeypatch.setattr(nib, "load", counting_load)
+    assert {result.status for result in run(plan)} == {"flagged"}
+    images = sorted(plan.raw.rglob("*.nii.gz"))
+    assert len(images) == 6
+    assert [hashed[path] for path in images] == [1] * 6
+    assert [read[path] for path in images] == [1] * 6
+
+
+def test_the_record_is_read_once_and_written_once_a_stage(plan):
+    path = records.record_path(plan.out, "01")
+    counted: Counter[str] = Counter()
+    listening = True
+
+    def listen(event, arguments):
+        if listening and event == "open" and str(arguments[0]) == str(path):
+            counted["read"] += 1
+        if listening and event == "os.rename" and str(arguments[1]) == str(path):
+            counted["written"] += 1
+
+    sys.addaudithook(listen)
+    run(plan)
+    first = dict(counted)
+    counted.clear()
+    run(plan)
+    listening = False
+    assert first == {"read": 1, "written": 2}  # as it begins, and as it ends
+    assert counted == {"read": 1}  # a finished patient
+
+
+def test_reports_only_needs_neither_itk_nor_highdicom(plan):
+    """In a process of its own, since other tests have loaded both."""
+    run(plan)
+    code = f"""
+import sys
+from pathlib import Path
+from lesiondelta.pipeline.cohort_run import report_cohort
+
+results = report_cohort(Path({str(plan.out)!r}))
+assert {{result.status for result in results}} == {{"flagged"}}, results
+print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"itk", "elastix", "highdicom", "nnunetv2"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
