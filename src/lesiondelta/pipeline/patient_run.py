@@ -1,33 +1,28 @@
 """The way of one patient: check, prepare, segment, follow, judge, write."""
 
-import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lesiondelta import records
-from lesiondelta.cohort import Patient, visit_name
+from lesiondelta.cohort import Patient
 from lesiondelta.errors import LesionDeltaError, NoVisitError
 from lesiondelta.files import logged_to
 from lesiondelta.inference.segmenter import Segmenter
-from lesiondelta.inputs.checks import CheckedPatient, check_patient, log_choices
+from lesiondelta.inputs.checks import CheckedPatient, check_patient
 from lesiondelta.outputs.derivatives import PatientFiles
-from lesiondelta.pipeline.corrections import corrections_now, removed_masks, take_all_edits
+from lesiondelta.pipeline.earlier import EarlierRun
 from lesiondelta.pipeline.failures import failed_results, reason_of, record_failure
 from lesiondelta.pipeline.fingerprint import fingerprint_of
-from lesiondelta.pipeline.group import TABLE, write_group
 from lesiondelta.pipeline.judgement import JudgedPatient, judge
-from lesiondelta.pipeline.rebuild import rebuild
 from lesiondelta.pipeline.segmented import SegmentedPatient, provenance_of, write_automatic
 from lesiondelta.pipeline.tracked import follow
-from lesiondelta.pipeline.writing import finish, possible_files, visit_files_of, write_results
+from lesiondelta.pipeline.writing import finish, visit_files_of, write_results
 from lesiondelta.preprocessing.preparation import PreparedPatient
 from lesiondelta.preprocessing.store import prepared_patient
-from lesiondelta.records import Fingerprint, MaskHashes, Record, VisitResult
+from lesiondelta.records import Fingerprint, VisitResult
 from lesiondelta.settings import Settings
-
-log = logging.getLogger(__name__)
 
 Results = tuple[VisitResult, ...]
 
@@ -55,10 +50,12 @@ def run_patient(patient: Patient, plan: RunPlan, segmenter: Segmenter) -> Result
     try:
         with logged_to(files.log), records.only_run(plan.out, patient.label):
             try:
-                run = PatientRun.begun(files, patient, plan, segmenter)
-                finished = run.finished_results()
+                earlier = EarlierRun.found(files, patient)
+                fingerprint = fingerprint_of(patient, plan.settings, segmenter)
+                finished = earlier.finished_results(fingerprint)
             except Exception as error:  # such as a corrected mask that is of no use: what lies there stays untouched
                 return failed_results(patient, reason_of(error, files))
+            run = PatientRun(patient, plan, segmenter, files, fingerprint, earlier)
             return run.results() if finished is None else finished
     except LesionDeltaError as error:  # the log itself cannot be written, or another run is at it
         return failed_results(patient, str(error))
@@ -66,65 +63,31 @@ def run_patient(patient: Patient, plan: RunPlan, segmenter: Segmenter) -> Result
 
 @dataclass(frozen=True, eq=False)
 class PatientRun:
-    """One patient's run: who, how, and what an earlier run has left.
+    """One patient's run: whom, how, by what, and what an earlier run has left."""
 
-    `masks` has the hashes of masks as they were found; what a reader had edited is kept as a correction by then.
-    """
-
-    files: PatientFiles
     patient: Patient
     plan: RunPlan
     segmenter: Segmenter
+    files: PatientFiles
     fingerprint: Fingerprint
-    earlier: Record | None
-    masks: MaskHashes
-
-    @classmethod
-    def begun(cls, files: PatientFiles, patient: Patient, plan: RunPlan, segmenter: Segmenter) -> "PatientRun":
-        """See what is there; raises LesionDeltaError where a reader's edit cannot be used."""
-        earlier = records.read_record(files.out, files.patient)
-        masks = take_all_edits(files, earlier, [visit.label for visit in patient.visits])
-        return cls(files, patient, plan, segmenter, fingerprint_of(patient, plan.settings, segmenter), earlier, masks)
-
-    def finished_results(self) -> Results | None:
-        """The results of a run that is finished, with what has been corrected since; None where there is none."""
-        if self.earlier is None or not self.earlier.is_done(self.files.out, self.fingerprint):
-            return None
-        log.info("sub-%s is finished: input, settings and model are the same", self.files.patient)
-        if corrections_now(self.files, self.earlier.segmented_visits) == self.earlier.corrections:
-            return self.earlier.results
-        log.warning("sub-%s: masks have been corrected by hand since: tables and report follow", self.files.patient)
-        return rebuild(self.files, self.earlier)
+    earlier: EarlierRun
 
     def results(self) -> Results:
         """The way from images to results. Where it ends early, a visit's own reason is told if it is known."""
         failures: Mapping[str, str] = self.patient.problems
         try:
-            self.begin()
+            self.earlier.make_way(self.patient, self.fingerprint, self.segmenter.contrasts)
             checked = self.check()
             failures = checked.problems
             prepared = self.prepare(checked)
             failures = {**checked.problems, **prepared.failures}
             segmented = self.segment(checked, prepared)
-            tracked = follow(self.files, segmented, self.fingerprint, self.masks)
+            tracked = follow(self.files, segmented, self.fingerprint, self.earlier.masks)
             judged = judge(tracked)
             return self.write(judged)
         except Exception as error:
             own = error.failures if isinstance(error, NoVisitError) else {}
             return self.fail(reason_of(error, self.files), {**failures, **own})
-
-    def begin(self) -> None:
-        """Record what this run is going to write, and clear what an earlier one has written."""
-        self._warn_of_replaced()
-        old = self.earlier.files if self.earlier else ()
-        new = possible_files(self.files, [visit.label for visit in self.patient.visits], self.segmenter.contrasts)
-        names = tuple(sorted({*old, *self.files.relative(new)}))
-        masks = {**self.masks, **removed_masks(names)}
-        cleared = [*(self.files.out / name for name in old), self.files.visit_table]
-        records.begin(self.files.out, Record(self.files.patient, False, self.fingerprint, names, masks=masks), cleared)
-        if (self.files.out / TABLE).is_file():  # nothing is left of what it says of this patient
-            write_group(self.files.out)
-        log_choices(self.patient)
 
     def check(self) -> CheckedPatient:
         """Read every image, once."""
@@ -156,16 +119,6 @@ class PatientRun:
         """Remove the masks of a failed patient; what a reader has saved meanwhile is kept."""
         results = failed_results(replace(self.patient, problems=failures), reason)
         with suppress(LesionDeltaError):
-            labels = [visit.label for visit in self.patient.visits]
-            take_all_edits(self.files, records.read_record(self.files.out, self.files.patient), labels)
+            EarlierRun.found(self.files, self.patient)
         record_failure(self.files, results)
         return results
-
-    def _warn_of_replaced(self) -> None:
-        """A visit is segmented with its prior: a run over other visits replaces the patient's results as a whole."""
-        asked = {*(visit.label for visit in self.patient.visits), *self.patient.problems}
-        if replaced := set(self.earlier.segmented_visits if self.earlier else ()) - asked:
-            names = ", ".join(visit_name(label) for label in sorted(replaced))
-            log.warning(
-                "sub-%s: earlier results of %s are removed, this run is without them", self.files.patient, names
-            )
