@@ -17,7 +17,7 @@ from lesiondelta import methods
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.nnunet.job import TrainingJob
-from lesiondelta.nnunet.training import _trainer
+from lesiondelta.nnunet.training import build_trainer
 from lesiondelta.nnunet.training_patients import Fold
 
 REPEATS = 5
@@ -43,7 +43,7 @@ def main() -> None:
 
             plan = make_plan(preset, method)
         with environment(job.data, loader_processes=0):
-            trainer = _trainer(job, plan, None)
+            trainer = build_trainer(job, plan, None)
             loader, _ = trainer.get_dataloaders()
             trainer.network.train()
             reading = cpu_seconds(lambda: next(loader))

@@ -54,7 +54,7 @@ from lesiondelta.inference import Model, choose_device, load_model
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
 from lesiondelta.nnunet.export import export_model
-from lesiondelta.nnunet.job import TrainingProgress
+from lesiondelta.nnunet.job import TrainingOptions, TrainingProgress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
@@ -228,11 +228,13 @@ def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
         given.work / stage.name,
         replace(method, recipe=stage.recipe),
         stage.preset(given.device),
-        seed=SEED,
-        device=given.device,
-        threads=given.threads,
-        initial_weights=start_of(stage, given.work),
-        self_prior_share=SELF_PRIOR_SHARE if method.longitudinal else 0.0,
+        TrainingOptions(
+            seed=SEED,
+            device=given.device,
+            threads=given.threads,
+            initial_weights=start_of(stage, given.work),
+            self_prior_share=SELF_PRIOR_SHARE if method.longitudinal else 0.0,
+        ),
     )
     return train(patients, job, Clock(given.work / stage.name / "cpu_seconds.json").report)
 

@@ -42,7 +42,7 @@ from lesiondelta.pipeline import RunPlan, run_cohort
 from lesiondelta.pipeline.cohort_run import check_start
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
-from lesiondelta.simulation.dataset import write_cohort
+from lesiondelta.simulation.dataset import CohortPlan, write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import read_label_anatomy
 
@@ -400,7 +400,7 @@ def robustness(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
 def heads(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     """Whole heads through `run`, with brain extraction and without."""
     raw = work / "scores" / "heads"
-    write_cohort(raw, HEADS, 2, seed=HEAD_SEED, acquisition=Acquisition(mode="native", sharp_share=1.0))
+    write_cohort(raw, CohortPlan(HEADS, 2, HEAD_SEED, Acquisition(mode="native", sharp_share=1.0)))
     rows = []
     skull_strips: tuple[Literal["auto", "skip"], ...] = ("auto", "skip")
     for skull_strip, kind in itertools.product(skull_strips, (OURS, TWIN)):

@@ -183,7 +183,7 @@ MISSED = {"called": "not seen", "without": "not seen", "inside": None}
 def calls(one: LesionChange) -> dict[str, object]:
     """What tracking calls a change, what it would without the measurement error, and whether this error covers it."""
     apart = one.current_mm3 - one.prior_mm3
-    without, _ = classify(Group(one.prior, one.current), one.prior_mm3, one.current_mm3, 0.0, GROWTH)
+    without, _ = classify(Group(one.prior, one.current), (one.prior_mm3, one.current_mm3), 0.0, GROWTH)
     return {
         "called": "within error" if one.reason.startswith("within the measurement error") else str(one.change),
         "without": str(without),

@@ -1,9 +1,14 @@
-"""Settings: parsed once, frozen, passed explicitly, saved as JSON beside the outputs."""
+"""Settings: parsed once, frozen, passed explicitly, saved as JSON beside the outputs.
+
+The descriptions are the help texts of the command line, and the Literals its choices.
+"""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class PreprocessingSettings(BaseModel):
@@ -12,17 +17,21 @@ class PreprocessingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     registration: Literal["elastix", "niimath", "flirt", "none"] = Field(
-        "elastix", description="registration engine; `none` where all images already share one space"
+        "elastix", description="Registration engine; none if all images share one space already."
     )
     space: Literal["baseline", "midway"] = Field(
-        "baseline", description="where the patient's space lies: on the baseline visit, or half-way between all visits"
+        "baseline", description="Resample to the baseline visit, or to the space half-way between all visits."
     )
-    brain_extraction: Literal["atlas", "hd-bet", "synthstrip"] = Field("atlas", description="where no mask is given")
-    skull_strip: Literal["auto", "force", "skip"] = Field("auto", description="auto: skipped where stripped already")
-    spacing_mm: float = Field(1.0, gt=0, description="voxel edge of the patient's space")
-    bias_correction: bool = Field(True, description="N4 on every image")
-    gate: bool = Field(True, description="refuse misaligned images and visits of different people")
-    threads: int = Field(1, ge=1, description="threads of one patient's registration")
+    brain_extraction: Literal["atlas", "hd-bet", "synthstrip"] = Field(
+        "atlas", description="How to find the brain where no brain mask is given."
+    )
+    skull_strip: Literal["auto", "force", "skip"] = Field(
+        "auto", description="auto: extract the brain unless the images are skull-stripped already."
+    )
+    spacing_mm: float = Field(1.0, gt=0, description="Voxel edge of the patient's space.")
+    bias_correction: bool = Field(True, description="Correct the bias field (N4).")
+    gate: bool = Field(True, description="Refuse misaligned images and visits of different people.")
+    threads: int = Field(1, ge=1, description="Threads of one patient's registration.")
 
 
 class SegmentationSettings(BaseModel):
@@ -30,16 +39,23 @@ class SegmentationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: tuple[Path, ...] = Field((), description="exported models, averaged as logits; empty: the bundled one")
-    threshold: float | None = Field(None, gt=0, lt=1, description="lesion probability; None: the model's own")
-    min_lesion_mm3: float | None = Field(None, ge=0, description="smaller lesions are dropped; None: the model's own")
-    overlap: float | None = Field(
-        None, ge=0, lt=1, description="share of a window that its neighbour covers; None: each model's own"
+    models: tuple[Path, ...] = Field(
+        (),
+        description="Model folder; several are averaged. samseg runs FreeSurfer's SAMSEG. Default: the bundled model.",
     )
-    mirroring: bool | None = Field(None, description="None: off on CPU, on with CUDA")
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int = Field(1, ge=1, description="threads of one patient's segmentation")
-    samseg_hours: float = Field(24.0, gt=0, description="time limit of one patient's run of SAMSEG")
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description="Probability above which a voxel is lesion. Default: the model's own."
+    )
+    min_lesion_mm3: float | None = Field(
+        None, ge=0, description="Drop lesions smaller than this many mm3. Default: the model's own."
+    )
+    overlap: float | None = Field(
+        None, ge=0, lt=1, description="Overlap of neighbouring windows, as a share. Default: the model's own."
+    )
+    mirroring: bool | None = Field(None, description="Average over mirrored images. Default: only with CUDA.")
+    device: DeviceName = Field("auto", description="Where the network runs.")
+    threads: int = Field(1, ge=1, description="Threads of one patient's segmentation.")
+    samseg_hours: float = Field(24.0, gt=0, description="Stop SAMSEG after this many hours a patient.")
 
 
 class TrackingSettings(BaseModel):
@@ -47,9 +63,11 @@ class TrackingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tolerance_mm: float = Field(1.0, ge=0, description="lesions that share no voxel are one if they are so near")
-    least_growth: float = Field(0.3, ge=0, description="change of volume that counts, as a share of the smaller one")
-    error_sd: float = Field(1.96, ge=0, description="standard deviations of the measurement error that must be passed")
+    tolerance_mm: float = Field(1.0, ge=0, description="Match lesions up to this many mm apart.")
+    least_growth: float = Field(
+        0.3, ge=0, description="Smallest change of a lesion's volume that counts, as a share of the smaller volume."
+    )
+    error_sd: float = Field(1.96, ge=0, description="Standard deviations of the measurement error to be exceeded.")
 
 
 class Settings(BaseModel):

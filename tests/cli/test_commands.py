@@ -15,23 +15,36 @@ from lesiondelta.cli.console import paths_together, spread
 from lesiondelta.files import alone
 from lesiondelta.images import read_image, read_mask, require_same_grid
 from lesiondelta.preprocessing.programs import find_program
-from lesiondelta.simulation import Acquisition, write_cohort
+from lesiondelta.simulation import Acquisition, CohortPlan, write_cohort
 from tests.models import export_tiny_model
 from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
-COMMANDS = ("demo", "run", "segment", "simulate", "convert", "train", "evaluate", "doctor")
+COMMANDS = (
+    "demo", "run", "segment", "simulate", "convert ljubljana", "convert mslesseg", "convert isbi2015", "train", "evaluate",
+    "compare", "models list", "models show", "models export", "models import", "doctor",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(capsys, command):
-    outcome = call(capsys, command, "--help")
+def test_every_command_explains_itself_in_80_columns(capsys, monkeypatch, command):
+    """Nothing is cut off, and every example stands on a line of its own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = call(capsys, *command.split(), "--help")
     assert outcome.code == 0
-    assert "Usage" in outcome.out
+    assert outcome.out.startswith("Usage: lesiondelta")
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert "\u2026" not in outcome.out
+    examples = [line for line in outcome.out.splitlines() if line.startswith("    lesiondelta ")]
+    assert any(line.split()[1] == command.split()[0] for line in examples)
+    assert "For example:" in outcome.out
+    for line in outcome.out.split("For example:")[1].split("  lesiondelta ")[1:]:
+        assert line.count("\n  ") == line.count("\n\n  ")
 
 
-@pytest.mark.parametrize("command", ["run", "segment", "simulate", "train", "evaluate"])
-def test_help_has_an_example(capsys, command):
-    assert f"lesiondelta {command} " in call(capsys, command, "-h").out.split("Example")[1]
+def test_the_list_of_commands_cuts_no_sentence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ((), ("models",), ("convert",)):
+        assert "..." not in call(capsys, *group, "--help").out.split("Commands:")[1]
 
 
 @pytest.mark.parametrize("where", [(), ("run",)])
@@ -43,7 +56,7 @@ def test_version(capsys, where):
 def test_help_imports_nothing_heavy():
     """What makes a start slow is not imported: `lesiondelta --help` stays quick."""
     code = "import sys, lesiondelta.cli; print([m for m in sys.modules if m in %r])"
-    heavy = ("torch", "nibabel", "scipy", "numpy", "pandas", "matplotlib", "itk", "SimpleITK", "nnunetv2", "pydantic")
+    heavy = ("torch", "nibabel", "scipy", "numpy", "pandas", "matplotlib", "itk", "SimpleITK", "nnunetv2")
     said = subprocess.run([sys.executable, "-c", code % (heavy,)], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
 
@@ -196,7 +209,7 @@ def test_a_missing_prediction_is_said_once(capsys, caplog, tmp_path):
 
 def test_simulated_heads_can_be_stripped(capsys, tmp_path):
     """A stripped cohort whose one patient is there: the flag alone says that it is the same cohort."""
-    write_cohort(tmp_path / "c", 0, 2, 0, acquisition=Acquisition("native", whole_head=False))
+    write_cohort(tmp_path / "c", CohortPlan(0, 2, 0, Acquisition("native", whole_head=False)))
     (tmp_path / "c/sub-001").mkdir()
     (tmp_path / "c/sub-001/sub-001_sessions.tsv").touch()
     given = ("simulate", tmp_path / "c", "--patients", "1", "--visits", "2")

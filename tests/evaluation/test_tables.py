@@ -7,15 +7,16 @@ import pytest
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.evaluation import tables
 from lesiondelta.evaluation.masks import match_folders
-from lesiondelta.evaluation.tables import Options
+from lesiondelta.evaluation.tables import MaskFolders, Options
 from lesiondelta.images import Volume, write_volume
 
 SHAPE = (12, 12, 12)
 
 
-def evaluate(*arguments, **options):
-    """The summary alone."""
-    return tables.evaluate(*arguments, **options)[0]
+def evaluate(reference, prediction, out, options=None, *, mapping=None, second_rater=None, processes=1):
+    """The summary only."""
+    folders = MaskFolders(reference, prediction, mapping, second_rater)
+    return tables.evaluate(folders, out, options or Options(), processes=processes)[0]
 
 
 def put(folder, sub, ses, voxels, space="orig", affine=None):

@@ -5,6 +5,7 @@ import pytest
 from lesiondelta import methods
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
+from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train
 from tests.synthetic import write_patients
 
@@ -34,8 +35,8 @@ def method(request):
 def trained(method, patients, data, tmp_path_factory):
     """The exported model of an end-to-end `smoke` training."""
     output = tmp_path_factory.mktemp("contract") / method.name
-    options = {"fold": 0, "folds": 3, "device": "cpu", "self_prior_share": SHARE, "data": data}
-    return train(patients, plan_job(patients, output, method, SMOKE, **options))
+    options = TrainingOptions(fold=0, folds=3, device="cpu", self_prior_share=SHARE)
+    return train(patients, plan_job(patients, output, method, SMOKE, options, data))
 
 
 @pytest.fixture(scope="session")

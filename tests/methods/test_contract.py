@@ -12,6 +12,7 @@ from lesiondelta import methods
 from lesiondelta.cohort import prior_index
 from lesiondelta.inference import lesion_probabilities, load_model
 from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.preprocessing.intensity import normalise
 from tests.methods.conftest import SHARE
@@ -171,8 +172,8 @@ def test_each_visit_is_segmented_with_its_prior(trained, method):
 
 def test_two_trainings_of_one_seed_are_identical(method, patients, data, tmp_path):
     preset = replace(presets.load("smoke"), epochs=1, iterations_per_epoch=2, patch=(16, 16, 16))
-    options = {"device": "cpu", "self_prior_share": SHARE, "data": data}
-    jobs = [plan_job(patients, tmp_path / str(k), method, preset, **options) for k in range(2)]
+    options = TrainingOptions(device="cpu", self_prior_share=SHARE)
+    jobs = [plan_job(patients, tmp_path / str(k), method, preset, options, data) for k in range(2)]
     models = [train(patients, job) for job in jobs]
     one, other = (load_file(model / "weights.safetensors") for model in models)
     assert all(torch.equal(one[name], other[name]) for name in one)

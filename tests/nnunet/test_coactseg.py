@@ -10,10 +10,12 @@ from lesiondelta import methods
 from lesiondelta.inference import load_model
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
-from lesiondelta.nnunet.training import _trainer, plan_job, train
+from lesiondelta.nnunet.job import TrainingOptions
+from lesiondelta.nnunet.training import build_trainer, plan_job, train
 from tests.synthetic import write_patients
 
 METHOD = methods.load("coactseg")
+CPU = TrainingOptions(device="cpu")
 TINY = replace(presets.load("smoke"), epochs=4, iterations_per_epoch=1, patch=(16, 16, 16))
 
 
@@ -41,13 +43,13 @@ def module(stored):
 @pytest.fixture
 def trainer(patients, stored, tmp_path):
     """A trainer before its first epoch."""
-    job = plan_job(patients, tmp_path, METHOD, presets.load("smoke"), fold=0, folds=3, device="cpu", data=stored)
+    job = plan_job(patients, tmp_path, METHOD, presets.load("smoke"), TrainingOptions(0, 3, device="cpu"), stored)
     with environment(stored):
         from lesiondelta.nnunet.planning import make_plan
 
         plan = make_plan(job.preset, METHOD)
     with environment(stored, loader_processes=0):
-        yield _trainer(job, plan, None)
+        yield build_trainer(job, plan, None)
 
 
 def test_targets_are_current_prior_and_new(module):
@@ -163,9 +165,9 @@ def test_the_papers_optimiser(trainer):
     [("paper", 1000, 80), ("paper", 50, 50), ("small", 60, 60), ("small", 100, 100), ("smoke", 2, 2)],
 )
 def test_a_preset_bounds_the_budget_and_the_recipe_stays(patients, tmp_path, preset, epochs, expected):
-    job = plan_job(patients, tmp_path, METHOD, replace(presets.load(preset), epochs=epochs), device="cpu")
+    job = plan_job(patients, tmp_path, METHOD, replace(presets.load(preset), epochs=epochs), CPU)
     assert (job.preset.epochs, job.method.recipe) == (expected, METHOD.recipe)
-    other = plan_job(patients, tmp_path, methods.load("nnunet"), presets.load(preset), device="cpu")
+    other = plan_job(patients, tmp_path, methods.load("nnunet"), presets.load(preset), CPU)
     assert other.preset == presets.load(preset)
 
 
@@ -177,7 +179,7 @@ def test_an_interrupted_training_ends_in_identical_weights(patients, stored, tmp
     """Interrupted before and after the regulariser begins."""
 
     def run(name, progress=None):
-        return train(patients, plan_job(patients, tmp_path / name, METHOD, TINY, device="cpu", data=stored), progress)
+        return train(patients, plan_job(patients, tmp_path / name, METHOD, TINY, CPU, stored), progress)
 
     def stop_in(epoch):
         def progress(state):
@@ -200,7 +202,7 @@ def test_an_interrupted_training_ends_in_identical_weights(patients, stored, tmp
 
 
 def test_norms_statistics_are_exported(patients, stored, tmp_path):
-    job = plan_job(patients, tmp_path, METHOD, TINY, device="cpu", data=stored)
+    job = plan_job(patients, tmp_path, METHOD, TINY, CPU, stored)
     norm = load_model(train(patients, job)).network.encoder[0][0][1]
     assert norm.num_batches_tracked == 4
     assert norm.running_mean.any()

@@ -16,6 +16,7 @@ from lesiondelta.inference import load_model
 from lesiondelta.networks.denner import scale
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
+from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.preprocessing.intensity import normalise
 from tests.synthetic import write_patients
@@ -127,7 +128,7 @@ def without_lesions(patients):
 
 def train_without_lesions_in(part, folder):
     patients = write_patients(folder / "images", (2, 2, 2))
-    job = plan_job(patients, folder / "out", METHOD, replace(TINY, epochs=1), fold=0, folds=3, device="cpu")
+    job = plan_job(patients, folder / "out", METHOD, replace(TINY, epochs=1), TrainingOptions(0, 3, device="cpu"))
     without_lesions([patient for patient in patients if patient.label in getattr(job.members, part)])
     return train(patients, job)
 
@@ -188,8 +189,8 @@ def test_when_a_training_ends_early(module, dice, over):
 @pytest.fixture(scope="module")
 def run(patients, stored):
     def call(folder, preset=TINY, progress=None, method=METHOD, **options):
-        options = {"fold": 0, "folds": 3, "self_prior_share": 0.25, "device": "cpu", "data": stored[0], **options}
-        return train(patients, plan_job(patients, folder, method, preset, **options), progress)
+        chosen = TrainingOptions(**{"fold": 0, "folds": 3, "self_prior_share": 0.25, "device": "cpu", **options})
+        return train(patients, plan_job(patients, folder, method, preset, chosen, stored[0]), progress)
 
     return call
 
@@ -232,7 +233,9 @@ def test_the_own_schedule(module, tmp_path, monkeypatch):
 
     def run(progress):
         return train(
-            patients, plan_job(patients, tmp_path / "out", METHOD, OWN, device="cpu", self_prior_share=1), progress
+            patients,
+            plan_job(patients, tmp_path / "out", METHOD, OWN, TrainingOptions(device="cpu", self_prior_share=1)),
+            progress,
         )
 
     states = []
@@ -266,13 +269,13 @@ def test_a_presets_recipe_goes_with_its_length(run, tmp_path):
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 1e-4), (49, 1e-4), (50, 1e-5), (99, 1e-5)])
 def test_the_optimiser(module, stored, patients, tmp_path, epoch, rate):
     from lesiondelta.nnunet.planning import make_plan
-    from lesiondelta.nnunet.training import _trainer
+    from lesiondelta.nnunet.training import build_trainer
 
-    job = plan_job(patients, tmp_path, METHOD, OWN, self_prior_share=0.25, device="cpu", data=stored[0])
+    job = plan_job(patients, tmp_path, METHOD, OWN, TrainingOptions(self_prior_share=0.25, device="cpu"), stored[0])
     with environment(stored[0]):
         plan = make_plan(OWN, METHOD)
     with environment(stored[0], loader_processes=0):
-        trainer = _trainer(job, plan, None)
+        trainer = build_trainer(job, plan, None)
     assert isinstance(trainer.optimizer, torch.optim.Adam)
     (group,) = trainer.optimizer.param_groups
     assert (group["amsgrad"], group["betas"], group["weight_decay"]) == (True, (0.9, 0.999), 0)

@@ -7,6 +7,7 @@ from lesiondelta import methods
 from lesiondelta.images import read_image, read_mask
 from lesiondelta.inference import lesion_probabilities, load_model
 from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train
 from tests.synthetic import write_patients
 
@@ -27,7 +28,7 @@ def test_two_patients_can_be_overfitted(name, tmp_path):
     radius, iterations = HARDER.get(name, (17, 25))
     patients = write_patients(tmp_path / "images", (2, 2), radius)
     preset = replace(presets.load("smoke"), epochs=10, iterations_per_epoch=iterations)
-    job = plan_job(patients, tmp_path / "out", methods.load(name), preset, device="cpu")
+    job = plan_job(patients, tmp_path / "out", methods.load(name), preset, TrainingOptions(device="cpu"))
     model = load_model(train(patients, job))
     scores = []
     for patient in patients:

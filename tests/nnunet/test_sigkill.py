@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from lesiondelta import methods
 from lesiondelta.nnunet import presets
+from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train
 from tests.conftest import REPOSITORY
 from tests.synthetic import write_patients
@@ -34,7 +35,9 @@ run(Path(sys.argv[1]), lambda p: print(p.epoch + (p.dice is not None), flush=Tru
 def run(folder, progress=None):
     """Train with all patients stored in `folder`; the child process of the test calls it too."""
     patients = write_patients(folder / "images", (2, 2))
-    job = plan_job(patients, folder / "out", methods.load("difference_weighting"), PRESET, device="cpu")
+    job = plan_job(
+        patients, folder / "out", methods.load("difference_weighting"), PRESET, TrainingOptions(device="cpu")
+    )
     return train(patients, job, progress)
 
 

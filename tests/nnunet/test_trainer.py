@@ -9,7 +9,7 @@ from lesiondelta import methods
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.nnunet.job import TrainingJob
-from lesiondelta.nnunet.training import _trainer
+from lesiondelta.nnunet.training import build_trainer
 from lesiondelta.nnunet.training_patients import Fold
 from tests.synthetic import write_patients
 
@@ -36,7 +36,7 @@ def trainer(request, folder, tmp_path):
 
         plan = make_plan(preset, method)
     with environment(folder, loader_processes=0):
-        yield _trainer(job, plan, None)
+        yield build_trainer(job, plan, None)
 
 
 def test_both_sides_read_their_own_patients(trainer):

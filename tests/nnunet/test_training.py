@@ -11,9 +11,11 @@ from lesiondelta.inference import choose_device, load_model
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.dataset import STORAGE
 from lesiondelta.nnunet.export import export_model
+from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, source_commit, train
 from tests.synthetic import write_patients
 
+CPU = TrainingOptions(device="cpu")
 TINY = replace(presets.load("smoke"), epochs=3, iterations_per_epoch=2, patch=(16, 16, 16), max_features=16)
 METHOD = methods.load("difference_weighting")
 
@@ -37,7 +39,8 @@ def run(patients, data):
     """Train the tiny preset into a folder, on stored data that all tests here share."""
 
     def call(folder, method=METHOD, preset=TINY, progress=None, **options):
-        return train(patients, plan_job(patients, folder, method, preset, data=data, device="cpu", **options), progress)
+        chosen = TrainingOptions(device="cpu", **options)
+        return train(patients, plan_job(patients, folder, method, preset, chosen, data), progress)
 
     return call
 
@@ -157,14 +160,14 @@ def test_fold_all_has_no_validation_score(trained):
 def test_a_single_visit_needs_self_priors(tmp_path):
     patients = write_patients(tmp_path, (2, 1, 1))
     with pytest.raises(CohortError, match=r"002, 003\. Leave them out, or give a self-prior share"):
-        plan_job(patients, tmp_path / "out", METHOD, TINY, device="cpu")
+        plan_job(patients, tmp_path / "out", METHOD, TINY, CPU)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("others", [slice(0, 2), slice(0, 4)])
 def test_other_patients_than_planned_are_refused(tmp_path, others):
     patients = write_patients(tmp_path, (2, 2, 2, 2))
-    job = plan_job(patients[:3], tmp_path / "out", METHOD, TINY, device="cpu")
+    job = plan_job(patients[:3], tmp_path / "out", METHOD, TINY, CPU)
     with pytest.raises(CohortError, match=r"planned with other patients: 00[34] are"):
         train(patients[others], job)
     assert not (tmp_path / "out").exists()

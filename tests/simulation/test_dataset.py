@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,9 @@ import pytest
 from lesiondelta.errors import OutputError
 from lesiondelta.images import read_image, read_labels, read_mask, require_same_grid
 from lesiondelta.inputs.bids import read_cohort
-from lesiondelta.simulation import Acquisition, write_cohort
+from lesiondelta.simulation import Acquisition, CohortPlan, write_cohort
 
-STRIPPED = Acquisition("native", whole_head=False)
+PLAN = CohortPlan(2, 2, 5, Acquisition("native", whole_head=False), small=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -17,7 +18,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cohort") / "bids"
-    write_cohort(folder, 2, 2, 5, acquisition=STRIPPED, small=True)
+    write_cohort(folder, PLAN)
     return folder
 
 
@@ -44,25 +45,23 @@ def test_changes_are_listed(cohort):
 
 def test_a_stopped_run_is_taken_up_and_gives_the_same_bytes(cohort, tmp_path):
     done: list[tuple[int, int]] = []
-    write_cohort(tmp_path / "b", 1, 2, 5, acquisition=STRIPPED, small=True)
+    write_cohort(tmp_path / "b", replace(PLAN, patients=1))
     finished = (tmp_path / "b/sub-001/sub-001_sessions.tsv").stat().st_mtime_ns
-    write_cohort(
-        tmp_path / "b", 2, 2, 5, acquisition=STRIPPED, small=True, progress=lambda n, total: done.append((n, total))
-    )
+    write_cohort(tmp_path / "b", PLAN, lambda n, total: done.append((n, total)))
     assert done == [(1, 2), (2, 2)]
     assert (tmp_path / "b/sub-001/sub-001_sessions.tsv").stat().st_mtime_ns == finished
     assert files(tmp_path / "b") == files(cohort)
     (tmp_path / "b/dataset_description.json").unlink()  # as if it had been killed between the two descriptions
-    write_cohort(tmp_path / "b", 2, 2, 5, acquisition=STRIPPED, small=True)
+    write_cohort(tmp_path / "b", PLAN)
     assert files(tmp_path / "b") == files(cohort)
 
 
 def test_folders_of_others_are_left_alone(cohort, tmp_path):
     with pytest.raises(OutputError, match="other settings"):
-        write_cohort(cohort, 2, 2, 6, acquisition=STRIPPED, small=True)
+        write_cohort(cohort, replace(PLAN, seed=6))
     with pytest.raises(OutputError, match="sub-002, which is not among the 1 patients"):
-        write_cohort(cohort, 1, 2, 5, acquisition=STRIPPED, small=True)
+        write_cohort(cohort, replace(PLAN, patients=1))
     assert (cohort / "participants.tsv").read_text().split() == ["participant_id", "sub-001", "sub-002"]
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="not empty"):
-        write_cohort(tmp_path, 1, 2, 5, small=True)
+        write_cohort(tmp_path, CohortPlan(1, 2, 5, small=True))

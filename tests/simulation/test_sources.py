@@ -10,7 +10,15 @@ from lesiondelta.errors import CohortError, GeometryError, ImageError, OutputErr
 from lesiondelta.images import Volume, read_image, read_mask, resample, write_volume
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.preprocessing.regions import atlas_to
-from lesiondelta.simulation import Acquisition, Person, find_lesion_masks, find_people, image_anatomy, write_cohort
+from lesiondelta.simulation import (
+    Acquisition,
+    CohortPlan,
+    Person,
+    find_lesion_masks,
+    find_people,
+    image_anatomy,
+    write_cohort,
+)
 from lesiondelta.simulation.anatomy import from_masks
 from lesiondelta.simulation.fields import rigid, rotation
 from tests.tiny import call
@@ -131,9 +139,8 @@ def test_a_cohort_of_real_people(people, tmp_path, capsys):
     assert call(capsys, "simulate", tmp_path / "again", *options).code == 0
     again = read_cohort(tmp_path / "again").patients[1]
     assert again.visits[0].images["FLAIR"].read_bytes() == images[1]
-    write = (tmp_path / "c", 2, 2, 4)
     with pytest.raises(OutputError, match="other settings"):
-        write_cohort(*write, acquisition=Acquisition("native"))
+        write_cohort(tmp_path / "c", CohortPlan(2, 2, 4, Acquisition("native")))
 
 
 def test_a_person_is_identified_by_what_is_in_the_files(people, tmp_path):

@@ -5,13 +5,13 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from lesiondelta import __version__
 from lesiondelta.cli import compare, convert, data, demo, doctor, evaluate, models, run, train
 from lesiondelta.cli.console import errors, print_error
+from lesiondelta.cli.options import Version
 from lesiondelta.errors import LesionDeltaError
 
 EXIT_FAILURE = 1
@@ -22,27 +22,17 @@ app = typer.Typer(
     name="lesiondelta",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"lesiondelta {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
+def _root(version: Version = False) -> None:
     """Segment multiple sclerosis lesions in brain MRI of several visits, and see what changed.
 
-    Start with [bold]lesiondelta demo[/]; every command explains itself with [bold]--help[/].
+    Start with `lesiondelta demo`. Every command explains itself with --help.
     """
 
 
@@ -66,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_FAILURE)
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            errors.print("Interrupted. Finished patients are kept; the same command continues.")
+            errors.print("Interrupted. Finished patients are kept; the same command resumes.")
         raise
     except Exception:
         errors.print(f"[bold red]A fault in lesiondelta[/], not yours. Please report it with {_save_traceback()}")

@@ -1,5 +1,6 @@
 """`compare`: methods on one labelled cohort, and the paper's tables."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,127 +9,148 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lesiondelta.cli import console
-from lesiondelta.cli.run import (
-    BiasOption,
-    BrainExtraction,
-    BrainOption,
+from lesiondelta.cli.options import (
     Device,
-    DeviceOption,
-    GateOption,
+    Given,
+    LabelledCohort,
+    Output,
     Processes,
-    Registration,
-    RegistrationOption,
-    SkullStrip,
-    Space,
-    SpaceOption,
-    StripOption,
     Threads,
+    preprocessing_of,
+    takes_settings,
 )
 from lesiondelta.errors import InputError
 
 if TYPE_CHECKING:
     from lesiondelta.cohort import Cohort
+    from lesiondelta.comparison.study import Study
     from lesiondelta.methods import ExternalMethod, Method
-
+    from lesiondelta.settings import PreprocessingSettings
 
 PAPERS = "nnunet,swinunetr,samseg,simunet,denner,coactseg,longitudinal_concat,difference_weighting"
+SPLITS = ("own", "external")
+MethodNames = Annotated[
+    str, typer.Option(help="Method names, separated by commas. Default: the paper's eight.", show_default=False)
+]
+PresetName = Annotated[str, typer.Option(help="Size of the trainings: paper, small or smoke.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: the preset's.")]
+Patch = Annotated[int | None, typer.Option(min=16, help="Edge of the cubic patches. Default: the preset's.")]
+Folds = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, first weights, sampling and augmentation.")]
+TestList = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file with the participants kept for testing, one a line. Default: COHORT/protocol/test.txt, if any."
+    ),
+]
+External = Annotated[Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3.")]
+Overlap = Annotated[
+    float | None,
+    typer.Option(min=0, max=0.9, help="Overlap of neighbouring windows, as a share. Default: each method's own."),
+]
+PaperScores = Annotated[bool, typer.Option("--paper", help="Show the paper's own test scores beside Table 2.")]
 
 
+@takes_settings("preprocessing")
 def compare(
-    cohort: Annotated[Path, typer.Argument(help="BIDS dataset with derivatives/reference.", show_default=False)],
-    out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
-    methods: Annotated[str, typer.Option(help="Names with commas between them; by default the paper's.")] = PAPERS,
-    preset: Annotated[str, typer.Option(help="paper, small or smoke.")] = "paper",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
-    patch: Annotated[int | None, typer.Option(min=16, help="Edge of cubic patches, instead of the preset's.")] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds, first weights, sampling and augmentation.")] = 0,
-    test_list: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text file: participants kept for testing, one a line. Default: COHORT/protocol/test.txt, if any."
-        ),
-    ] = None,
-    external: Annotated[Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3.")] = None,
-    overlap: Annotated[
-        float | None,
-        typer.Option(min=0, max=0.9, help="Share of a window that its neighbour covers; each method's own by default."),
-    ] = None,
-    paper: Annotated[bool, typer.Option(help="Show the paper's own test scores beside Table 2.")] = False,
-    registration: RegistrationOption = Registration.elastix,
-    space: SpaceOption = Space.baseline,
-    brain_extraction: BrainOption = BrainExtraction.atlas,
-    skull_strip: StripOption = SkullStrip.auto,
-    gate: GateOption = True,
-    bias_correction: BiasOption = True,
-    device: DeviceOption = Device.auto,
+    cohort: LabelledCohort,
+    out: Output,
+    *,
+    methods: MethodNames = PAPERS,
+    preset: PresetName = "paper",
+    epochs: Epochs = None,
+    patch: Patch = None,
+    folds: Folds = 5,
+    seed: Seed = 0,
+    test_list: TestList = None,
+    external: External = None,
+    overlap: Overlap = None,
+    paper: PaperScores = False,
+    given: Given,
+    device: Device = "auto",
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
 ) -> None:
-    """Train methods in every fold, predict, score, and write the paper's tables. Called again it goes on.
+    """Compare methods on one cohort, as the paper does.
 
-    [dim]Example[/]
+    For example:
 
-      lesiondelta compare COHORT --preset small --folds 2 --external COHORT2 -o OUT
+      lesiondelta compare COHORT --preset small --external COHORT2 -o OUT
 
-    OUT/comparison.md gathers the tables; OUT/tables has them in Markdown, LaTeX and TSV, OUT/record.json tells how they
-    were made.
+    Every method is trained in every fold and scored on patients that it has not seen. OUT/comparison.md gathers the tables. OUT/tables has each of them as Markdown, LaTeX and TSV, and OUT/record.json
+    says how they were made. The same command resumes an interrupted comparison.
     """
     from lesiondelta.comparison.opening import open_study
-    from lesiondelta.comparison.outputs import write_outputs
-    from lesiondelta.comparison.programs import Source, with_samseg
-    from lesiondelta.comparison.study import Study, run_study
-    from lesiondelta.files import alone
+    from lesiondelta.comparison.study import Study
     from lesiondelta.inference import choose_device
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
-    from lesiondelta.nnunet.preparation import prepare_training
     from lesiondelta.preprocessing.preparation import require_programs
-    from lesiondelta.settings import PreprocessingSettings
 
     chosen, programs = _methods(methods)
-    size = presets.load(preset)
+    size, threads = presets.load(preset), omp_nthreads or console.cores()
     size = replace(size, epochs=epochs or size.epochs, patch=(patch,) * 3 if patch else size.patch)
-    threads = omp_nthreads or console.cores()
-    options = {
-        "registration": registration.value, "space": space.value, "brain_extraction": brain_extraction.value,
-        "skull_strip": skull_strip.value, "gate": gate, "bias_correction": bias_correction,
-        "threads": max(1, threads // nprocs),
-    }  # fmt: skip
-    settings = console.parsed(PreprocessingSettings, options)
+    settings = preprocessing_of(given, threads // nprocs)
     cohorts = {folder: read_cohort(folder) for folder in (cohort, external) if folder}
     kept = _kept_for_testing(test_list, cohort, cohorts[cohort])
     require_programs(settings)
     study = Study(
         methods=chosen, cohort=(), test=(), external=(), preset=size, folds=folds, seed=seed, out=out,
-        device=choose_device(device.value).type, threads=threads, processes=nprocs, overlap=overlap,
+        device=choose_device(device).type, threads=threads, processes=nprocs, overlap=overlap,  # type: ignore[arg-type]
     )  # fmt: skip
     if external and external.resolve() == cohort.resolve():
         raise InputError(f"--external {external} is the cohort itself: give that of another site.")
     open_study(study, cohorts, kept, settings)
-    with alone(out, wait=False), console.log_file(out / "compare.log"):
-        prepared = []
-        for name, (folder, labelled) in zip(("own", "external"), cohorts.items(), strict=False):
-            with console.progress(f"preparing patients of {folder.name}", len(labelled.patients)) as advance:
-                report = partial(_advanced, advance)
-                prepared.append(prepare_training(labelled, out / "work" / name, settings, nprocs, report))
-        study = replace(
-            study,
-            cohort=tuple(patient for patient in prepared[0] if patient.label not in kept),
-            test=tuple(patient for patient in prepared[0] if patient.label in kept),
-            external=tuple(prepared[1]) if external else (),
-        )
-        steps = len(chosen) * folds + (len(chosen) + len(programs)) * len(study.splits)
+    _compare(study, programs, cohorts, kept, settings, paper=paper)
+
+
+def _compare(
+    study: "Study",
+    programs: "tuple[ExternalMethod, ...]",
+    cohorts: "Mapping[Path, Cohort]",
+    kept: set[str],
+    settings: "PreprocessingSettings",
+    paper: bool,
+) -> None:
+    """Prepare the patients of a study that was opened, run it, and write and print the tables."""
+    from lesiondelta.comparison.outputs import write_outputs
+    from lesiondelta.comparison.programs import Source, with_samseg
+    from lesiondelta.comparison.study import run_study
+    from lesiondelta.files import alone
+
+    with alone(study.out, wait=False), console.log_file(study.out / "compare.log"):
+        study = _prepared(study, cohorts, kept, settings)
+        steps = len(study.methods) * study.folds + (len(study.methods) + len(programs)) * len(study.splits)
         with console.progress("comparing", steps) as advance:
             results = run_study(study, report=advance)
             if programs:
-                given = zip(("own", "external"), cohorts.values(), strict=False)
-                sources = [Source(labelled, out / "work" / name, settings) for name, labelled in given]
+                named = zip(SPLITS, cohorts.values(), strict=False)
+                sources = [Source(labelled, study.out / "work" / name, settings) for name, labelled in named]
                 of_split = {split: sources[split == "external"] for split in study.splits}
                 study, results = with_samseg(study, results, of_split, advance)
         page = write_outputs(study, results, paper=paper)
     console.out.print(page.read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
-    console.out.print(f"Everything is in {out}", soft_wrap=True, markup=False)
+    console.out.print(f"Everything is in {study.out}", soft_wrap=True, markup=False)
+
+
+def _prepared(
+    study: "Study", cohorts: "Mapping[Path, Cohort]", kept: set[str], settings: "PreprocessingSettings"
+) -> "Study":
+    """The study with its patients prepared."""
+    from lesiondelta.nnunet.preparation import prepare_training
+
+    prepared = []
+    for name, (folder, labelled) in zip(SPLITS, cohorts.items(), strict=False):
+        with console.progress(f"preparing patients of {folder.name}", len(labelled.patients)) as advance:
+            report = partial(_advanced, advance)
+            work = study.out / "work" / name
+            prepared.append(prepare_training(labelled, work, settings, study.processes, report))
+    return replace(
+        study,
+        cohort=tuple(patient for patient in prepared[0] if patient.label not in kept),
+        test=tuple(patient for patient in prepared[0] if patient.label in kept),
+        external=tuple(prepared[1]) if len(prepared) > 1 else (),
+    )
 
 
 def _methods(names: str) -> "tuple[tuple[Method, ...], tuple[ExternalMethod, ...]]":
@@ -160,4 +182,4 @@ def _advanced(advance: console.Advance, label: str) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(compare)
+    app.command(cls=console.GroupedOptions)(compare)

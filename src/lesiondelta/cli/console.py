@@ -27,7 +27,23 @@ TOGETHER = "\0"
 """Between values that belong together: no path and no argument holds it."""
 
 
-class SpacedValues(TyperCommand):
+class GroupedOptions(TyperCommand):
+    """A command whose help lists options under the headings (`rich_help_panel`) that they name."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  (typer's own click)
+        """Write arguments and options, group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+class SpacedValues(GroupedOptions):
     """A command whose list options take values as fMRIPrep's do: `--participant-label 01 02`.
 
     `together` has options whose values, so many at most, belong together: `--visit T1 FLAIR`. They arrive as one, to

@@ -16,18 +16,23 @@ if TYPE_CHECKING:
     from lesiondelta.datasets.finding import Found
     from lesiondelta.datasets.layouts import Dataset
 
-SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="Folder as distributed.", show_default=False)]
+SourceArgument = Annotated[
+    Path, typer.Argument(metavar="SRC", help="Folder as its owners distribute it.", show_default=False)
+]
 OutArgument = Annotated[Path, typer.Argument(metavar="BIDS", help="Folder for the BIDS dataset.", show_default=False)]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of test patients and folds; give `compare --seed` the same.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, help="Seed for drawing test patients and folds; give the same to `compare --seed`.")
+]
 FoldsOption = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
 ListOption = Annotated[
-    Path | None, typer.Option(help="Text file: participants kept for testing, one a line, instead of drawing them.")
+    Path | None,
+    typer.Option(help="Text file with the participants kept for testing, one a line, instead of drawing them."),
 ]
 VisitsOption = Annotated[
-    int, typer.Option(min=1, help="Leave out patients with fewer visits, but for the owners' test patients.")
+    int, typer.Option(min=1, help="Leave out patients with fewer visits, except the owners' test patients.")
 ]
 
-convert = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+convert = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 class Reference(StrEnum):
@@ -41,9 +46,11 @@ class Reference(StrEnum):
 
 @convert.callback()
 def _root() -> None:
-    """Convert labelled datasets from their owners' layout to BIDS, with references and a protocol for `compare`.
+    """Convert labelled datasets to BIDS.
 
-    [dim]Examples[/]
+    References and a protocol for `compare` are written with the images.
+
+    For example:
 
       lesiondelta convert ljubljana SRC BIDS
 
@@ -51,7 +58,7 @@ def _root() -> None:
 
       lesiondelta convert mslesseg "MSLesSeg Dataset" BIDS --min-visits 2
 
-    docs/data.md tells where to ask for each dataset, its terms, and what its folder must look like.
+    docs/data.md says where to ask for each dataset, what its terms are, and what its folder must look like.
     """
 
 
@@ -61,21 +68,24 @@ def ljubljana(
     out: OutArgument,
     split_seed: SeedOption = 0,
     test_patients: Annotated[
-        int | None, typer.Option(min=0, help="How many to keep for testing. Default: the paper's share, 33 of 162.")
+        int | None,
+        typer.Option(min=0, help="Number of patients kept for testing. Default: the paper's share, 33 of 162."),
     ] = None,
     test_list: ListOption = None,
     folds: FoldsOption = 5,
     min_visits: VisitsOption = 1,
 ) -> None:
-    """Ljubljana MS database: longitudinal, cross-sectional, or brought into BIDS form.
+    """Convert the Ljubljana MS database.
 
-    [dim]Example[/]
+    SRC is its longitudinal or cross-sectional part, or either in BIDS form.
+
+    For example:
 
       lesiondelta convert ljubljana SRC BIDS --split-seed 0
 
       lesiondelta compare BIDS --test-list BIDS/protocol/test.txt -o OUT
 
-    Masks of lesion change are no lesion masks: they go to BIDS/derivatives/change and are never references.
+    Masks of lesion change are not lesion masks. They go to BIDS/derivatives/change and are never used as references.
     """
     from lesiondelta.datasets.layouts import LJUBLJANA
 
@@ -89,15 +99,18 @@ def mslesseg(
     out: OutArgument,
     split_seed: SeedOption = 0,
     test_patients: Annotated[
-        int | None, typer.Option(min=0, help="How many to draw for testing. Default: the owners' own test patients.")
+        int | None,
+        typer.Option(min=0, help="Number of patients drawn for testing. Default: the owners' test patients."),
     ] = None,
     test_list: ListOption = None,
     folds: FoldsOption = 5,
     min_visits: VisitsOption = 1,
 ) -> None:
-    """MSLesSeg: up to four visits a patient for training, one for testing.
+    """Convert MSLesSeg.
 
-    [dim]Example[/]
+    It has up to four visits a patient for training, and one for testing.
+
+    For example:
 
       lesiondelta convert mslesseg "MSLesSeg Dataset" BIDS --min-visits 2
 
@@ -117,9 +130,11 @@ def isbi2015(
         Reference.rater1
     ),
 ) -> None:
-    """ISBI 2015 challenge: an external test set with two raters (SRC: its training folder, or its test folder).
+    """Convert the ISBI 2015 challenge.
 
-    [dim]Example[/]
+    It serves as an external test set with two raters. SRC is its training folder, or its test folder.
+
+    For example:
 
       lesiondelta convert isbi2015 SRC/training ISBI
 
@@ -209,7 +224,9 @@ def _say_what_is_there(found: "Found", out: Path) -> None:
     labelled = sum(bool(visit.reference) for visit in visits)
     said = [f"{len(patients)} patients with {len(visits)} visits, {labelled} with lesion masks, are in {out}"]
     if any(patient.others for patient in found.patients):
-        said.append("Masks of lesion change are no lesion masks: they are in derivatives/change, and no reference.")
+        said.append(
+            "Masks of lesion change are not lesion masks: they are in derivatives/change, and never used as references."
+        )
     if not labelled:
         said.append("Without lesion masks nothing can be trained or scored on them: there is no protocol.")
     for line in said:

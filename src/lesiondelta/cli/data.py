@@ -9,29 +9,30 @@ from lesiondelta.cli import console
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(help="Folder for the BIDS dataset.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the BIDS dataset.", show_default=False)],
     patients: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 8,
-    visits: Annotated[int, typer.Option(min=1, help="Visits of each.")] = 3,
+    visits: Annotated[int, typer.Option(min=1, help="Number of visits of each patient.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cohort.")] = 0,
-    stripped: Annotated[bool, typer.Option("--stripped", help="Brains alone, without skull and scalp.")] = False,
+    stripped: Annotated[bool, typer.Option("--stripped", help="Simulate skull-stripped images.")] = False,
     scanner: Annotated[
-        int | None, typer.Option(min=0, help="One scanner and protocol for all, of this number. Default: many.")
+        int | None,
+        typer.Option(min=0, help="Number of one scanner and protocol, used for all visits. Default: many scanners."),
     ] = None,
     anatomy: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of real people to simulate from: NAME_T1w, NAME_FLAIR, NAME_..._mask of lesions, stripped, "
-            "on one grid of cubic voxels. Default: the MNI152 atlas.",
+            help="Folder of real people to simulate from: skull-stripped NAME_T1w and NAME_FLAIR, and NAME_..._mask "
+            "with their lesions, on one grid of cubic voxels. Default: the MNI152 atlas.",
         ),
     ] = None,
     lesion_masks: Annotated[
         Path | None,
-        typer.Option(help="Folder of real ..._mask files in MNI152 space, for shapes and places. Default: drawn."),
+        typer.Option(help="Folder of real lesion masks (..._mask) in MNI152 space, which lend shapes and places."),
     ] = None,
 ) -> None:
-    """Simulate patients with lesions that appear, grow, shrink and vanish, with reference masks.
+    """Simulate a labelled cohort with lesions that change.
 
-    [dim]Example[/]
+    For example:
 
       lesiondelta simulate COHORT --patients 8 --visits 3 --seed 0
 
@@ -39,18 +40,16 @@ def simulate(
 
       lesiondelta simulate COHORT --anatomy PEOPLE --lesion-masks MASKS
 
-    The dataset can be given to `run`, `train` and `evaluate`; the references are in COHORT/derivatives/reference.
+    Lesions appear, grow, shrink and vanish from visit to visit. The dataset can be given to `run`, `train` and `evaluate`. Its reference masks are in derivatives/reference.
     """
-    from lesiondelta.simulation import Acquisition, find_lesion_masks, find_people, write_cohort
+    from lesiondelta.simulation import Acquisition, CohortPlan, find_lesion_masks, find_people, write_cohort
 
     people = find_people(anatomy) if anatomy else ()
     masks = find_lesion_masks(lesion_masks) if lesion_masks else ()
     acquisition = Acquisition(mode="native", whole_head=not stripped, scanner=scanner)
     with console.progress("simulating", patients) as advance:
-        write_cohort(
-            out, patients, visits, seed, acquisition=acquisition, people=people, lesion_masks=masks,
-            progress=lambda done, of: advance(f"{done} of {of} patients"),
-        )  # fmt: skip
+        plan = CohortPlan(patients, visits, seed, acquisition, people, masks)
+        write_cohort(out, plan, lambda done, of: advance(f"{done} of {of} patients"))
     console.out.print(f"{patients} patients with {visits} visits are in {out}", soft_wrap=True, markup=False)
 
 

@@ -5,33 +5,48 @@ from typing import Annotated
 
 import typer
 
-from lesiondelta.cli import console, evaluate, run
+from lesiondelta.cli import console, evaluate
+from lesiondelta.cli.running import nothing_built, run_and_print
 
 
 def demo(
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("lesiondelta-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another patient.")] = 0,
-    model: run.Models = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another patient.")] = 0,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Model folder; several are averaged. Default: the bundled model."),
+    ] = None,
 ) -> None:
-    """Simulate a patient with two visits, segment it with the bundled model on CPU, and score the masks.
+    """Run a simulated patient from images to scores.
 
-    The patient moves between visits and images, so that registration has something to do. Takes a few minutes.
+    For example:
+
+      lesiondelta demo -o DEMO
+
+    The patient has two visits and lies differently in every image, so that registration has something to do. The
+    bundled model segments both visits on the CPU, which takes a few minutes, and the masks are scored.
     """
+    from lesiondelta.evaluation.tables import MaskFolders
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.pipeline import RunPlan
     from lesiondelta.pipeline.cohort_run import check_start
-    from lesiondelta.simulation import Acquisition, write_cohort
+    from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
+    from lesiondelta.simulation import Acquisition, CohortPlan, write_cohort
 
     bids, results, scores = out / "bids", out / "results", out / "scores"
-    settings = run.default_settings(model or ())
-    with run.nothing_built():
-        check_start(RunPlan(results, bids, settings))
+    threads = console.cores()
+    settings = Settings(
+        preprocessing=PreprocessingSettings(threads=threads),
+        segmentation=SegmentationSettings(models=tuple(model or ()), threads=threads, device="cpu"),
+    )
+    plan = RunPlan(results, bids, settings)
+    with nothing_built():
+        check_start(plan)
     with console.progress("simulating a patient", None):
-        write_cohort(bids, 1, 2, seed, acquisition=Acquisition(mode="native", whole_head=False))
-    if run.run_and_print(read_cohort(bids), results, settings, bids):
-        raise typer.Exit(run.EXIT_FAILED_PATIENT)
+        write_cohort(bids, CohortPlan(1, 2, seed, Acquisition(mode="native", whole_head=False)))
+    run_and_print(read_cohort(bids), plan)
     console.out.print("\nAgainst the known lesions:", highlight=False)
-    evaluate.score_and_print(bids / "derivatives" / "reference", results, scores)
+    evaluate.score_and_print(MaskFolders(bids / "derivatives" / "reference", results), scores)
     pictures = sorted((results / "sub-001" / "figures").glob("*.png"))
     shown = ["The report, for a browser:", str(results / "sub-001.html"), "Pictures:", *map(str, pictures)]
     console.out.print("\n".join(shown), soft_wrap=True, markup=False)

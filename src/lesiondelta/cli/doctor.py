@@ -23,9 +23,16 @@ GIB = 2**30
 
 
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="Where results would be written, for its free space.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder whose free space is shown.")] = Path(),
 ) -> None:
-    """Show what this computer offers: GPU, external programs, versions, the bundled model, free space."""
+    """Show what this computer offers to lesiondelta.
+
+    For example:
+
+      lesiondelta doctor
+
+    It lists the GPU, external programs, versions of packages, the bundled model, memory and free space.
+    """
     from rich.table import Table
 
     table = Table("", "what", "found", box=None)

@@ -1,79 +1,95 @@
 """`evaluate`: predicted masks against reference masks."""
 
 import logging
-import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lesiondelta.cli import console
+from lesiondelta.cli.options import Participants
 from lesiondelta.errors import OutputError
 
-
-class Undefined(StrEnum):
-    """What becomes of scores that an empty mask leaves undefined."""
-
-    penalise = "penalise"
-    nan = "nan"
+if TYPE_CHECKING:
+    from lesiondelta.evaluation.tables import MaskFolders, Options
 
 
-class Convention(StrEnum):
-    """Whose definitions are followed in the corners."""
+UndefinedName = Literal["penalise", "nan"]
+ConventionName = Literal["lesiondelta", "longiseg"]
 
-    lesiondelta = "lesiondelta"
-    longiseg = "longiseg"
+
+Mapping = Annotated[
+    Path | None,
+    typer.Option(help="TSV that names the masks: participant_id, session_id, reference, prediction."),
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Leave visits without a prediction out of every mean.")
+]
+SmallestLesion = Annotated[float, typer.Option(min=0, help="Leave out lesions smaller than this many mm3.")]
+UndefinedOption = Annotated[
+    UndefinedName,
+    typer.Option(help="Scores that an empty mask leaves undefined: the best or worst value, or left out (nan)."),
+]
+ConventionOption = Annotated[
+    ConventionName, typer.Option(help="Whose definitions to use; longiseg: the longitudinal nnU-Net fork's.")
+]
+SecondRater = Annotated[
+    Path | None, typer.Option(help="Folder with another rater's masks, which scale the ISBI 2015 score.")
+]
+Processes = Annotated[
+    int | None, typer.Option("--nprocs", min=1, help="Visits scored at the same time. Default: all cores.")
+]
 
 
 def evaluate(
-    reference: Annotated[Path, typer.Argument(help="Folder with reference masks.", show_default=False)],
-    prediction: Annotated[Path, typer.Argument(help="Folder with predicted masks.", show_default=False)],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="Folder with reference masks.", show_default=False)
+    ],
+    prediction: Annotated[
+        Path, typer.Argument(metavar="PREDICTION", help="Folder with predicted masks.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder for the tables.", show_default=False)],
-    mapping: Annotated[
-        Path | None,
-        typer.Option(help="TSV that names the masks: participant_id, session_id, reference, prediction."),
-    ] = None,
-    participant_label: Annotated[list[str] | None, typer.Option(help="These participants alone.")] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave visits without a prediction out of every mean.")] = False,
-    min_lesion_volume: Annotated[float, typer.Option(min=0, help="Smaller lesions are left out, in mm3.")] = 3.0,
-    undefined: Annotated[
-        Undefined, typer.Option(help="Empty masks: penalise (best or worst value), or leave out.")
-    ] = Undefined.penalise,
-    convention: Annotated[
-        Convention, typer.Option(help="longiseg: decide as the longitudinal nnU-Net fork does.")
-    ] = Convention.lesiondelta,
-    second_rater: Annotated[
-        Path | None, typer.Option(help="Folder with another rater's masks, which scales the ISBI 2015 score.")
-    ] = None,
-    nprocs: Annotated[int, typer.Option(min=1, help="Visits scored at the same time.")] = os.cpu_count() or 1,
+    mapping: Mapping = None,
+    participant_label: Participants = None,
+    allow_missing: AllowMissing = False,
+    min_lesion_volume: SmallestLesion = 3.0,
+    undefined: UndefinedOption = "penalise",
+    convention: ConventionOption = "lesiondelta",
+    second_rater: SecondRater = None,
+    nprocs: Processes = None,
 ) -> None:
-    """Score lesion masks, visit by visit; averaged over visits, then over patients.
+    """Score lesion masks against reference masks.
 
-    [dim]Examples[/]
+    For example:
 
       lesiondelta evaluate BIDS/derivatives/reference OUT -o SCORES
 
       lesiondelta evaluate REFERENCE PREDICTION --mapping MASKS.tsv -o SCORES
 
-    Masks are sub-X[_ses-Y]_..._label-L_mask.nii.gz anywhere under the two folders, or what the mapping names, on the
-    same grid. What changed from visit to visit is scored where a patient's visits share one grid; their order is that
-    of acq_time in sub-X_sessions.tsv, else _scans.tsv, of the reference's dataset if all have a day of their own, else
-    of labels; in a mapping, of rows.
+    Scores are averaged over the visits of each patient, then over patients.
+
+    Masks are found as sub-X[_ses-Y]_..._label-L_mask.nii.gz anywhere in the two folders, or named by --mapping. The
+    two masks of a visit must share one grid.
+
+    Change from visit to visit is scored where all visits of a patient share one grid. Visits are ordered by acq_time
+    in sub-X_sessions.tsv (or _scans.tsv) of the reference's dataset if every visit has a date of its own, otherwise by
+    label. With --mapping, they keep the order of its rows.
     """
-    from lesiondelta.evaluation.tables import Options
+    from lesiondelta.evaluation.tables import MaskFolders, Options
 
     options = Options(
-        min_lesion_volume, undefined.value, convention.value,
+        min_lesion_volume, undefined, convention,
         tuple(label.removeprefix("sub-") for label in participant_label or ()), allow_missing,
     )  # fmt: skip
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: give a folder for the tables.")
-    score_and_print(reference, prediction, out, options, mapping=mapping, second_rater=second_rater, processes=nprocs)
+    folders = MaskFolders(reference, prediction, mapping, second_rater)
+    score_and_print(folders, out, options, nprocs or console.cores())
 
 
-def score_and_print(reference: Path, prediction: Path, out: Path, *options: Any, **more: Any) -> None:  # noqa: ANN401
-    """Write tables and page, and print the means; arguments as of `evaluation.tables.evaluate`."""
+def score_and_print(folders: "MaskFolders", out: Path, options: "Options | None" = None, processes: int = 1) -> None:
+    """Write tables and page, and print the means."""
+    from lesiondelta.evaluation.tables import Options
     from lesiondelta.evaluation.tables import evaluate as score_folders
     from lesiondelta.report.scores import write_page
 
@@ -82,9 +98,13 @@ def score_and_print(reference: Path, prediction: Path, out: Path, *options: Any,
         console.progress("visits", None) as advance,
     ):
         summary, patients = score_folders(
-            reference, prediction, out, *options, **more, progress=lambda done, of: advance(f"{done} of {of} visits")
+            folders,
+            out,
+            options or Options(),
+            processes=processes,
+            progress=lambda done, of: advance(f"{done} of {of} visits"),
         )
-    write_page(out / "scores.html", summary, patients, reference, prediction)
+    write_page(out / "scores.html", summary, patients, folders.reference, folders.prediction)
     print_summary(summary, out)
 
 

@@ -12,22 +12,26 @@ from lesiondelta.cli import console
 if TYPE_CHECKING:
     from lesiondelta.inference import Model
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 ModelArgument = Annotated[
-    Path | None, typer.Argument(help="A model's folder; the bundled model by default.", show_default=False)
+    Path | None,
+    typer.Argument(metavar="[MODEL]", help="A model folder. Default: the bundled model.", show_default=False),
 ]
 
 
 @app.command("list")
 def list_models(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Where to look for models, subfolders included.", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDERS]...", help="Folders to search for models.", show_default=False),
     ] = None,
 ) -> None:
-    """List the bundled model, and those in folders.
+    """List the bundled model and the models in folders.
 
-    [dim]Example[/]
+    Subfolders are searched too.
+
+    For example:
 
       lesiondelta models list MODELS
     """
@@ -61,9 +65,9 @@ def show(
     model: ModelArgument = None,
     card: Annotated[bool, typer.Option("--card", help="Print its model card.")] = False,
 ) -> None:
-    """Show what a model is: method, images, size, settings, licence, hash, training.
+    """Show what a model is and how it was trained.
 
-    [dim]Example[/]
+    For example:
 
       lesiondelta models show MODELS/model
     """
@@ -78,7 +82,7 @@ def show(
     loaded = load_model(folder)
     if card:
         if not (folder / CARD).is_file():
-            raise ModelError(f"{folder} has no {CARD}: leave --card out to see what its {DESCRIPTION} says.")
+            raise ModelError(f"{folder} has no {CARD}: give no --card to see what its {DESCRIPTION} says.")
         text = (folder / CARD).read_text(encoding="utf-8")
         shown = "".join(c for c in text if c in "\n\t" or c.isprintable())  # no control codes of the terminal
         console.out.print(shown, markup=False, highlight=False, soft_wrap=True)
@@ -92,21 +96,23 @@ def show(
 
 @app.command("export")
 def export(
-    out: Annotated[Path, typer.Argument(help="A zip file to write; with --nnunet a folder.", show_default=False)],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Zip file to write; with --nnunet a folder.", show_default=False)
+    ],
     model: Annotated[
-        Path | None, typer.Option(help="A model's folder; the bundled model by default.", show_default=False)
+        Path | None, typer.Option(help="A model folder. Default: the bundled model.", show_default=False)
     ] = None,
     nnunet: Annotated[
-        bool, typer.Option("--nnunet", help="As a model folder of nnU-Net, longitudinal ones as LongiSeg's.")
+        bool, typer.Option("--nnunet", help="Write a model folder of nnU-Net, or of LongiSeg for longitudinal models.")
     ] = False,
 ) -> None:
-    """Write a model into one file, or as a model folder of nnU-Net or LongiSeg.
+    """Write a model into one file or an nnU-Net folder.
 
-    [dim]Examples[/]
+    For example:
 
       lesiondelta models export model.zip --model MODELS/model
 
-      lesiondelta models export LongiSegTrainerDiffWeighting__plans__3d_fullres --nnunet
+      lesiondelta models export FOLDER --nnunet
     """
     from lesiondelta.inference import bundled_model, load_model
     from lesiondelta.inference.archive import pack
@@ -120,23 +126,28 @@ def export(
 @app.command("import")
 def import_model(
     source: Annotated[
-        Path, typer.Argument(help="A zip that `export` wrote, or a model folder of nnU-Net or LongiSeg.")
+        Path,
+        typer.Argument(metavar="SOURCE", help="Zip file that `export` wrote, or model folder of nnU-Net or LongiSeg."),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model.", show_default=False)],
-    fold: Annotated[str | None, typer.Option(help="nnU-Net, LongiSeg: this fold alone; all by default.")] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="Import only this fold of an nnU-Net or LongiSeg folder. Default: all folds.")
+    ] = None,
     contrasts: Annotated[
-        str | None, typer.Option(help="nnU-Net, LongiSeg: the channels, such as FLAIR,T1w, if their names don't say.")
+        str | None,
+        typer.Option(help="Channels of an nnU-Net or LongiSeg folder, such as FLAIR,T1w, if their names do not tell."),
     ] = None,
 ) -> None:
-    """Take over a model. Files that could run code are refused.
+    """Import a model. Files that could run code are refused.
 
-    Of a model folder with several folds each becomes a model, OUT/fold_K; `run --model` takes them all and averages.
+    Each fold of a folder with several folds becomes a model, OUT/fold_K. Give all of them to `run --model`, which
+    averages them.
 
-    [dim]Examples[/]
+    For example:
 
       lesiondelta models import model.zip -o MODELS/theirs
 
-      lesiondelta models import LongiSegTrainerDiffWeighting__nnUNetPlans__3d_fullres -o MODELS/theirs
+      lesiondelta models import LongiSegTrainerDiffWeighting__nnUNetPlans -o MODELS/theirs
     """
     from lesiondelta.errors import InputError, ModelError
     from lesiondelta.inference.archive import unpack

@@ -2,124 +2,128 @@
 
 import logging
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lesiondelta.cli import console
-from lesiondelta.cli.run import (
-    BiasOption,
-    BrainExtraction,
-    BrainOption,
+from lesiondelta.cli.options import (
     Device,
-    DeviceOption,
-    GateOption,
+    Given,
+    LabelledCohort,
+    Output,
+    Participants,
     Processes,
-    Registration,
-    RegistrationOption,
-    SkullStrip,
-    Space,
-    SpaceOption,
-    StripOption,
     Threads,
+    preprocessing_of,
+    takes_settings,
 )
 from lesiondelta.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from lesiondelta.cohort import Cohort
     from lesiondelta.methods import Method
-    from lesiondelta.nnunet.job import TrainingCallback, TrainingProgress
+    from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingProgress
     from lesiondelta.nnunet.training_patients import FoldName
+    from lesiondelta.settings import PreprocessingSettings
+
+PriorName = Literal["previous", "random", "baseline"]
+MethodName = Annotated[str, typer.Option(help="A method of docs/methods.md; an unknown name lists them.")]
+PresetName = Annotated[str | None, typer.Option(help="Size of the training: paper (the default), small or smoke.")]
+PriorOption = Annotated[
+    PriorName | None,
+    typer.Option(help="Which other visit is the prior. Default: the method's own (denner sees every pair anyway)."),
+]
+FoldOption = Annotated[str, typer.Option(help="Fold to hold out (0 to folds - 1), or all to train on everyone.")]
+Folds = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, first weights, sampling and augmentation.")]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Number of epochs. Default: the preset's, or the method's own if fewer.")
+]
+InitialModel = Annotated[Path | None, typer.Option(help="Model folder whose weights the training starts from.")]
+SelfPriorShare = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of training pairs in which a visit is its own prior.")
+]
+TrainingWork = Annotated[
+    Path | None,
+    typer.Option(help="Prepared patients, which several trainings on one cohort may share. Default: OUT/work."),
+]
+Gpus = Annotated[int, typer.Option(min=1, help="Number of CUDA devices that share the batch.")]
 
 
-class Prior(StrEnum):
-    """Which visit a visit is compared with: the one before it, any other, or the first."""
-
-    previous = "previous"
-    random = "random"
-    baseline = "baseline"
-
-
+@takes_settings("preprocessing")
 def train(
-    cohort: Annotated[Path, typer.Argument(help="BIDS dataset with derivatives/reference.", show_default=False)],
-    out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)],
-    method: Annotated[str, typer.Option(help="One of docs/methods.md; a name that does not exist lists them.")] = (
-        "difference_weighting"
-    ),
-    preset: Annotated[str | None, typer.Option(help="paper (the default), small or smoke.")] = None,
-    prior: Annotated[
-        Prior | None,
-        typer.Option(help="Partner of a visit; the method's own by default (denner trains on every pair anyway)."),
-    ] = None,
-    fold: Annotated[str, typer.Option(help="The fold held out (0 to folds - 1), or `all` to train on everyone.")] = "0",
-    folds: Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds, first weights, sampling and augmentation.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the preset's; at most the method's own, where it has any.")
-    ] = None,
-    initial_model: Annotated[Path | None, typer.Option(help="Exported model to start from.")] = None,
-    self_prior_share: Annotated[float, typer.Option(min=0, max=1, help="Visits seen as their own prior.")] = 0.0,
-    work_dir: Annotated[
-        Path | None, typer.Option(help="Prepared patients, shared by trainings on one cohort; OUT/work by default.")
-    ] = None,
-    participant_label: Annotated[list[str] | None, typer.Option(help="Participants to train on.")] = None,
-    registration: RegistrationOption = Registration.elastix,
-    space: SpaceOption = Space.baseline,
-    brain_extraction: BrainOption = BrainExtraction.atlas,
-    skull_strip: StripOption = SkullStrip.auto,
-    gate: GateOption = True,
-    bias_correction: BiasOption = True,
-    device: DeviceOption = Device.auto,
-    gpus: Annotated[int, typer.Option(min=1, help="CUDA devices that share the batch.")] = 1,
+    cohort: LabelledCohort,
+    out: Output,
+    *,
+    method: MethodName = "difference_weighting",
+    preset: PresetName = None,
+    prior: PriorOption = None,
+    fold: FoldOption = "0",
+    folds: Folds = 5,
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    initial_model: InitialModel = None,
+    self_prior_share: SelfPriorShare = 0.0,
+    work_dir: TrainingWork = None,
+    participant_label: Participants = None,
+    given: Given,
+    device: Device = "auto",
+    gpus: Gpus = 1,
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
 ) -> None:
-    """Train a method on a labelled longitudinal cohort. The same command continues an interrupted training.
+    """Train a method on a labelled longitudinal cohort.
 
-    [dim]Example[/]
+    For example:
 
-      lesiondelta simulate COHORT --patients 12 --visits 3 --seed 0
+      lesiondelta simulate COHORT --patients 12 --visits 3
 
-      lesiondelta train COHORT --method difference_weighting --preset small -o OUT
+      lesiondelta train COHORT --preset small -o OUT
 
-    The model is written to OUT/model; use it with `lesiondelta run ... --model OUT/model`. OUT/train.log tells its
-    course. On GPUs, networks of long trainings are compiled (torch.compile) unless the environment says
-    nnUNet_compile=false.
+    The model is written to OUT/model, which `run --model` takes. The same command resumes an interrupted training.
+    OUT/train.log is the log.
+
+    On GPUs, the networks of long trainings are compiled (torch.compile); set nnUNet_compile=false to prevent it.
     """
     from lesiondelta import methods
-    from lesiondelta.files import alone, require_writable
     from lesiondelta.inputs.bids import read_cohort
-    from lesiondelta.nnunet import presets, training
-    from lesiondelta.nnunet.preparation import prepare_training, require_labelled
+    from lesiondelta.nnunet import presets
+    from lesiondelta.nnunet.job import TrainingOptions
+    from lesiondelta.nnunet.preparation import require_labelled
+    from lesiondelta.nnunet.training import plan_job
     from lesiondelta.preprocessing.preparation import require_programs
-    from lesiondelta.settings import PreprocessingSettings
 
+    threads = omp_nthreads or console.cores()
     chosen, size = _with_prior(methods.load(method), prior), presets.load(preset or "paper")
-    size = replace(size, epochs=epochs) if epochs else size
-    options = {
-        "registration": registration.value, "space": space.value, "brain_extraction": brain_extraction.value,
-        "skull_strip": skull_strip.value, "gate": gate, "bias_correction": bias_correction,
-        "threads": max(1, (omp_nthreads or console.cores()) // nprocs),
-    }  # fmt: skip
-    settings = console.parsed(PreprocessingSettings, options)
+    settings = preprocessing_of(given, threads // nprocs)
     labelled = read_cohort(cohort, participant_label)
     require_labelled(labelled)
     require_programs(settings)
     work = work_dir or out / "work"
-    job = training.plan_job(
-        labelled.patients, out, chosen, size, fold=_fold(fold), folds=folds, seed=seed, device=device.value, gpus=gpus,
-        threads=omp_nthreads or console.cores(), initial_weights=initial_model, self_prior_share=self_prior_share,
-        data=work / "stored",
-    )  # fmt: skip
-    with alone(out, wait=False), console.log_file(out / "train.log"):
+    options = TrainingOptions(_fold(fold), folds, seed, device, threads, gpus, initial_model, self_prior_share)
+    size = replace(size, epochs=epochs or size.epochs)
+    job = plan_job(labelled.patients, out, chosen, size, options, work / "stored")
+    _train(labelled, job, work, settings, nprocs, by_default=preset is None)
+
+
+def _train(
+    labelled: "Cohort", job: "TrainingJob", work: Path, settings: "PreprocessingSettings", nprocs: int, by_default: bool
+) -> None:
+    """Prepare patients and train; `by_default`: the user has not chosen the preset."""
+    from lesiondelta.files import alone, require_writable
+    from lesiondelta.nnunet.preparation import prepare_training
+    from lesiondelta.nnunet.training import train as train_job
+
+    with alone(job.output, wait=False), console.log_file(job.output / "train.log"):
         require_writable(work)
-        if preset is None and job.device == "cpu":
+        if by_default and job.device == "cpu":
             logger.warning(
-                "The default preset, paper, is %d epochs of work for a GPU, and here is none: stop it and give "
-                "--preset small for what a CPU can do.",
+                "The default preset, paper, takes %d epochs and is meant for a GPU, but there is none here: stop, and "
+                "give --preset small for what a CPU can do.",
                 job.preset.epochs,
             )
         with console.progress("preparing patients", len(labelled.patients)) as advance:
@@ -127,7 +131,7 @@ def train(
                 labelled, work / "prepared", settings, nprocs, lambda label: advance(f"sub-{label}")
             )
         with console.progress("training", job.preset.epochs) as advance:
-            model = training.train(patients, job, _shown(advance))
+            model = train_job(patients, job, _shown(advance))
     console.out.print(f"The model is in {model}", soft_wrap=True, markup=False)
 
 
@@ -136,10 +140,10 @@ def register(app: typer.Typer) -> None:
     app.command(cls=console.SpacedValues)(train)
 
 
-def _with_prior(method: "Method", prior: Prior | None) -> "Method":
+def _with_prior(method: "Method", prior: PriorName | None) -> "Method":
     if prior and not method.longitudinal:
-        raise InputError(f"{method.name} sees no prior: leave --prior {prior} out, or take another method.")
-    return replace(method, prior=prior.value) if prior else method
+        raise InputError(f"{method.name} does not use a prior: leave --prior {prior} out, or choose another method.")
+    return replace(method, prior=prior) if prior else method
 
 
 def _fold(text: str) -> "FoldName":
@@ -153,10 +157,10 @@ def _shown(advance: console.Advance) -> "TrainingCallback":
 
     def show(progress: "TrainingProgress") -> None:
         nonlocal reached
-        now = progress.epoch + progress.iteration / progress.iterations
+        done = progress.epoch + progress.iteration / progress.iterations
         dice = "" if progress.dice is None else f", validation Dice {progress.dice:.3f}"
         epoch = f"epoch {progress.epoch + 1} of {progress.epochs}"
-        advance(f"{epoch}, loss {progress.train_loss:.3f}{dice}", step=max(0, now - reached))
-        reached = max(now, reached)
+        advance(f"{epoch}, loss {progress.train_loss:.3f}{dice}", step=max(0, done - reached))
+        reached = max(done, reached)
 
     return show

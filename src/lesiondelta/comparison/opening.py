@@ -62,10 +62,7 @@ def open_study(
     training = [patient for patient in cohorts[own].patients if patient.label not in test]
     for method in study.methods:
         for fold in range(study.folds):
-            plan_job(
-                training, study.model(method, fold), method, study.preset,
-                fold=fold, folds=study.folds, seed=study.seed, device=study.device,  # type: ignore[arg-type]
-            )  # fmt: skip
+            plan_job(training, study.model(method, fold), method, study.preset, study.training(fold))
     require_writable(study.out)
     write_json(study.out / RECORD, decides)
 

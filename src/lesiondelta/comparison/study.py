@@ -21,10 +21,11 @@ from lesiondelta.errors import CohortError
 from lesiondelta.evaluation.masks import MaskPair, Matching
 from lesiondelta.evaluation.tables import Options, score_matching
 from lesiondelta.methods import ExternalMethod, Method
-from lesiondelta.nnunet.job import TrainingCallback, TrainingJob
+from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingOptions
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.nnunet.training_patients import TrainingPatient, patient_folds
+from lesiondelta.settings import DeviceName
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Study:
     folds: int
     seed: int
     out: Path
-    device: str = "cpu"
+    device: DeviceName = "cpu"
     threads: int = 1
     processes: int = 1
     absent: Mapping[ExternalMethod, str] = field(default_factory=dict)
@@ -69,6 +70,10 @@ class Study:
             "cv": self.cohort, "test": self.test, "external": self.external,
         }  # fmt: skip
         return {name: patients for name, patients in named.items() if patients}
+
+    def training(self, fold: int) -> TrainingOptions:
+        """How every method is trained in a fold."""
+        return TrainingOptions(fold, self.folds, self.seed, self.device, self.threads)
 
     def model(self, method: Method, fold: int) -> Path:
         """Folder of a training."""
@@ -117,10 +122,8 @@ def run_study(
 
 
 def _job(study: Study, method: Method, fold: int) -> TrainingJob:
-    return plan_job(
-        study.cohort, study.model(method, fold), method, study.preset, fold=fold, folds=study.folds, seed=study.seed,
-        device=study.device, threads=study.threads, data=study.out / "work" / "stored",  # type: ignore[arg-type]
-    )  # fmt: skip
+    options, stored = study.training(fold), study.out / "work" / "stored"
+    return plan_job(study.cohort, study.model(method, fold), method, study.preset, options, stored)
 
 
 def _predicted(study: Study, split: Split, method: Method, models: Sequence[Path]) -> list[MaskPair]:

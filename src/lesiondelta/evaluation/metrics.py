@@ -100,7 +100,6 @@ def score(
     grid: Grid,
     *,
     min_lesion_mm3: float = MIN_LESION_MM3,
-    iou: float = IOU,
     undefined: Undefined = "penalise",
     convention: Convention = "lesiondelta",
 ) -> Scores:
@@ -112,7 +111,7 @@ def score(
     truth, guess = (_lesions(mask[box], voxel_mm3, min_lesion_mm3, longiseg) for mask in (reference, prediction))
     table = overlaps(truth, guess)
     matched = found_once if longiseg else found
-    is_found, is_right = matched(table, iou), matched(table.reversed(), iou)
+    is_found, is_right = matched(table, IOU), matched(table.reversed(), IOU)
     share = _Share(_empty(table), "longiseg" if longiseg else undefined)
     both, in_truth, in_guess = int(table.shared.sum()), int(table.reference.sum()), int(table.predicted.sum())
     recall, precision = (share(int(hits.sum()), len(hits)) for hits in (is_found, is_right))

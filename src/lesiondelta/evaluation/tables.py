@@ -45,14 +45,24 @@ class Options:
     allow_missing: bool = False
 
 
+@dataclass(frozen=True)
+class MaskFolders:
+    """What is scored: `masks.match_folders` tells how masks are named, `mapping` names them otherwise.
+
+    `second_rater` has masks of another rater of the same visits, for the scale of the ISBI 2015 score.
+    """
+
+    reference: Path
+    prediction: Path
+    mapping: Path | None = None
+    second_rater: Path | None = None
+
+
 def evaluate(
-    reference: Path,
-    prediction: Path,
+    folders: MaskFolders,
     out: Path,
     options: Options = Options(),
     *,
-    mapping: Path | None = None,
-    second_rater: Path | None = None,
     processes: int = 1,
     progress: ScoringCallback = lambda done, of: None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -60,10 +70,6 @@ def evaluate(
 
     Parameters
     ----------
-    reference, prediction, out : path
-        Folders; `masks.match_folders` tells how masks are named, `mapping` names them otherwise.
-    second_rater : path or None
-        Masks of another rater of the same visits, for the scale of the ISBI 2015 score.
     progress : callable
         Called with (visits done, visits in all).
 
@@ -72,8 +78,8 @@ def evaluate(
     CohortError, ImageError, GeometryError
         Visits without a prediction (unless allowed), files that are no masks, grids that differ. Nothing is written.
     """
-    matching = _matching(reference, prediction, options, mapping)
-    raters = _raters(reference, second_rater, matching, options, processes)
+    matching = _matching(folders, options)
+    raters = _raters(folders, matching, options, processes)
     return score_matching(matching, out, options, raters=raters, processes=processes, progress=progress)
 
 
@@ -161,14 +167,14 @@ def tsv(table: pd.DataFrame) -> str:
     return text
 
 
-def _matching(reference: Path, prediction: Path, options: Options, mapping: Path | None) -> Matching:
-    match = partial(match_table, mapping) if mapping else match_folders
-    matching = match(reference, prediction, options.participants)
+def _matching(folders: MaskFolders, options: Options) -> Matching:
+    match = partial(match_table, folders.mapping) if folders.mapping else match_folders
+    matching = match(folders.reference, folders.prediction, options.participants)
     if matching.without_prediction and not options.allow_missing:
         missing = ", ".join(" ".join(names(visit)) for visit in matching.without_prediction)
         raise CohortError(
-            f"{prediction} has no mask of {missing}: predict them, choose participants, or allow them to be missing "
-            "(--allow-missing), which leaves them out of every mean."
+            f"{folders.prediction} has no mask of {missing}: predict them, choose participants, or give "
+            "--allow-missing, which leaves them out of every mean."
         )
     return matching
 
@@ -191,11 +197,12 @@ def _score(pair: MaskPair, options: Options) -> Scores:
     )  # fmt: skip
 
 
-def _raters(reference: Path, second: Path | None, matching: Matching, options: Options, processes: int) -> float | None:
+def _raters(folders: MaskFolders, matching: Matching, options: Options, processes: int) -> float | None:
     """Mean ISBI 2015 score of the second rater against the first, over the visits that are scored."""
+    second = folders.second_rater
     if second is None:
         return None
-    rated = {pair.visit: pair for pair in match_folders(reference, second, options.participants).pairs}
+    rated = {pair.visit: pair for pair in match_folders(folders.reference, second, options.participants).pairs}
     missing = [" ".join(pair.names) for pair in matching.pairs if pair.visit not in rated]
     if missing:
         raise CohortError(

@@ -62,7 +62,6 @@ def read_cohort(
     folder: Path,
     participants: Sequence[str] | None = None,
     sessions: Sequence[str] | None = None,
-    contrasts: Sequence[str] = CONTRASTS,
     filters: Filters | None = None,
     brain_masks: Path | None = None,
     validate: bool = True,
@@ -75,8 +74,6 @@ def read_cohort(
         The dataset.
     participants, sessions : sequence of str, optional
         Labels to read, with or without `sub-` and `ses-`; None for all.
-    contrasts : sequence of str
-        The contrasts that every visit needs.
     filters : mapping of contrast to entities, optional
         See `read_filters`.
     brain_masks : Path, optional
@@ -101,11 +98,11 @@ def read_cohort(
         if unfit := _unfit(f"sub-{label}"):
             problems[label] = f"{folder / f'sub-{label}'}: {unfit}"
             continue
-        patient = _read_patient(folder, label, sessions, contrasts, filters or {}, brain_masks)
+        patient = _read_patient(folder, label, sessions, filters or {}, brain_masks)
         if patient.visits or patient.problems:
             patients.append(patient)
         elif sessions is None:
-            problems[label] = f"{folder / f'sub-{label}'} holds no session and no image: add {_and(contrasts)}."
+            problems[label] = f"{folder / f'sub-{label}'} holds no session and no image: add {_and(CONTRASTS)}."
     visits = [visit for patient in patients for visit in patient.visits]
     known = {visit.label for visit in visits}.union(*(patient.problems for patient in patients))
     _require_found(folder, "session", known, sessions)
@@ -207,7 +204,6 @@ def _read_patient(
     folder: Path,
     label: str,
     sessions: Sequence[str] | None,
-    contrasts: Sequence[str],
     filters: Filters,
     brain_masks: Path | None,
 ) -> Patient:
@@ -215,7 +211,7 @@ def _read_patient(
     visits, problems, notes = [], {}, []
     for session in _sessions(root, sessions):
         try:
-            visit, remarks = _read_visit(root, session, contrasts, filters, brain_masks)
+            visit, remarks = _read_visit(root, session, filters, brain_masks)
             visits.append(visit)
             notes += remarks
         except CohortError as error:
@@ -227,14 +223,12 @@ def _read_patient(
         return replace(patient, visits=(), problems={**{visit.label: str(error) for visit in visits}, **problems})
 
 
-def _read_visit(
-    root: Path, session: str, contrasts: Sequence[str], filters: Filters, brain_masks: Path | None
-) -> tuple[Visit, list[str]]:
+def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | None) -> tuple[Visit, list[str]]:
     """A visit of the patient in the folder `root`, and notes on what was chosen."""
     folder, place = root.parent, Path(root.name, f"ses-{session}" if session else "", "anat")
     if session and (unfit := _unfit(f"ses-{session}")):
         raise CohortError(f"{folder / place.parent}: {unfit}")
-    images, notes = _images(folder / place, contrasts, filters)
+    images, notes = _images(folder / place, filters)
     acquired, doubts = _acquired(root, session, images)
     brain_mask = _brain_mask((brain_masks or folder) / place)
     reference = _reference(folder / "derivatives" / "reference" / place)
@@ -253,16 +247,16 @@ def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
     return labels
 
 
-def _images(anat: Path, contrasts: Sequence[str], filters: Filters) -> tuple[dict[str, Path], list[str]]:
+def _images(anat: Path, filters: Filters) -> tuple[dict[str, Path], list[str]]:
     files, images, notes = _own_files(anat), {}, []
-    missing = [contrast for contrast in contrasts if not _candidates(files, contrast, filters)]
+    missing = [contrast for contrast in CONTRASTS if not _candidates(files, contrast, filters)]
     if missing:
         raise CohortError(
             f"{anat} has no {_and(missing)} image: add it or leave the visit out."
             if anat.is_dir()
             else f"{anat.parent} has no images: {anat} does not exist."
         )
-    for contrast in contrasts:
+    for contrast in CONTRASTS:
         images[contrast], note = _choose(_candidates(files, contrast, filters), contrast)
         notes += note
     return images, notes

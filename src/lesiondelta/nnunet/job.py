@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lesiondelta.methods import Method
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training_patients import Fold, FoldName
-
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+from lesiondelta.settings import DeviceName
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,35 @@ class TrainingProgress:
 
 
 TrainingCallback = Callable[[TrainingProgress], None]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a method is trained on a cohort.
+
+    Attributes
+    ----------
+    fold : int or "all"
+        The fold held out; "all" trains on every patient.
+    seed : int
+        For the folds, the first weights, sampling and augmentation. On CPU, runs of one seed and one number of threads
+        end in identical weights, however often they were interrupted.
+    gpus : int
+        CUDA devices that share the batch.
+    initial_weights : path or None
+        An exported model folder to start from.
+    self_prior_share : float
+        Share of pairs whose prior is the visit itself; 0 needs patients with two visits or more.
+    """
+
+    fold: FoldName = "all"
+    folds: int = 5
+    seed: int = 0
+    device: DeviceName = "auto"
+    threads: int = 1
+    gpus: int = 1
+    initial_weights: Path | None = None
+    self_prior_share: float = 0.0
 
 
 @dataclass(frozen=True)

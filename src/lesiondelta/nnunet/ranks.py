@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from logging.handlers import QueueHandler
 from multiprocessing import get_context
 from typing import Any
@@ -28,8 +29,8 @@ def run_in_ranks(work: Callable[..., None], arguments: tuple[Any, ...], ranks: i
 
     context = get_context("spawn")
     records, errors = context.Queue(), context.SimpleQueue()
-    given = (work, arguments, ranks, backend, _free_port(), records, errors)
-    started = spawn(_run_rank, args=given, nprocs=ranks, join=False)  # type: ignore[no-untyped-call]
+    shared = _Shared(work, arguments, ranks, backend, _free_port(), records, errors)
+    started = spawn(_run_rank, args=(shared,), nprocs=ranks, join=False)  # type: ignore[no-untyped-call]
     try:
         while not started.join(POLL_S):
             _log(records)
@@ -40,28 +41,39 @@ def run_in_ranks(work: Callable[..., None], arguments: tuple[Any, ...], ranks: i
         if signal == "SIGKILL":
             raise ProgramError(
                 f"Training process {ended.error_index + 1} of {ranks} was killed, most likely for want of memory: free "
-                "memory and give the command again, which goes on from the last checkpoint."
+                "memory and give the command again, which resumes from the last checkpoint."
             ) from ended
         raise
     finally:
         _log(records)
 
 
-def _run_rank(
-    rank: int, work: Callable[..., None], arguments: tuple[Any, ...], ranks: int, backend: str, port: int,
-    records: Any, errors: Any,  # noqa: ANN401
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class _Shared:
+    """What every rank is given."""
+
+    work: Callable[..., None]
+    arguments: tuple[Any, ...]
+    ranks: int
+    backend: str
+    port: int
+    records: Any
+    errors: Any
+
+
+def _run_rank(rank: int, shared: _Shared) -> None:
     import torch
     from torch import distributed
 
-    if backend == "nccl":
+    if shared.backend == "nccl":
         torch.cuda.set_device(rank)
-    distributed.init_process_group(backend, f"tcp://localhost:{port}", rank=rank, world_size=ranks)
+    address = f"tcp://localhost:{shared.port}"
+    distributed.init_process_group(shared.backend, address, rank=rank, world_size=shared.ranks)
     try:
-        with logged_by(QueueHandler(records)) if rank == 0 else nullcontext():
-            work(*arguments)
+        with logged_by(QueueHandler(shared.records)) if rank == 0 else nullcontext():
+            shared.work(*shared.arguments)
     except LesionDeltaError as error:
-        errors.put(error)
+        shared.errors.put(error)
         raise
     finally:
         distributed.destroy_process_group()

@@ -23,10 +23,10 @@ from lesiondelta.inference import choose_device, load_model
 from lesiondelta.methods import Method, Recipe
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.environment import environment
-from lesiondelta.nnunet.job import DeviceName, TrainingCallback, TrainingJob
+from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingOptions
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.ranks import run_in_ranks
-from lesiondelta.nnunet.training_patients import FoldName, TrainingPatient, choose_fold
+from lesiondelta.nnunet.training_patients import TrainingPatient, choose_fold
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +40,7 @@ def plan_job(
     output: Path,
     method: Method,
     preset: Preset,
-    *,
-    fold: FoldName = "all",
-    folds: int = 5,
-    seed: int = 0,
-    device: DeviceName = "auto",
-    threads: int = 1,
-    gpus: int = 1,
-    initial_weights: Path | None = None,
-    self_prior_share: float = 0.0,
+    options: TrainingOptions | None = None,
     data: Path | None = None,
 ) -> TrainingJob:
     """What shall be trained; raises what can be known before the patients are prepared.
@@ -62,18 +54,7 @@ def plan_job(
     method, preset : Method, Preset
         Change single options with `dataclasses.replace`. A preset's recipe takes the place of nnU-Net's; a method with
         another keeps it, but not its own number of epochs, so that methods see equal numbers of samples.
-    fold : int or "all"
-        The fold held out; "all" trains on every patient.
-    seed : int
-        Of the folds, the first weights, sampling and augmentation. On CPU, runs of one seed and one number of threads
-        end in identical weights, however often they were interrupted.
-    device : "auto", "cpu", "cuda" or "mps"
-    gpus : int
-        CUDA devices that share the batch.
-    initial_weights : path or None
-        An exported model folder to start from.
-    self_prior_share : float
-        Share of pairs whose prior is the visit itself; 0 needs patients with two visits or more.
+    options : TrainingOptions or None
     data : path or None
         Where the stored patients are, or shall be: trainings of several methods and folds share it.
 
@@ -84,24 +65,25 @@ def plan_job(
     InputError
         A fold that does not exist, an absent device, or GPUs that cannot share the batch.
     ModelError
-        `initial_weights` is no exported model.
+        `initial_weights` is not an exported model.
     OutputError
         `output` holds a training with other settings.
     """
+    options = options or TrainingOptions()
     if preset.recipe is None:
         preset = replace(preset, epochs=min(preset.epochs, method.recipe.epochs or preset.epochs))
     elif method.recipe == Recipe():
         method = replace(method, recipe=preset.recipe)
-    if method.longitudinal and self_prior_share == 0:
+    if method.longitudinal and options.self_prior_share == 0:
         _require_priors(patients)
-    members = choose_fold([patient.label for patient in patients], fold, folds, seed)
-    chosen = choose_device(device).type
-    _require_gpus(gpus, chosen, preset.batch)
-    if initial_weights is not None:
-        _require_same_network(initial_weights, method)
+    members = choose_fold([patient.label for patient in patients], options.fold, options.folds, options.seed)
+    chosen = choose_device(options.device).type
+    _require_gpus(options.gpus, chosen, preset.batch)
+    if options.initial_weights is not None:
+        _require_same_network(options.initial_weights, method)
     job = TrainingJob(
-        data or output / "data", output, method, preset, fold, members, seed, self_prior_share, initial_weights,
-        chosen, threads, gpus,
+        data or output / "data", output, method, preset, options.fold, members, options.seed, options.self_prior_share,
+        options.initial_weights, chosen, options.threads, options.gpus,
     )  # fmt: skip
     _require_same_settings(job.settings, _settings(job))
     return job
@@ -217,7 +199,7 @@ def run_job(job: TrainingJob, plan: dict[str, Any], progress: TrainingCallback |
     compiled = job.device == "cuda" and job.preset.epochs * job.preset.iterations_per_epoch >= WORTH_COMPILING
     try:
         with _explained(job), environment(job.data, loader_processes=processes, compile_network=compiled):
-            trainer = _trainer(job, plan, progress)
+            trainer = build_trainer(job, plan, progress)
             if trainer.current_epoch < trainer.num_epochs:
                 trainer.commits = _with_present(trainer.commits)
                 trainer.run_training()
@@ -246,7 +228,8 @@ def _explained(job: TrainingJob) -> Iterator[None]:
         ) from error
 
 
-def _trainer(job: TrainingJob, plan: dict[str, Any], progress: TrainingCallback | None) -> Any:  # noqa: ANN401
+def build_trainer(job: TrainingJob, plan: dict[str, Any], progress: TrainingCallback | None) -> Any:  # noqa: ANN401
+    """The trainer as `run_job` has it: from the job's checkpoint if there is one, else from its initial weights."""
     from lesiondelta.nnunet.trainer import create_trainer
 
     raw = json.loads((job.data / "raw" / dataset.NAME / "dataset.json").read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 from lesiondelta.simulation.acquisition import Acquisition
 from lesiondelta.simulation.anatomy import Anatomy, deformed, image_anatomy, mni152_anatomy
-from lesiondelta.simulation.dataset import write_cohort
+from lesiondelta.simulation.dataset import CohortPlan, write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import label_anatomy, read_label_anatomy
 from lesiondelta.simulation.sources import Person, find_lesion_masks, find_people
@@ -11,6 +11,7 @@ from lesiondelta.simulation.visits import SimulatedPatient, SimulatedVisit, simu
 __all__ = [
     "Acquisition",
     "Anatomy",
+    "CohortPlan",
     "Person",
     "Rates",
     "SimulatedPatient",

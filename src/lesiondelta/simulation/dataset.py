@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,28 +20,55 @@ from lesiondelta.simulation.visits import SimulatedPatient, SimulatedVisit, simu
 
 LOGGER = logging.getLogger(__name__)
 FIRST_VISIT = datetime(2020, 1, 1, 9)
+NATIVE = Acquisition(mode="native")
 EDITION = 4  # of the simulator: raised whenever the same arguments give other patients
 
 
-def write_cohort(
-    folder: Path,
-    patients: int,
-    visits: int,
-    seed: int,
-    *,
-    acquisition: Acquisition | None = None,
-    rates: Rates | None = None,
-    lesion_masks: Sequence[Path] = (),
-    people: Sequence[Person] = (),
-    small: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
+@dataclass(frozen=True)
+class CohortPlan:
+    """How many patients with how many visits, and how they are made: see `simulate_patient`.
+
+    Patients come from the atlas, or in turn from real `people`, each time deformed into another brain.
+    """
+
+    patients: int
+    visits: int
+    seed: int
+    acquisition: Acquisition = NATIVE
+    people: Sequence[Person] = ()
+    lesion_masks: Sequence[Path] = ()
+    rates: Rates | None = None
+    small: bool = False
+
+    @property
+    def identity(self) -> str:
+        """All that decides the files of a patient, in words."""
+        files = [*map(sha256, self.lesion_masks), *(person.identity for person in self.people)]
+        given = hashlib.sha256(" ".join(files).encode()).hexdigest()[:12]
+        how = f"{self.acquisition} {self.rates or Rates()} small={self.small} given={given} edition={EDITION}"
+        return f"seed={self.seed} visits={self.visits} {how}"
+
+    def patient(self, index: int) -> SimulatedPatient:
+        """Patient `index`, from 1."""
+        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
+        person = self.people[(index - 1) % len(self.people)] if self.people else None
+        return simulate_patient(
+            seed,
+            self.visits,
+            anatomy=deformed(person.anatomy(seed), seed) if person else None,
+            acquisition=self.acquisition,
+            lesion_masks=self.lesion_masks,
+            rates=self.rates,
+            small=self.small,
+        )
+
+
+def write_cohort(folder: Path, plan: CohortPlan, progress: Callable[[int, int], None] | None = None) -> None:
     """Write a BIDS dataset of simulated patients with their reference masks in `derivatives/reference`.
 
-    The same arguments give the same bytes. Patient `n` does not depend on how many there are; one that is complete
-    (its `sub-X_sessions.tsv`, written last, is there) is left alone, so that a stopped run can be taken up again.
-    `participants.tsv` ends the dataset. `progress` is called with patients done and patients in all. Patients are made
-    from the atlas, or in turn from real `people`, each time deformed into another brain; they are stripped.
+    The same plan gives the same bytes. Patient `n` does not depend on how many there are; one that is complete
+    (its `sub-X_sessions.tsv`, written last, is there) is left alone, so that a stopped run can be resumed.
+    `participants.tsv` ends the dataset. `progress` is called with patients done and patients in all.
 
     Raises
     ------
@@ -48,51 +76,32 @@ def write_cohort(
         The folder holds something else, more patients, or a cohort of other arguments or another version, or cannot be
         written.
     """
-    acquisition = acquisition or Acquisition(mode="native")
-    given = hashlib.sha256(
-        " ".join([*map(sha256, lesion_masks), *(person.identity for person in people)]).encode()
-    ).hexdigest()[:12]
-    _claim(folder, seed, visits, f"{acquisition} {rates or Rates()} small={small} given={given} edition={EDITION}")
-    labels = [f"{index:03d}" for index in range(1, patients + 1)]
+    _claim(folder, plan.identity)
+    labels = [f"{index:03d}" for index in range(1, plan.patients + 1)]
     _require_no_others(folder, labels)
     for index, label in enumerate(labels, start=1):
         if not _sessions_table(folder, label).is_file():
-            own_seed = _patient_seed(seed, index)
-            person = people[(index - 1) % len(people)] if people else None
-            patient = simulate_patient(
-                own_seed,
-                visits,
-                anatomy=deformed(person.anatomy(own_seed), own_seed) if person else None,
-                acquisition=acquisition,
-                lesion_masks=lesion_masks,
-                rates=rates,
-                small=small,
-            )
-            _write_patient(folder, label, patient)
-            LOGGER.info("sub-%s: %d visits", label, visits)
+            _write_patient(folder, label, plan.patient(index))
+            LOGGER.info("sub-%s: %d visits", label, plan.visits)
         if progress:
-            progress(index, patients)
+            progress(index, plan.patients)
     write_text(folder / "participants.tsv", "\n".join(["participant_id", *(f"sub-{label}" for label in labels)]) + "\n")
 
 
-def _patient_seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-
-
-def _claim(folder: Path, seed: int, visits: int, how: str) -> None:
+def _claim(folder: Path, identity: str) -> None:
     """Write the descriptions, or check that those there are the same."""
     marker = folder / "derivatives" / "reference" / "dataset_description.json"
     description = {
         "Name": "Lesions of the simulated patients",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "lesiondelta simulate", "Description": f"seed={seed} visits={visits} {how}"}],
+        "GeneratedBy": [{"Name": "lesiondelta simulate", "Description": identity}],
     }
     if not marker.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise OutputError(f"{folder} is not empty and was not written by `simulate`: give a new folder.")
         write_json(marker, description)
-    elif f"seed={seed} visits={visits} {how}" not in marker.read_text(encoding="utf-8"):
+    elif identity not in marker.read_text(encoding="utf-8"):
         raise OutputError(
             f"{folder} holds a cohort simulated with other settings or by another version: give another folder."
         )

@@ -106,6 +106,23 @@ class Lesion:
 
 
 @dataclass(frozen=True, eq=False)
+class _Room:
+    """Where lesions may still lie (X, Y, Z) bool, and what makes their borders irregular (X, Y, Z)."""
+
+    free: Array
+    noise: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Extent:
+    """Box, score and sizes of a lesion; see `Lesion`."""
+
+    box: Box
+    score: Array
+    voxels: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class _Proposal:
     """Where a lesion might go (N, 3), how large it is, and what real one it looks like, if any."""
 
@@ -120,26 +137,26 @@ def draw_lesions(
     visits: int,
     rates: Rates,
     count: int,
-    first_identity: int = 1,
     shapes: Sequence[Shape] = (),
 ) -> tuple[Lesion, ...]:
     """Place up to `count` lesions that do not touch each other, nor the real ones of the anatomy, at any visit.
 
+    They are numbered after the real ones.
     As many as there are have the `shapes` of real lesions, near the places they were found at. The largest come first.
     `rates.quiet`, of patients, is not heeded here.
     """
-    free = _allowed(anatomy)
-    noise = _roughness(rng, anatomy)
+    room = _Room(_allowed(anatomy), _roughness(rng, anatomy))
+    first = 1 if anatomy.lesions is None else int(anatomy.lesions.max()) + 1
     brightness = float(rng.normal(0, 0.10))  # of all lesions of this patient
     lesions: list[Lesion] = []
-    for proposal in _proposals(rng, anatomy, free, count, shapes):
+    for proposal in _proposals(rng, anatomy, room.free, count, shapes):
         voxels = max(round(proposal.volume_mm3 / anatomy.spacing_mm**3), 2)
         sizes = draw_sizes(rng, voxels, visits, rates, anatomy.spacing_mm)
-        attempts = (_draw(rng, anatomy, proposal.shape, center, sizes, free, noise) for center in proposal.centers)
+        attempts = (_draw(rng, anatomy, proposal.shape, center, sizes, room) for center in proposal.centers)
         drawn = next((found for found in attempts if found is not None), None)
         if drawn is not None:
-            lesions.append(_finish(rng, first_identity + len(lesions), *drawn, anatomy.spacing_mm, brightness))
-            _occupy(free, lesions[-1])
+            lesions.append(_finish(rng, first + len(lesions), drawn, anatomy.spacing_mm, brightness))
+            _occupy(room.free, lesions[-1])
     return tuple(lesions)
 
 
@@ -212,10 +229,10 @@ def _draw(
     shape: Shape | None,
     center: Array,
     sizes: tuple[int, ...],
-    free: Array,
-    noise: Array,
-) -> tuple[Box, Array, tuple[int, ...]] | None:
-    """Box, score and sizes of one lesion; None where there is no room."""
+    room: _Room,
+) -> _Extent | None:
+    """One lesion's extent; None where there is no room."""
+    free, noise = room.free, room.noise
     radius_mm = float(np.cbrt(max(sizes) * 3 / (4 * np.pi))) * anatomy.spacing_mm
     if shape is None:
         if not free[tuple(center)]:
@@ -228,10 +245,10 @@ def _draw(
         depth = _at_spacing(shape.depth_mm, anatomy.spacing_mm)
         box = _box(center, np.array(depth.shape) // 2, free.shape)
         score = _cut(depth, center, box)
-        room = np.count_nonzero((score > 0) & free[box]) / (np.count_nonzero(depth > 0) or 1)
-        if room < 0.4:
+        left = np.count_nonzero((score > 0) & free[box]) / (np.count_nonzero(depth > 0) or 1)
+        if left < 0.4:
             return None
-        sizes = _rescaled(sizes, room)
+        sizes = _rescaled(sizes, left)
         score = score + 0.4 * noise[box] - 1.5 * np.clip(0.6 - anatomy.tissues[2][box], 0, None)
     score = np.where(free[box], score, NOWHERE).astype(np.float32)
     seed = tuple(int(c) - axis.start for c, axis in zip(center, box, strict=True))
@@ -269,9 +286,7 @@ def _procedural(rng: np.random.Generator, anatomy: Anatomy, center: Array, box: 
     return depth.astype(np.float32)
 
 
-def _grown(
-    box: Box, score: Array, seed: tuple[int, ...], voxels: tuple[int, ...]
-) -> tuple[Box, Array, tuple[int, ...]] | None:
+def _grown(box: Box, score: Array, seed: tuple[int, ...], voxels: tuple[int, ...]) -> _Extent | None:
     """Keep one connected piece that holds the largest size; None where it does not fit."""
     largest = max(voxels)
     if np.count_nonzero(score > NOWHERE / 2) < 2 * largest + 8:
@@ -286,7 +301,7 @@ def _grown(
         return None
     score = np.where((labels > 0) & ~piece, NOWHERE, score).astype(np.float32)
     score[(score <= threshold) & ~ndimage.binary_dilation(piece, iterations=3)] = NOWHERE
-    return box, score, _rescaled(voxels, kept)
+    return _Extent(box, score, _rescaled(voxels, kept))
 
 
 def _rescaled(voxels: tuple[int, ...], share: float) -> tuple[int, ...]:
@@ -298,20 +313,13 @@ def _rescaled(voxels: tuple[int, ...], share: float) -> tuple[int, ...]:
     return tuple(dict(zip([0, *steps], [0, *scaled], strict=True))[n] for n in voxels)
 
 
-def _finish(
-    rng: np.random.Generator,
-    identity: int,
-    box: Box,
-    score: Array,
-    voxels: tuple[int, ...],
-    spacing_mm: float,
-    brightness: float,
-) -> Lesion:
+def _finish(rng: np.random.Generator, identity: int, extent: _Extent, spacing_mm: float, brightness: float) -> Lesion:
     """Give a shape its looks: larger lesions are brighter on FLAIR and darker on T1w."""
-    size = np.log10(max(voxels) * spacing_mm**3)
+    size = np.log10(max(extent.voxels) * spacing_mm**3)
     flair = float(np.clip(0.32 + 0.07 * size + brightness + rng.normal(0, 0.14), 0.08, 1.4))
     t1w = float(np.clip(rng.normal(-0.06 + 0.12 * size, 0.14), -0.05, 0.85))
-    return Lesion(identity, box, score, voxels, flair, t1w, float(rng.uniform(0.8, 2.0)), float(rng.uniform(0, 0.25)))
+    edge_mm, halo = float(rng.uniform(0.8, 2.0)), float(rng.uniform(0, 0.25))
+    return Lesion(identity, extent.box, extent.score, extent.voxels, flair, t1w, edge_mm, halo)
 
 
 def _occupy(free: Array, lesion: Lesion) -> None:

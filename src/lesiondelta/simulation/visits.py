@@ -133,7 +133,7 @@ def _draw_disease(
     come_and_go = replace(rates, enlarging=0, shrinking=0)
     sizes = [draw_sizes(rng, voxels, visits, come_and_go, anatomy.spacing_mm) for voxels in real]
     present = {number: tuple(n > 0 for n in lesion) for number, lesion in enumerate(sizes, start=1)}
-    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, len(real) + 1, shapes), present)
+    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, shapes), present)
 
 
 def _instances(anatomy: Anatomy, disease: _Disease, visit: int) -> Array:
@@ -166,7 +166,7 @@ def _aligned_visits(
         mask = left.where | imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
         for name in CONTRASTS:
-            image = _ideal(anatomy, disease, visit, years[visit], name, contrasts[name], look)
+            image = _ideal(anatomy, disease, look, (visit, years[visit]), name, contrasts[name])
             image[left.where] = left.brightness[name][left.where]
             ideal = Volume(image, anatomy.affine, name)
             residual_mm = RESIDUAL_MM[name] if acquisition.residual_mm is None else acquisition.residual_mm
@@ -188,7 +188,7 @@ def _native_visits(
         protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
         images = {}
         for name in CONTRASTS:
-            ideal = _ideal(anatomy, disease, visit, years[visit], name, contrasts[name], look)
+            ideal = _ideal(anatomy, disease, look, (visit, years[visit]), name, contrasts[name])
             whole = Volume(with_head(ideal, head, anatomy.brain, values, name), head.affine, name)
             grid = scan_grid(
                 rng,
@@ -234,9 +234,10 @@ def _scanners(rng: np.random.Generator, visits: int, acquisition: Acquisition) -
 
 
 def _ideal(
-    anatomy: Anatomy, disease: _Disease, visit: int, years: float, name: str, contrast: Contrast, look: _Look
+    anatomy: Anatomy, disease: _Disease, look: _Look, when: tuple[int, float], name: str, contrast: Contrast
 ) -> Array:
-    """The image without any imperfection of the scanner."""
+    """The image without any imperfection of the scanner; `when`: number of the visit, and its years from midway."""
+    visit, years = when
     image = healthy_image(anatomy, name, contrast, look.textures[name], look.variants)
     if anatomy.lesions is not None:
         there = np.array([0.0, *(float(p[visit]) for _, p in sorted(disease.present.items()))], np.float32)

@@ -100,7 +100,7 @@ def _changes(
     for group, (before, after), variance, unseen in rows:
         error = settings.error_sd * float(np.sqrt(variance))
         too_small = max(before, after) < _least_shown_mm3(visits, group)
-        change, reason = classify(group, before, after, error, settings.least_growth, unseen, too_small=too_small)
+        change, reason = classify(group, (before, after), error, settings.least_growth, unseen, too_small=too_small)
         returned = not group.prior and any(number in earlier for number in group.current)
         changes.append(
             LesionChange(group.prior, group.current, change, float(before), float(after), error, reason, returned)
@@ -116,8 +116,7 @@ def _least_shown_mm3(visits: tuple[TrackedVisit, TrackedVisit], group: Group) ->
 
 def classify(
     group: Group,
-    before: float,
-    after: float,
+    volumes: tuple[float, float],
     error: float,
     least_growth: float,
     unseen: float = 0.0,
@@ -126,9 +125,10 @@ def classify(
 ) -> tuple[Change, str]:
     """The change and why; exchanging the visits gives the opposite change.
 
-    Volumes in mm3; `unseen` is that of what the other visit's image does not show, `too_small` whether its slices might
-    not show a lesion that is there.
+    `volumes` before and after, and their error, in mm3; `unseen` is the volume that the other visit's image does not
+    show, `too_small` whether its slices might not show a lesion that is there.
     """
+    before, after = volumes
     apart = after - before
     once = not group.prior or not group.current
     if once and unseen >= abs(apart) / 2:
