@@ -1,15 +1,16 @@
 """Atomic writing, hashing and logs: a file is whole or absent, never half-written; only a log may be cut short."""
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from lesiondelta.errors import OutputError
 
@@ -31,9 +32,9 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
-        os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
         temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -72,26 +73,26 @@ def alone(folder: Path, *, wait: bool, lock: str = ".lock", busy: str = "", need
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _lock(held.enter_context((folder / lock).open("w")), folder, wait)
-        except BlockingIOError as error:
+            held.enter_context(_acquired(FileLock(folder / lock), folder, wait))
+        except Timeout as error:
             busy = busy or f"Another lesiondelta is working in {folder}: wait for it, or give another."
             raise OutputError(busy) from error
-        except OSError as error:
-            said = f"Cannot lock {folder}: {error.strerror or error}."
+        except (OSError, NotImplementedError) as error:  # the latter of disks that know no locks
+            said = f"Cannot lock {folder}: {getattr(error, 'strerror', None) or error}."
             if needed:
                 raise OutputError(f"{said} Choose another folder or another disk.") from error
             log.warning("%s See to it that no other run works on the same files meanwhile.", said)
         yield
 
 
-def _lock(file: IO[str], folder: Path, wait: bool) -> None:
+def _acquired(lock: BaseFileLock, folder: Path, wait: bool) -> AbstractContextManager[object]:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        return lock.acquire(timeout=0)
+    except Timeout:
         if not wait:
             raise
         log.info("another lesiondelta is working in %s: waiting for it", folder)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        return lock.acquire()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,8 +20,8 @@ from tests.models import export_tiny_model
 from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_references
 
 COMMANDS = (
-    "demo", "run", "segment", "simulate", "convert ljubljana", "convert mslesseg", "convert isbi2015", "train", "evaluate",
-    "compare", "models list", "models show", "models export", "models import", "doctor",
+    "demo", "run", "segment", "simulate", "convert ljubljana", "convert mslesseg", "convert isbi2015", "train",
+    "evaluate", "compare", "models list", "models show", "models export", "models import", "doctor",
 )  # fmt: skip
 
 

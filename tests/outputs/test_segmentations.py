@@ -12,12 +12,12 @@ from lesiondelta.errors import ImageError
 from lesiondelta.images import RAS_TO_LPS, Volume, read_labels
 from lesiondelta.inputs.dicom import find_series, read_series
 from lesiondelta.outputs.derivatives import Place
+from lesiondelta.outputs.dicom_seg import write_dicom
 from lesiondelta.outputs.lesions import COLOURS
 from lesiondelta.outputs.segmentations import (
     DicomSource,
     dicom_path,
     slicer_path,
-    write_dicom,
     write_segmentations,
     write_slicer,
 )

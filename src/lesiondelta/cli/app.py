@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from lesiondelta import __version__
-from lesiondelta.cli import compare, convert, data, demo, doctor, evaluate, models, run, train
+from lesiondelta.cli import compare, convert, data, demo, doctor, evaluate, models, run, segment, train
 from lesiondelta.cli.console import errors, print_error
 from lesiondelta.cli.options import Version
 from lesiondelta.errors import LesionDeltaError
@@ -38,6 +38,7 @@ def _root(version: Version = False) -> None:
 
 demo.register(app)
 run.register(app)
+segment.register(app)
 data.register(app)
 convert.register(app)
 train.register(app)
@@ -50,7 +51,7 @@ doctor.register(app)
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; errors become one sentence and an exit code."""
     try:
-        app(None if args is None else list(args))
+        app(None if args is None else list(args), prog_name="lesiondelta")
     except LesionDeltaError as error:
         print_error(error)
         sys.exit(EXIT_FAILURE)

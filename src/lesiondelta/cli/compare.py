@@ -77,8 +77,9 @@ def compare(
 
       lesiondelta compare COHORT --preset small --external COHORT2 -o OUT
 
-    Every method is trained in every fold and scored on patients that it has not seen. OUT/comparison.md gathers the tables. OUT/tables has each of them as Markdown, LaTeX and TSV, and OUT/record.json
-    says how they were made. The same command resumes an interrupted comparison.
+    Every method is trained in every fold and scored on patients that it has not seen. OUT/comparison.md gathers the
+    tables. OUT/tables has each of them as Markdown, LaTeX and TSV, and OUT/record.json says how they were made. The
+    same command resumes an interrupted comparison.
     """
     from lesiondelta.comparison.opening import open_study
     from lesiondelta.comparison.study import Study

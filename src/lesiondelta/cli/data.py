@@ -40,7 +40,8 @@ def simulate(
 
       lesiondelta simulate COHORT --anatomy PEOPLE --lesion-masks MASKS
 
-    Lesions appear, grow, shrink and vanish from visit to visit. The dataset can be given to `run`, `train` and `evaluate`. Its reference masks are in derivatives/reference.
+    Lesions appear, grow, shrink and vanish from visit to visit. The dataset can be given to `run`, `train` and
+    `evaluate`. Its reference masks are in derivatives/reference.
     """
     from lesiondelta.simulation import Acquisition, CohortPlan, find_lesion_masks, find_people, write_cohort
 

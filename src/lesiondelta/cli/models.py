@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 ModelArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[MODEL]", help="A model folder. Default: the bundled model.", show_default=False),
+    typer.Argument(metavar="MODEL", help="A model folder. Default: the bundled model.", show_default=False),
 ]
 
 
@@ -24,7 +24,7 @@ ModelArgument = Annotated[
 def list_models(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDERS]...", help="Folders to search for models.", show_default=False),
+        typer.Argument(metavar="FOLDERS", help="Folders to search for models.", show_default=False),
     ] = None,
 ) -> None:
     """List the bundled model and the models in folders.

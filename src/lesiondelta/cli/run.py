@@ -1,7 +1,6 @@
-"""`run` for a BIDS dataset and `segment` for loose files and DICOM folders."""
+"""`run`: every patient of a BIDS dataset."""
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,6 @@ from lesiondelta.cli.options import (
     COMPUTING,
     SELECTION,
     Given,
-    Output,
     Participants,
     Processes,
     Threads,
@@ -51,15 +49,6 @@ Stop = Annotated[
 ]
 ReportsOnly = Annotated[
     bool, typer.Option("--reports-only", help="Rebuild tables and reports from hand-corrected masks.")
-]
-VisitOption = Annotated[
-    list[tuple],  # type: ignore[type-arg]  # typer takes no parameters here
-    typer.Option(
-        parser=console.paths_together,
-        metavar="T1W FLAIR | FOLDER",
-        help="The images of one visit: T1w and FLAIR (NIfTI files, DICOM folders, or one file of each DICOM series), "
-        "or a DICOM folder with both. Give it once for each visit, in time order.",
-    ),
 ]
 WITH_REPORTS_ONLY = {"bids", "out", "level", "participant_label", "omp_nthreads", "reports_only"}
 
@@ -123,42 +112,6 @@ def run(
     run_and_print(cohort, RunPlan(out, bids, settings, work_dir), nprocs, stop_on_first_crash)
 
 
-@takes_settings("preprocessing", "segmentation", "tracking")
-def segment(
-    out: Output,
-    visit: VisitOption,
-    *,
-    patient: Annotated[str, typer.Option(help="Label of the patient, used to name the results.")] = "patient",
-    given: Given,
-    omp_nthreads: Threads = None,
-    work_dir: WorkDir = None,
-) -> None:
-    """Segment one patient's visits: loose files or DICOM folders.
-
-    For example:
-
-      lesiondelta segment -o OUT --visit T1_A FLAIR_A --visit T1_B FLAIR_B
-
-      lesiondelta segment -o OUT --visit STUDY_2019 --visit STUDY_2021
-
-    DICOM series are converted to OUT/sourcedata, and the lesions are also written as DICOM SEG. A folder that holds
-    several studies gives one visit for each study.
-    """
-    with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
-        from lesiondelta.cohort import Cohort
-        from lesiondelta.inputs.loose import keep_converted, loose_patient
-        from lesiondelta.pipeline import RunPlan
-        from lesiondelta.pipeline.cohort_run import check_start
-        from lesiondelta.pipeline.fingerprint import require_same_patient
-
-        plan = RunPlan(out, None, settings_of(given, omp_nthreads or console.cores()), work_dir)
-        loose = loose_patient(visit, patient, Path(converted))
-        require_same_patient(loose, out)
-        check_start(plan)
-        loose = keep_converted(loose, Path(converted), out / "sourcedata")
-    run_and_print(Cohort((loose,)), plan)
-
-
 def _write_group(out: Path) -> None:
     from lesiondelta.errors import OutputError
     from lesiondelta.pipeline.group import PAGE, write_group
@@ -192,6 +145,5 @@ def _rebuild_reports(context: typer.Context, bids: Path, out: Path, participants
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the application."""
+    """Add the command to the application."""
     app.command(cls=console.SpacedValues)(run)
-    app.command(cls=console.VisitValues)(segment)

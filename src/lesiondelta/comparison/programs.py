@@ -46,7 +46,7 @@ def with_samseg(
         segmenters = {split: find_samseg_for(sources[split].settings, chosen) for split in study.splits}
         for split, segmenter in segmenters.items():
             for patient in _given(study, split, sources[split]).values():
-                segmenter.check(check_patient(patient, segmenter.contrasts))
+                segmenter.check(check_patient(patient, segmenter.facts.contrasts))
         found = {}
         for split, segmenter in segmenters.items():
             report(f"samseg, {split}")
@@ -82,7 +82,7 @@ def _predicted(study: Study, split: Split, source: Source, segmenter: SamsegSegm
 def _segment(
     patient: Patient, source: Source, segmenter: SamsegSegmenter, log_file: Path, paths: Mapping[str, Path]
 ) -> None:
-    checked = check_patient(patient, segmenter.contrasts)
-    prepared = prepared_patient(checked, source.settings, segmenter.contrasts, source.work)
+    checked = check_patient(patient, segmenter.facts.contrasts)
+    prepared = prepared_patient(checked, source.settings, segmenter.facts.contrasts, source.work)
     for visit, path in zip(segmenter.segment(checked, prepared, log_file), paths.values(), strict=True):
         write_volume(path, visit.mask)

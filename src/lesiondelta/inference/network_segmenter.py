@@ -9,7 +9,7 @@ import numpy as np
 
 from lesiondelta.images import Array
 from lesiondelta.inference.model import Model
-from lesiondelta.inference.segmenter import Facts, SegmentedVisit, Thresholds, counted
+from lesiondelta.inference.segmenter import SegmentedVisit, SegmenterFacts, Sidecar, Thresholds, counted
 from lesiondelta.inference.window import choose_device, extra_outputs, lesion_mask, lesion_probabilities, mirrors
 from lesiondelta.inputs.checks import CheckedPatient
 from lesiondelta.outputs.derivatives import EXTRAS
@@ -27,39 +27,18 @@ class NetworkSegmenter:
     settings: SegmentationSettings
 
     @property
-    def method(self) -> str:
-        """The method that the first model was trained with."""
-        return self.models[0].method
-
-    @property
-    def contrasts(self) -> tuple[str, ...]:
-        """The images of a visit, in the order of the networks' channels."""
-        return self.models[0].contrasts
-
-    @property
-    def spacing_mm(self) -> float:
-        """Voxel edge that they were trained on."""
-        return self.models[0].spacing_mm
-
-    @property
-    def limits(self) -> Thresholds:
-        """The user's choice, else the first model's own."""
-        return Thresholds(self.models[0].threshold, self.models[0].min_lesion_mm3).chosen(self.settings)
-
-    @property
-    def cautions(self) -> tuple[str, ...]:
-        """Those of all models."""
-        return tuple(model.caution for model in self.models if model.caution)
-
-    @property
-    def identities(self) -> tuple[dict[str, str], ...]:
-        """Name and hash of every model."""
-        return tuple(model.identity for model in self.models)
-
-    @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """Hash of every model."""
-        return tuple(model.fingerprint for model in self.models)
+    def facts(self) -> SegmenterFacts:
+        """The first model's method and limits, where the user has not chosen other ones; all models' hashes."""
+        first = self.models[0]
+        return SegmenterFacts(
+            method=first.method,
+            contrasts=first.contrasts,
+            spacing_mm=first.spacing_mm,
+            limits=Thresholds(first.threshold, first.min_lesion_mm3).chosen(self.settings),
+            cautions=tuple(model.caution for model in self.models if model.caution),
+            identities=tuple(model.identity for model in self.models),
+            fingerprints=tuple(model.fingerprint for model in self.models),
+        )
 
     def check(self, patient: CheckedPatient) -> None:
         """Nothing more is needed: networks see what was prepared."""
@@ -68,7 +47,7 @@ class NetworkSegmenter:
         """Which visit, in time order, visit `index` is compared with."""
         return self.models[0].prior_index(index, visits)
 
-    def facts(self, prior: str | None) -> Facts:
+    def sidecar(self, prior: str | None) -> Sidecar:
         """The prior, and how the window went over the images."""
         shares = [model.overlap if self.settings.overlap is None else self.settings.overlap for model in self.models]
         return {
@@ -79,7 +58,7 @@ class NetworkSegmenter:
 
     def segment(self, patient: CheckedPatient, prepared: PreparedPatient, log_file: Path) -> list[SegmentedVisit]:
         """Segment every visit, each seen with its prior."""
-        visits = [np.stack([v.images[name].data for name in self.contrasts]) for v in prepared.visits]
+        visits = [np.stack([v.images[name].data for name in self.models[0].contrasts]) for v in prepared.visits]
         log.info("sub-%s: segmenting %d visits on a grid of %s", prepared.label, len(visits), prepared.grid.shape)
         chosen = self.settings
         probabilities = lesion_probabilities(
@@ -100,7 +79,7 @@ class NetworkSegmenter:
     def _segmented(
         self, visit: PreparedVisit, probability: Array, extras: Mapping[str, Array], prepared: PreparedPatient
     ) -> SegmentedVisit:
-        grid, limits = prepared.grid, self.limits
+        grid, limits = prepared.grid, self.facts.limits
         probability = np.where(prepared.brain.data, probability, 0).astype(np.float32)
         mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, grid.spacing.tolist())
         return counted(visit, probability, mask, grid, extras)

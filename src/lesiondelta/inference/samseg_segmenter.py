@@ -10,7 +10,7 @@ from lesiondelta.cohort import CONTRASTS, prior_index
 from lesiondelta.errors import CohortError
 from lesiondelta.images import Affine, Grid, Volume, corners_mm, isotropic_grid, resample
 from lesiondelta.inference.samseg_program import THRESHOLD, Lesions, Samseg
-from lesiondelta.inference.segmenter import Facts, SegmentedVisit, Thresholds, counted
+from lesiondelta.inference.segmenter import SegmentedVisit, SegmenterFacts, Sidecar, Thresholds, counted
 from lesiondelta.inference.window import lesion_mask
 from lesiondelta.inputs.checks import CheckedPatient
 from lesiondelta.preprocessing.brain import own_mask
@@ -29,30 +29,18 @@ class SamsegSegmenter:
 
     program: Samseg
     settings: SegmentationSettings
-    method: str = "samseg"
-    contrasts: tuple[str, ...] = CONTRASTS
-    spacing_mm: float = 1.0
-    cautions: tuple[str, ...] = ()
 
     @property
-    def limits(self) -> Thresholds:
-        """The user's choice, else its own labels, for which it has a fixed threshold."""
-        return Thresholds(THRESHOLD, 0.0).chosen(self.settings)
-
-    @property
-    def identities(self) -> tuple[dict[str, str], ...]:
-        """Name and version."""
-        return (self.program.identity,)
-
-    @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """Name and version in a word."""
-        return (self.program.fingerprint,)
+    def facts(self) -> SegmenterFacts:
+        """Limits are the user's choice, else its own labels, for which it has a fixed threshold."""
+        limits = Thresholds(THRESHOLD, 0.0).chosen(self.settings)
+        program = self.program
+        return SegmenterFacts("samseg", CONTRASTS, 1.0, limits, (), (program.identity,), (program.fingerprint,))
 
     def check(self, patient: CheckedPatient) -> None:
         """Raise CohortError where an image shows the brain alone."""
         for visit in patient.visits:
-            for contrast in self.contrasts:
+            for contrast in CONTRASTS:
                 if own_mask(visit.images[contrast]) is not None:
                     raise CohortError(
                         f"SAMSEG needs whole heads, and {visit.visit.images[contrast]} shows the brain alone: give the "
@@ -63,7 +51,7 @@ class SamsegSegmenter:
         """The visit shown beside; SAMSEG sees all of them at once."""
         return prior_index(index, visits)
 
-    def facts(self, prior: str | None) -> Facts:
+    def sidecar(self, prior: str | None) -> Sidecar:
         """Nothing: it has no prior and no window."""
         return {}
 
@@ -76,8 +64,7 @@ class SamsegSegmenter:
         grid = isotropic_grid(corners_mm(prepared.grid), float(prepared.grid.spacing[0]), HEAD_MM)
         given = {visit.label: visit.images for visit in patient.visits}
         heads = [
-            [_head(given[visit.label][c], grid, visit.from_patient[c]) for c in self.contrasts]
-            for visit in prepared.visits
+            [_head(given[visit.label][c], grid, visit.from_patient[c]) for c in CONTRASTS] for visit in prepared.visits
         ]
         log.info("sub-%s: SAMSEG on %d visits, which may take hours; it writes %s", patient.label, len(heads), log_file)
         found = self.program.segment(heads, log_file, threads=self.settings.threads, hours=self.settings.samseg_hours)
@@ -89,7 +76,7 @@ class SamsegSegmenter:
         probability = np.where(brain, resample(found.probability, grid, order="linear").data, 0).astype(np.float32)
         labelled = resample(found.mask, grid, order="nearest").data & brain
         lesion = labelled if threshold is None else probability > threshold
-        mask = lesion_mask(lesion.astype(np.float32), 0.5, self.limits.min_lesion_mm3, grid.spacing.tolist())
+        mask = lesion_mask(lesion.astype(np.float32), 0.5, self.facts.limits.min_lesion_mm3, grid.spacing.tolist())
         return counted(visit, probability, mask, grid)
 
 

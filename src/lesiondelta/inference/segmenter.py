@@ -12,7 +12,7 @@ from lesiondelta.inputs.checks import CheckedPatient
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.settings import SegmentationSettings
 
-Facts = dict[str, object]
+Sidecar = dict[str, object]
 """Fields of a sidecar, in BIDS style."""
 
 
@@ -60,8 +60,9 @@ def counted(
     return SegmentedVisit(visit, Volume(probability, grid.affine), Volume(mask, grid.affine), lesions, extras or {})
 
 
-class Segmenter(Protocol):
-    """Makes the lesion masks of a patient.
+@dataclass(frozen=True)
+class SegmenterFacts:
+    """What a segmenter is and needs.
 
     Attributes
     ----------
@@ -74,26 +75,21 @@ class Segmenter(Protocol):
     fingerprints : what decides its masks, beside images and settings
     """
 
-    @property
-    def method(self) -> str: ...  # noqa: D102
+    method: str
+    contrasts: tuple[str, ...]
+    spacing_mm: float
+    limits: Thresholds
+    cautions: tuple[str, ...]
+    identities: tuple[dict[str, str], ...]
+    fingerprints: tuple[str, ...]
+
+
+class Segmenter(Protocol):
+    """Makes the lesion masks of a patient."""
 
     @property
-    def contrasts(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    @property
-    def spacing_mm(self) -> float: ...  # noqa: D102
-
-    @property
-    def limits(self) -> Thresholds: ...  # noqa: D102
-
-    @property
-    def cautions(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    @property
-    def identities(self) -> tuple[dict[str, str], ...]: ...  # noqa: D102
-
-    @property
-    def fingerprints(self) -> tuple[str, ...]: ...  # noqa: D102
+    def facts(self) -> SegmenterFacts:
+        """What it is and needs."""
 
     def check(self, patient: CheckedPatient) -> None:
         """Raise LesionDeltaError where it cannot segment this patient's images."""
@@ -104,5 +100,5 @@ class Segmenter(Protocol):
     def prior_index(self, index: int, visits: int) -> int:
         """Which visit, in time order, visit `index` is segmented with and shown beside."""
 
-    def facts(self, prior: str | None) -> Facts:
+    def sidecar(self, prior: str | None) -> Sidecar:
         """What else the sidecar of a mask says; `prior` is the label of the visit it was segmented with, if any."""

@@ -32,7 +32,7 @@ def check_start(plan: RunPlan) -> RunPlan:
     choose_device(settings.segmentation.device)
     require_programs(settings.preprocessing)
     segmenter = load_segmenter(settings)
-    preprocessing = settings.preprocessing.model_copy(update={"spacing_mm": segmenter.spacing_mm})
+    preprocessing = settings.preprocessing.model_copy(update={"spacing_mm": segmenter.facts.spacing_mm})
     settings = settings.model_copy(update={"preprocessing": preprocessing})
     if plan.work:
         require_writable(plan.work)
@@ -42,8 +42,8 @@ def check_start(plan: RunPlan) -> RunPlan:
 
 def _description(settings: Settings, segmenter: Segmenter) -> dict[str, Any]:
     named = [
-        {"method": segmenter.method, **{key.lower(): value for key, value in identity.items()}}
-        for identity in segmenter.identities
+        {"method": segmenter.facts.method, **{key.lower(): value for key, value in identity.items()}}
+        for identity in segmenter.facts.identities
     ]
     about = "the latest run; what decided a patient's results is the fingerprint in .lesiondelta/sub-X.json"
     return {"about": about, "lesiondelta": __version__, "settings": settings.model_dump(mode="json"), "models": named}

@@ -19,7 +19,7 @@ def fingerprint_of(patient: Patient, settings: Settings, segmenter: Segmenter) -
         lesiondelta=__version__,
         preparation=PREPARATION,
         settings=deciding(settings),
-        models=segmenter.fingerprints,
+        models=segmenter.facts.fingerprints,
         visits=visit_contents(patient),
         acquired=tuple(visit.acquired.isoformat() if visit.acquired else None for visit in patient.visits),
         problems=dict(patient.problems),

@@ -76,7 +76,7 @@ class PatientRun:
         """The way from images to results. Where it ends early, a visit's own reason is told if it is known."""
         failures: Mapping[str, str] = self.patient.problems
         try:
-            self.earlier.make_way(self.patient, self.fingerprint, self.segmenter.contrasts)
+            self.earlier.make_way(self.patient, self.fingerprint, self.segmenter.facts.contrasts)
             checked = self.check()
             failures = checked.problems
             prepared = self.prepare(checked)
@@ -91,18 +91,18 @@ class PatientRun:
 
     def check(self) -> CheckedPatient:
         """Read every image, once."""
-        checked = check_patient(self.patient, self.segmenter.contrasts, self.fingerprint.visits)
+        checked = check_patient(self.patient, self.segmenter.facts.contrasts, self.fingerprint.visits)
         self.segmenter.check(checked)
         return checked
 
     def prepare(self, checked: CheckedPatient) -> PreparedPatient:
         """Bring all visits, and the atlas, into one space."""
         settings = self.plan.settings.preprocessing
-        return prepared_patient(checked, settings, self.segmenter.contrasts, self.plan.work, atlas=True)
+        return prepared_patient(checked, settings, self.segmenter.facts.contrasts, self.plan.work, atlas=True)
 
     def segment(self, checked: CheckedPatient, prepared: PreparedPatient) -> SegmentedPatient:
         """Segment all visits, and write the automatic masks."""
-        log_file = self.files.log.with_name(f"sub-{self.files.patient}_{self.segmenter.method}.log")
+        log_file = self.files.log.with_name(f"sub-{self.files.patient}_{self.segmenter.facts.method}.log")
         visits = tuple(self.segmenter.segment(checked, prepared, log_file))
         provenance = provenance_of(self.patient, checked, prepared, self.plan.settings, self.segmenter)
         segmented = SegmentedPatient(prepared, visits, provenance)
@@ -112,7 +112,7 @@ class PatientRun:
     def write(self, judged: JudgedPatient) -> Results:
         """Write tables, maps, pictures and the report, and record that all is done."""
         written = write_results(self.files, judged)
-        automatic = visit_files_of(self.files, judged.tracked.segmented.visits, self.segmenter.contrasts)
+        automatic = visit_files_of(self.files, judged.tracked.segmented.visits, self.segmenter.facts.contrasts)
         return finish(self.files, self.fingerprint, judged, [*written, *automatic])
 
     def fail(self, reason: str, failures: Mapping[str, str]) -> Results:

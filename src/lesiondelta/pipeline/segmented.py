@@ -7,7 +7,7 @@ from pathlib import Path
 from lesiondelta.cohort import Patient
 from lesiondelta.images import read_mask, read_probabilities
 from lesiondelta.inference.own_grid import on_own_grid
-from lesiondelta.inference.segmenter import Facts, SegmentedVisit, Segmenter, counted
+from lesiondelta.inference.segmenter import SegmentedVisit, Segmenter, Sidecar, counted
 from lesiondelta.inputs.checks import CheckedPatient
 from lesiondelta.outputs.derivatives import (
     PATIENT_AUTOMATIC,
@@ -43,11 +43,11 @@ def provenance_of(
         dicom={label: tuple(path.resolve() for path in v.dicom) for label, v in usable.items() if v.dicom},
         problems={**checked.problems, **prepared.failures},
         priors=tuple(segmenter.prior_index(index, len(labels)) for index in range(len(labels))),
-        threshold=segmenter.limits.probability,
-        min_lesion_mm3=segmenter.limits.min_lesion_mm3,
-        method=segmenter.method,
-        models=segmenter.identities,
-        cautions=tuple(dict.fromkeys([*patient.cautions, *segmenter.cautions])),
+        threshold=segmenter.facts.limits.probability,
+        min_lesion_mm3=segmenter.facts.limits.min_lesion_mm3,
+        method=segmenter.facts.method,
+        models=segmenter.facts.identities,
+        cautions=tuple(dict.fromkeys([*patient.cautions, *segmenter.facts.cautions])),
         settings=settings,
     )
 
@@ -62,12 +62,12 @@ def write_automatic(
     visits = {visit.label: visit for visit in patient.visits}
     for visit, index in zip(segmented.visits, segmented.provenance.priors, strict=True):
         prior = segmented.visits[index]
-        facts = segmenter.facts(prior.label if prior is not visit else None)
-        output = _output(visit, segmented, facts)
+        sidecar = segmenter.sidecar(prior.label if prior is not visit else None)
+        output = _output(visit, segmented, sidecar)
         write_visit(files.visit(visit.label), visits[visit.label], output, raw)
 
 
-def _output(visit: SegmentedVisit, segmented: SegmentedPatient, facts: Facts) -> VisitOutput:
+def _output(visit: SegmentedVisit, segmented: SegmentedPatient, sidecar: Sidecar) -> VisitOutput:
     provenance, prepared = segmented.provenance, visit.prepared
     probability, mask = on_own_grid(visit, provenance.threshold)
     common = {
@@ -78,7 +78,7 @@ def _output(visit: SegmentedVisit, segmented: SegmentedPatient, facts: Facts) ->
     }
     return VisitOutput(
         mask, probability, visit.mask, visit.probability, segmented.prepared.brain, prepared.images,
-        prepared.from_patient, {**common, **facts}, visit.extras,
+        prepared.from_patient, {**common, **sidecar}, visit.extras,
     )  # fmt: skip
 
 

@@ -5,26 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from lesiondelta.cohort import CONTRASTS
-from lesiondelta.images import Affine, Array, Volume, resample
+from lesiondelta.images import Affine, Volume, resample
 from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_leftovers, draw_protocols, imperfect_mask
-from lesiondelta.simulation.anatomy import Anatomy, draw_atrophy, mni152_anatomy, shrunken
-from lesiondelta.simulation.contrast import (
-    Contrast,
-    add_lesions,
-    draw_contrasts,
-    healthy_image,
-    jitter,
-    normal_variants,
-    recoloured,
-    texture_fields,
-    tissue_means,
-)
+from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
+from lesiondelta.simulation.contrast import Contrast, draw_contrasts, jitter
 from lesiondelta.simulation.evolution import Rates, changes_between, draw_sizes
 from lesiondelta.simulation.head import draw_head, head_values, no_head, with_head
-from lesiondelta.simulation.lesions import Lesion, draw_count, draw_lesions
+from lesiondelta.simulation.ideal import Disease, draw_look, ideal_image, instance_map
+from lesiondelta.simulation.lesions import draw_count, draw_lesions
 from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
 from lesiondelta.simulation.shapes import draw_shapes
 
@@ -54,27 +44,6 @@ class SimulatedPatient:
     label: str
     visits: tuple[SimulatedVisit, ...]
     changes: tuple[Mapping[int, str], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """What makes this person's images differ from another's; `atrophy` is that of a year."""
-
-    textures: Mapping[str, Array]
-    variants: Array
-    atrophy: Array
-
-
-def _draw_look(rng: np.random.Generator, anatomy: Anatomy) -> _Look:
-    return _Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy), draw_atrophy(rng, anatomy))
-
-
-@dataclass(frozen=True, eq=False)
-class _Disease:
-    """Simulated lesions, and at which visits each real one is there."""
-
-    lesions: tuple[Lesion, ...]
-    present: Mapping[int, tuple[bool, ...]]
 
 
 def simulate_patient(
@@ -116,7 +85,7 @@ def _draw_disease(
     rates: Rates,
     count: int | None,
     lesion_masks: Sequence[Path],
-) -> _Disease:
+) -> Disease:
     """Lesions and their fates; a real patient keeps the real ones and gets a few more.
 
     Rates are those of all lesions, but that real ones neither grow nor shrink. Where there are masks to take shapes
@@ -133,21 +102,10 @@ def _draw_disease(
     come_and_go = replace(rates, enlarging=0, shrinking=0)
     sizes = [draw_sizes(rng, voxels, visits, come_and_go, anatomy.spacing_mm) for voxels in real]
     present = {number: tuple(n > 0 for n in lesion) for number, lesion in enumerate(sizes, start=1)}
-    return _Disease(draw_lesions(rng, anatomy, visits, rates, count, shapes), present)
+    return Disease(draw_lesions(rng, anatomy, visits, rates, count, shapes), present)
 
 
-def _instances(anatomy: Anatomy, disease: _Disease, visit: int) -> Array:
-    """Label map of a visit on the anatomy's grid."""
-    labels = np.zeros(anatomy.brain.shape, np.int32)
-    if anatomy.lesions is not None:
-        kept = np.array([0, *(i if there[visit] else 0 for i, there in sorted(disease.present.items()))], np.int32)
-        labels = kept[anatomy.lesions]
-    for lesion in disease.lesions:
-        labels[lesion.box][lesion.mask(visit)] = lesion.identity
-    return labels
-
-
-def _changes(disease: _Disease, visits: int) -> tuple[Mapping[int, str], ...]:
+def _changes(disease: Disease, visits: int) -> tuple[Mapping[int, str], ...]:
     """Per pair of consecutive visits, instance number -> change, without lesions absent from both."""
     sizes = {i: tuple(int(p) for p in there) for i, there in disease.present.items()}
     sizes |= {lesion.identity: lesion.voxels for lesion in disease.lesions}
@@ -156,31 +114,31 @@ def _changes(disease: _Disease, visits: int) -> tuple[Mapping[int, str], ...]:
 
 
 def _aligned_visits(
-    rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
+    rng: np.random.Generator, anatomy: Anatomy, disease: Disease, days: Sequence[int], acquisition: Acquisition
 ) -> Iterator[SimulatedVisit]:
     """Every visit on the anatomy's own grid, zero outside an imperfect brain mask that is not the brain's alone."""
-    look = _draw_look(rng, anatomy)
+    look = draw_look(rng, anatomy)
     left, years = draw_leftovers(rng, anatomy.brain, anatomy.spacing_mm, CONTRASTS), _from_midway(days)
     for visit, contrasts in enumerate(_scanners(rng, len(days), acquisition)):
         protocols = draw_protocols(rng, acquisition)
         mask = left.where | imperfect_mask(rng, anatomy.brain, anatomy.tissues[0], anatomy.spacing_mm)
         images = {}
         for name in CONTRASTS:
-            image = _ideal(anatomy, disease, look, (visit, years[visit]), name, contrasts[name])
+            image = ideal_image(anatomy, disease, look, (visit, years[visit]), name, contrasts[name])
             image[left.where] = left.brightness[name][left.where]
             ideal = Volume(image, anatomy.affine, name)
             residual_mm = RESIDUAL_MM[name] if acquisition.residual_mm is None else acquisition.residual_mm
             data = aligned(rng, ideal, protocols[name], residual_mm)
             images[name] = ideal.with_data((np.clip(data, 1e-3, None) * mask * 500).astype(np.float32))
-        instances = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
+        instances = Volume(instance_map(anatomy, disease, visit), anatomy.affine, "instances")
         yield _visit(images, instances, days[visit], {name: np.eye(4) for name in CONTRASTS})
 
 
 def _native_visits(
-    rng: np.random.Generator, anatomy: Anatomy, disease: _Disease, days: Sequence[int], acquisition: Acquisition
+    rng: np.random.Generator, anatomy: Anatomy, disease: Disease, days: Sequence[int], acquisition: Acquisition
 ) -> Iterator[SimulatedVisit]:
     """Every image on its own grid; the reference lies on the FLAIR's."""
-    look = _draw_look(rng, anatomy)
+    look = draw_look(rng, anatomy)
     head = draw_head(rng, anatomy) if acquisition.whole_head and not anatomy.is_real else no_head(anatomy)
     values = head_values(rng)
     brain, years = Volume(anatomy.brain, anatomy.affine).grid, _from_midway(days)
@@ -188,7 +146,7 @@ def _native_visits(
         protocols, poses = draw_protocols(rng, acquisition), draw_poses(rng, brain)
         images = {}
         for name in CONTRASTS:
-            ideal = _ideal(anatomy, disease, look, (visit, years[visit]), name, contrasts[name])
+            ideal = ideal_image(anatomy, disease, look, (visit, years[visit]), name, contrasts[name])
             whole = Volume(with_head(ideal, head, anatomy.brain, values, name), head.affine, name)
             grid = scan_grid(
                 rng,
@@ -200,7 +158,7 @@ def _native_visits(
             images[name] = scan(rng, whole, grid, poses[name], protocols[name])
             if not acquisition.whole_head:
                 images[name] = _stripped(images[name], anatomy, poses[name])
-        fine = Volume(_instances(anatomy, disease, visit), anatomy.affine, "instances")
+        fine = Volume(instance_map(anatomy, disease, visit), anatomy.affine, "instances")
         on_flair = reference_on(fine, images["FLAIR"].grid, poses["FLAIR"])
         yield _visit(images, images["FLAIR"].with_data(on_flair), days[visit], poses)
 
@@ -231,19 +189,3 @@ def _scanners(rng: np.random.Generator, visits: int, acquisition: Acquisition) -
         if number is None and visit and rng.random() < 0.3:
             scanner = draw_contrasts(rng, share)
         yield jitter(rng, scanner)
-
-
-def _ideal(
-    anatomy: Anatomy, disease: _Disease, look: _Look, when: tuple[int, float], name: str, contrast: Contrast
-) -> Array:
-    """The image without any imperfection of the scanner; `when`: number of the visit, and its years from midway."""
-    visit, years = when
-    image = healthy_image(anatomy, name, contrast, look.textures[name], look.variants)
-    if anatomy.lesions is not None:
-        there = np.array([0.0, *(float(p[visit]) for _, p in sorted(disease.present.items()))], np.float32)
-        kept = ndimage.grey_dilation(there[anatomy.lesions], size=3)
-        gone = ndimage.grey_dilation(((anatomy.lesions > 0) & (there[anatomy.lesions] == 0)).astype(np.float32), size=5)
-        share = np.maximum(1 - ndimage.gaussian_filter(gone, 0.7), kept)
-        image = image + share * (recoloured(anatomy, name, contrast, anatomy.lesioned[name]) - image)
-    image = add_lesions(image, name, disease.lesions, visit, tissue_means(anatomy, name, contrast), look.textures[name])
-    return shrunken(image, look.atrophy, years) if years else image

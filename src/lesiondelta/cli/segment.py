@@ -1,0 +1,62 @@
+"""`segment`: one patient, from loose files or DICOM folders."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesiondelta.cli import console
+from lesiondelta.cli.options import Given, Output, Threads, WorkDir, settings_of, takes_settings
+from lesiondelta.cli.running import nothing_built, run_and_print
+
+VisitOption = Annotated[
+    list[tuple],  # type: ignore[type-arg]  # typer takes no parameters here
+    typer.Option(
+        parser=console.paths_together,
+        metavar="T1W FLAIR | FOLDER",
+        help="The images of one visit: T1w and FLAIR (NIfTI files, DICOM folders, or one file of each DICOM series), "
+        "or a DICOM folder with both. Give it once for each visit, in time order.",
+    ),
+]
+
+
+@takes_settings("preprocessing", "segmentation", "tracking")
+def segment(
+    out: Output,
+    visit: VisitOption,
+    *,
+    patient: Annotated[str, typer.Option(help="Label of the patient, used to name the results.")] = "patient",
+    given: Given,
+    omp_nthreads: Threads = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Segment one patient's visits: loose files or DICOM folders.
+
+    For example:
+
+      lesiondelta segment -o OUT --visit T1_A FLAIR_A --visit T1_B FLAIR_B
+
+      lesiondelta segment -o OUT --visit STUDY_2019 --visit STUDY_2021
+
+    DICOM series are converted to OUT/sourcedata, and the lesions are also written as DICOM SEG. A folder that holds
+    several studies gives one visit for each study.
+    """
+    with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
+        from lesiondelta.cohort import Cohort
+        from lesiondelta.inputs.loose import keep_converted, loose_patient
+        from lesiondelta.pipeline import RunPlan
+        from lesiondelta.pipeline.cohort_run import check_start
+        from lesiondelta.pipeline.fingerprint import require_same_patient
+
+        plan = RunPlan(out, None, settings_of(given, omp_nthreads or console.cores()), work_dir)
+        loose = loose_patient(visit, patient, Path(converted))
+        require_same_patient(loose, out)
+        check_start(plan)
+        loose = keep_converted(loose, Path(converted), out / "sourcedata")
+    run_and_print(Cohort((loose,)), plan)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(cls=console.VisitValues)(segment)
