@@ -35,7 +35,7 @@ from bundled_scores import ALIKE, HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, Ope
 from lesiondelta.cohort import Change
 from lesiondelta.evaluation.statistics import difference
 from lesiondelta.files import write_json, write_text
-from lesiondelta.inference import load_model
+from lesiondelta.inference.model import load_model
 from lesiondelta.nnunet.export import export_model
 
 NAME = "bundled-8"

@@ -50,7 +50,8 @@ from torch import nn
 from lesiondelta import methods, simulation
 from lesiondelta.files import write_json, write_text
 from lesiondelta.images import write_volume
-from lesiondelta.inference import Model, choose_device, load_model
+from lesiondelta.inference.model import Model, load_model
+from lesiondelta.inference.window import choose_device
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
 from lesiondelta.nnunet.export import export_model

@@ -35,11 +35,12 @@ from lesiondelta.evaluation.longitudinal import new_lesions
 from lesiondelta.evaluation.metrics import score
 from lesiondelta.files import write_json
 from lesiondelta.images import Array, Grid, Volume, read_mask
-from lesiondelta.inference import Model, lesion_mask, lesion_probabilities, load_model
+from lesiondelta.inference.model import Model, load_model
+from lesiondelta.inference.window import lesion_mask, lesion_probabilities
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.nnunet.export import export_model, named_weights
-from lesiondelta.pipeline import RunPlan, run_cohort
-from lesiondelta.pipeline.cohort_run import check_start
+from lesiondelta.pipeline.cohort_run import check_start, run_cohort
+from lesiondelta.pipeline.patient_run import RunPlan
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
 from lesiondelta.simulation.dataset import CohortPlan, write_cohort

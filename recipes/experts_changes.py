@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from lesiondelta.evaluation.instances import lesions
 from lesiondelta.images import Array, Volume, read_image, read_itk_transform, read_mask, resample
-from lesiondelta.inference import lesion_mask
+from lesiondelta.inference.window import lesion_mask
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SMALLEST_MM3 = 5.0  # in the masks of other thresholds

@@ -25,8 +25,9 @@ from lesiondelta.cohort import Change
 from lesiondelta.images import Array, Grid, read_itk_transform, read_labels, resample
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.outputs.lesions import COLOURS
-from lesiondelta.pipeline import RunPlan, run_cohort
-from lesiondelta.pipeline.cohort_run import check_start, report_cohort
+from lesiondelta.pipeline.cohort_run import check_start, run_cohort
+from lesiondelta.pipeline.patient_run import RunPlan
+from lesiondelta.pipeline.rebuild import report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 
 PATIENT, VISITS = "12", ("1", "2")

@@ -7,7 +7,8 @@ from scipy import ndimage
 
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
 from lesiondelta.images import Array, Volume
-from lesiondelta.inference import bundled_model, lesion_mask, lesion_probabilities, load_model
+from lesiondelta.inference.model import bundled_model, load_model
+from lesiondelta.inference.window import lesion_mask, lesion_probabilities
 from lesiondelta.simulation import Acquisition, simulate_patient
 from lesiondelta.simulation.acquisition import draw_protocols
 from lesiondelta.simulation.evolution import Rates

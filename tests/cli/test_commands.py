@@ -34,11 +34,11 @@ def test_every_command_explains_itself_in_80_columns(capsys, monkeypatch, comman
     assert outcome.out.startswith("Usage: lesiondelta")
     assert max(map(len, outcome.out.splitlines())) <= 80
     assert "\u2026" not in outcome.out
-    examples = [line for line in outcome.out.splitlines() if line.startswith("    lesiondelta ")]
-    assert any(line.split()[1] == command.split()[0] for line in examples)
     assert "For example:" in outcome.out
-    for line in outcome.out.split("For example:")[1].split("  lesiondelta ")[1:]:
-        assert line.count("\n  ") == line.count("\n\n  ")
+    lines = outcome.out.splitlines()
+    examples = [number for number, line in enumerate(lines) if line.startswith("    lesiondelta ")]
+    assert any(lines[number].split()[1] == command.split()[0] for number in examples)
+    assert all(lines[number + 1] == "" for number in examples)
 
 
 def test_the_list_of_commands_cuts_no_sentence(capsys, monkeypatch):
@@ -130,7 +130,7 @@ def test_an_interrupt_ends_with_a_sentence(capsys):
     finally:
         app.registered_commands.pop()
     assert outcome.code == 130
-    assert outcome.err.strip() == "Interrupted. Finished patients are kept; the same command continues."
+    assert outcome.err.strip() == "Interrupted. Finished patients are kept; the same command resumes."
 
 
 def test_segment_loose_files(capsys, tmp_path):
@@ -247,7 +247,7 @@ def test_the_prior_can_be_chosen(capsys, labelled):
 def test_the_papers_preset_on_a_cpu_is_warned_about_unless_chosen(capsys, labelled, preset, warned):
     image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")  # so that it ends at once
     said = train(capsys, labelled, *preset).err
-    assert ("1000 epochs of work for a GPU" in said) == ("--preset small" in said) == warned
+    assert ("takes 1000 epochs and is meant for a GPU" in said) == ("--preset small" in said) == warned
 
 
 def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):

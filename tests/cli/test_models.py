@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from lesiondelta.inference import bundled_model, load_model
+from lesiondelta.inference.model import bundled_model, load_model
 from tests.models import export_tiny_model
 from tests.tiny import call
 

@@ -13,7 +13,8 @@ from lesiondelta.comparison.study import Study, run_study
 from lesiondelta.comparison.tables import score_table
 from lesiondelta.errors import CohortError
 from lesiondelta.images import read_image, read_mask
-from lesiondelta.inference import lesion_probabilities, load_model
+from lesiondelta.inference.model import load_model
+from lesiondelta.inference.window import lesion_probabilities
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.training_patients import patient_folds
 from tests.synthetic import write_patients

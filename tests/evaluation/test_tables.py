@@ -57,7 +57,7 @@ def test_a_missing_prediction_is_refused_unless_allowed(folders):
     put(reference, "1", "1", 4)
     put(reference, "1", "2", 4)
     put(prediction, "1", "1", 4)
-    with pytest.raises(CohortError, match=r"no mask of sub-1 ses-2: .* \(--allow-missing\)"):
+    with pytest.raises(CohortError, match=r"no mask of sub-1 ses-2: .* --allow-missing"):
         evaluate(reference, prediction, out)
     assert not out.exists()
     summary = evaluate(reference, prediction, out, Options(allow_missing=True))

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from lesiondelta import methods
 from lesiondelta.cohort import prior_index
-from lesiondelta.inference import lesion_probabilities, load_model
+from lesiondelta.inference.model import load_model
+from lesiondelta.inference.window import lesion_probabilities
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train

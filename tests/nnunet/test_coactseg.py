@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from lesiondelta import methods
-from lesiondelta.inference import load_model
+from lesiondelta.inference.model import load_model
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.nnunet.job import TrainingOptions

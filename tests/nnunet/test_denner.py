@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lesiondelta import methods
 from lesiondelta.errors import CohortError
 from lesiondelta.images import read_image, read_mask, write_volume
-from lesiondelta.inference import load_model
+from lesiondelta.inference.model import load_model
 from lesiondelta.networks.denner import scale
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment

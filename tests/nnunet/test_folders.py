@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lesiondelta.errors import ModelError, OutputError
-from lesiondelta.inference import load_model
+from lesiondelta.inference.model import load_model
 from lesiondelta.nnunet.environment import environment
 from lesiondelta.nnunet.folders import CHECKPOINT, export_folder, import_fold, trained_folds
 from tests.models import export_tiny_model

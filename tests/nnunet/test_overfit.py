@@ -5,7 +5,8 @@ import pytest
 
 from lesiondelta import methods
 from lesiondelta.images import read_image, read_mask
-from lesiondelta.inference import lesion_probabilities, load_model
+from lesiondelta.inference.model import load_model
+from lesiondelta.inference.window import lesion_probabilities
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lesiondelta.cohort import prior_index
-from lesiondelta.inference import lesion_probabilities, load_model
+from lesiondelta.inference.model import load_model
+from lesiondelta.inference.window import lesion_probabilities
 from lesiondelta.nnunet.environment import environment, prints_logged
 from lesiondelta.nnunet.export import export_model
 from lesiondelta.preprocessing.intensity import normalise

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from lesiondelta import methods
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
-from lesiondelta.inference import choose_device, load_model
+from lesiondelta.inference.model import load_model
+from lesiondelta.inference.window import choose_device
 from lesiondelta.nnunet import presets
 from lesiondelta.nnunet.dataset import STORAGE
 from lesiondelta.nnunet.export import export_model

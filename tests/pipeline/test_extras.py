@@ -7,11 +7,12 @@ import pytest
 import SimpleITK as sitk
 
 from lesiondelta.images import read_image, read_mask, require_same_grid
-from lesiondelta.inference import extra_outputs, load_model
+from lesiondelta.inference.model import load_model
+from lesiondelta.inference.window import extra_outputs
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.outputs.derivatives import Place
-from lesiondelta.pipeline import RunPlan, run_cohort
-from lesiondelta.pipeline.cohort_run import check_start
+from lesiondelta.pipeline.cohort_run import check_start, run_cohort
+from lesiondelta.pipeline.patient_run import RunPlan
 from lesiondelta.records import read_record
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from lesiondelta.inputs.bids import read_cohort
-from lesiondelta.pipeline import RunPlan, run_cohort
-from lesiondelta.pipeline.cohort_run import check_start
+from lesiondelta.pipeline.cohort_run import check_start, run_cohort
+from lesiondelta.pipeline.patient_run import RunPlan
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.tiny import write_patient

@@ -12,8 +12,8 @@ import pytest
 from lesiondelta import records
 from lesiondelta.inference.loading import load_segmenter
 from lesiondelta.inputs.bids import read_cohort
-from lesiondelta.pipeline import RunPlan, run_patient
 from lesiondelta.pipeline.cohort_run import check_start
+from lesiondelta.pipeline.patient_run import RunPlan, run_patient
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.tiny import write_patient
@@ -76,17 +76,17 @@ def test_the_record_is_read_once_and_written_once_a_stage(plan):
     assert counted == {"read": 1}  # a finished patient
 
 
-def test_reports_only_needs_neither_itk_nor_highdicom(plan):
+def test_reports_only_needs_neither_itk_nor_torch(plan):
     """In a process of its own, since other tests have loaded both."""
     run(plan)
     code = f"""
 import sys
 from pathlib import Path
-from lesiondelta.pipeline.cohort_run import report_cohort
+from lesiondelta.pipeline.rebuild import report_cohort
 
 results = report_cohort(Path({str(plan.out)!r}))
 assert {{result.status for result in results}} == {{"flagged"}}, results
-print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"itk", "elastix", "highdicom", "nnunetv2"}}))
+print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"itk", "highdicom", "nnunetv2", "torch"}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

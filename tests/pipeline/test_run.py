@@ -26,8 +26,9 @@ from lesiondelta.images import (
 )
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.outputs.derivatives import Place
-from lesiondelta.pipeline import RunPlan, run_cohort
-from lesiondelta.pipeline.cohort_run import check_start, report_cohort
+from lesiondelta.pipeline.cohort_run import check_start, run_cohort
+from lesiondelta.pipeline.patient_run import RunPlan
+from lesiondelta.pipeline.rebuild import report_cohort
 from lesiondelta.pipeline.workers import completed
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model

@@ -83,7 +83,7 @@ def compare(
     """
     from lesiondelta.comparison.opening import open_study
     from lesiondelta.comparison.study import Study
-    from lesiondelta.inference import choose_device
+    from lesiondelta.inference.window import choose_device
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
     from lesiondelta.preprocessing.preparation import require_programs

@@ -28,8 +28,8 @@ def demo(
     """
     from lesiondelta.evaluation.tables import MaskFolders
     from lesiondelta.inputs.bids import read_cohort
-    from lesiondelta.pipeline import RunPlan
     from lesiondelta.pipeline.cohort_run import check_start
+    from lesiondelta.pipeline.patient_run import RunPlan
     from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
     from lesiondelta.simulation import Acquisition, CohortPlan, write_cohort
 

@@ -78,7 +78,7 @@ def _space(folder: Path) -> tuple[str, bool]:
 
 def _bundled() -> tuple[str, bool]:
     from lesiondelta.errors import LesionDeltaError
-    from lesiondelta.inference import bundled_model, load_model
+    from lesiondelta.inference.model import bundled_model, load_model
 
     try:
         model = load_model(bundled_model())

@@ -10,7 +10,7 @@ import typer
 from lesiondelta.cli import console
 
 if TYPE_CHECKING:
-    from lesiondelta.inference import Model
+    from lesiondelta.inference.model import Model
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,7 +38,7 @@ def list_models(
     from rich.table import Table
 
     from lesiondelta.errors import ModelError
-    from lesiondelta.inference import load_model
+    from lesiondelta.inference.model import load_model
 
     table = Table("name", "method", "images", "MB", "sha256", box=None)
     table.add_column("folder", overflow="fold")
@@ -74,9 +74,8 @@ def show(
     from rich.table import Table
 
     from lesiondelta.errors import ModelError
-    from lesiondelta.inference import bundled_model, load_model
     from lesiondelta.inference.archive import CARD
-    from lesiondelta.inference.model import DESCRIPTION
+    from lesiondelta.inference.model import DESCRIPTION, bundled_model, load_model
 
     folder = model or bundled_model()
     loaded = load_model(folder)
@@ -114,8 +113,8 @@ def export(
 
       lesiondelta models export FOLDER --nnunet
     """
-    from lesiondelta.inference import bundled_model, load_model
     from lesiondelta.inference.archive import pack
+    from lesiondelta.inference.model import bundled_model, load_model
     from lesiondelta.nnunet.folders import export_folder
 
     folder = model or bundled_model()
@@ -147,7 +146,7 @@ def import_model(
 
       lesiondelta models import model.zip -o MODELS/theirs
 
-      lesiondelta models import LongiSegTrainerDiffWeighting__nnUNetPlans -o MODELS/theirs
+      lesiondelta models import NNUNET_MODEL_FOLDER -o MODELS/theirs
     """
     from lesiondelta.errors import InputError, ModelError
     from lesiondelta.inference.archive import unpack
@@ -200,8 +199,7 @@ def _require_new(out: Path) -> None:
 
 def _found(folders: Sequence[Path]) -> Iterator[Path]:
     from lesiondelta.errors import InputError
-    from lesiondelta.inference import bundled_model
-    from lesiondelta.inference.model import DESCRIPTION
+    from lesiondelta.inference.model import DESCRIPTION, bundled_model
 
     yield bundled_model()
     for folder in folders:

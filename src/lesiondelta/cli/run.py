@@ -103,7 +103,7 @@ def run(
         return
     with nothing_built():
         from lesiondelta.inputs.bids import read_cohort, read_filters
-        from lesiondelta.pipeline import RunPlan
+        from lesiondelta.pipeline.patient_run import RunPlan
 
         settings = settings_of(given, omp_nthreads or console.cores() // nprocs)
         filters = read_filters(bids_filter_file) if bids_filter_file else None
@@ -129,7 +129,7 @@ def _write_group(out: Path) -> None:
 def _rebuild_reports(context: typer.Context, bids: Path, out: Path, participants: Sequence[str] | None) -> None:
     from lesiondelta.errors import InputError
     from lesiondelta.outputs.derivatives import require_own_results
-    from lesiondelta.pipeline.cohort_run import report_cohort
+    from lesiondelta.pipeline.rebuild import report_cohort
 
     with nothing_built():
         given = {p for p in context.params if str(context.get_parameter_source(p)).endswith("COMMANDLINE")}

@@ -12,7 +12,7 @@ from lesiondelta.errors import LesionDeltaError
 
 if TYPE_CHECKING:
     from lesiondelta.cohort import Cohort, Patient
-    from lesiondelta.pipeline import RunPlan
+    from lesiondelta.pipeline.patient_run import RunPlan
     from lesiondelta.records import VisitResult
 
 EXIT_FAILED_PATIENT = 1
@@ -32,8 +32,7 @@ def nothing_built() -> Iterator[None]:
 
 def run_and_print(cohort: "Cohort", plan: "RunPlan", nprocs: int = 1, stop_on_first_crash: bool = False) -> None:
     """Run, print what became of every visit, and exit with 1 if any failed; with 70 if nothing can be started."""
-    from lesiondelta.pipeline import run_cohort
-    from lesiondelta.pipeline.cohort_run import check_start
+    from lesiondelta.pipeline.cohort_run import check_start, run_cohort
 
     with nothing_built():
         plan = check_start(plan)

@@ -45,9 +45,9 @@ def segment(
     with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
         from lesiondelta.cohort import Cohort
         from lesiondelta.inputs.loose import keep_converted, loose_patient
-        from lesiondelta.pipeline import RunPlan
         from lesiondelta.pipeline.cohort_run import check_start
         from lesiondelta.pipeline.fingerprint import require_same_patient
+        from lesiondelta.pipeline.patient_run import RunPlan
 
         plan = RunPlan(out, None, settings_of(given, omp_nthreads or console.cores()), work_dir)
         loose = loose_patient(visit, patient, Path(converted))

@@ -25,8 +25,7 @@ from lesiondelta.comparison.tables import (
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS
 from lesiondelta.evaluation.tables import tsv
 from lesiondelta.files import write_json, write_text
-from lesiondelta.inference import load_model
-from lesiondelta.inference.model import read_description
+from lesiondelta.inference.model import load_model, read_description
 from lesiondelta.nnunet.training import source_commit
 from lesiondelta.nnunet.training_patients import content_hash
 

@@ -16,7 +16,8 @@ from lesiondelta import __version__
 from lesiondelta.evaluation.masks import MaskPair
 from lesiondelta.files import sha256, write_json
 from lesiondelta.images import Volume, read_image, write_volume
-from lesiondelta.inference import Model, choose_device, lesion_probabilities, load_model, mirrors
+from lesiondelta.inference.model import Model, load_model
+from lesiondelta.inference.window import choose_device, lesion_probabilities, mirrors
 from lesiondelta.nnunet.training import source_commit
 from lesiondelta.nnunet.training_patients import TrainingPatient, content_hash
 

@@ -19,7 +19,8 @@ from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, InputError, ModelError, OutputError
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
 from lesiondelta.files import sha256, write_json
-from lesiondelta.inference import choose_device, load_model
+from lesiondelta.inference.model import load_model
+from lesiondelta.inference.window import choose_device
 from lesiondelta.methods import Method, Recipe
 from lesiondelta.nnunet import dataset
 from lesiondelta.nnunet.environment import environment

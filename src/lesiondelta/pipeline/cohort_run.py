@@ -1,22 +1,19 @@
 """The way of a cohort: every patient, several at a time, then the table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from lesiondelta import __version__, records
+from lesiondelta import __version__
 from lesiondelta.cohort import Cohort, Patient
-from lesiondelta.errors import OutputError
-from lesiondelta.files import logged_to, require_writable
-from lesiondelta.inference import choose_device
+from lesiondelta.files import require_writable
 from lesiondelta.inference.loading import load_segmenter
 from lesiondelta.inference.segmenter import Segmenter
-from lesiondelta.outputs.derivatives import PatientFiles, prepare_output
-from lesiondelta.pipeline.failures import failed_results, reason_of
+from lesiondelta.inference.window import choose_device
+from lesiondelta.outputs.derivatives import prepare_output
+from lesiondelta.pipeline.failures import failed_results
 from lesiondelta.pipeline.group import write_group
 from lesiondelta.pipeline.patient_run import Results, RunPlan
-from lesiondelta.pipeline.rebuild import rebuild
 from lesiondelta.pipeline.workers import run_all
 from lesiondelta.preprocessing.preparation import require_programs
 from lesiondelta.records import VisitResult
@@ -72,38 +69,3 @@ def run_cohort(
         results.setdefault(patient.label, failed_results(patient, stopped))
     write_group(plan.out)
     return [result for patient in patients for result in results[patient.label]]
-
-
-def report_cohort(out: Path, participants: Sequence[str] | None = None) -> list[VisitResult]:
-    """Write again what follows from the masks in `out`, those corrected by hand included, and the cohort's table.
-
-    `participants` are labels with or without sub-; None for all that have results. A patient of whom this fails keeps
-    what it has, and has status `failed` in what is returned.
-
-    Raises
-    ------
-    OutputError
-        There are no results of a participant.
-    """
-    there = records.recorded_patients(out)
-    asked = there if participants is None else [name.removeprefix("sub-") for name in participants]
-    absent = [label for label in asked if label not in there]
-    if absent or not there:
-        whom = ", ".join(f"sub-{label}" for label in absent)
-        raise OutputError(f"{out} holds no results{f' of {whom}' if whom else ''}: run without --reports-only first.")
-    results = [result for label in asked for result in _rebuilt(PatientFiles(out, label))]
-    write_group(out)
-    return results
-
-
-def _rebuilt(files: PatientFiles) -> Results:
-    record = None
-    try:
-        with logged_to(files.log), records.only_run(files.out, files.patient):
-            record = records.read_record(files.out, files.patient)
-            return rebuild(files, record)
-    except Exception as error:
-        record = record or records.read_record(files.out, files.patient)
-        visits = [result.visit for result in records.results_of(record)] if record else [""]
-        reason = reason_of(error, files)
-        return tuple(VisitResult(files.patient, visit, "failed", reason) for visit in visits)

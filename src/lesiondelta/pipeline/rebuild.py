@@ -1,13 +1,18 @@
-"""All that follows from a patient's masks, written again after a reader has corrected them; nothing is segmented."""
+"""All that follows from masks, written again after a reader has corrected them; nothing is segmented."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from lesiondelta import records
 from lesiondelta.errors import OutputError
+from lesiondelta.files import logged_to
 from lesiondelta.outputs.derivatives import PatientFiles
 from lesiondelta.outputs.segmentations import segmentation_files
 from lesiondelta.pipeline.corrections import require_own_visit, take_all_edits
+from lesiondelta.pipeline.failures import reason_of
+from lesiondelta.pipeline.group import write_group
 from lesiondelta.pipeline.judgement import judge
 from lesiondelta.pipeline.segmented import read_segmented
 from lesiondelta.pipeline.tracked import follow
@@ -41,3 +46,38 @@ def rebuild(files: PatientFiles, record: Record | None) -> tuple[VisitResult, ..
     maybe = [path for label in record.segmented_visits for path in segmentation_files(files.visit(label))]
     kept = {files.out / name for name in record.files}.difference(maybe)
     return finish(files, record.fingerprint, judged, kept.union(written))
+
+
+def report_cohort(out: Path, participants: Sequence[str] | None = None) -> list[VisitResult]:
+    """Write again what follows from the masks in `out`, those corrected by hand included, and the cohort's table.
+
+    `participants` are labels with or without sub-; None for all that have results. A patient of whom this fails keeps
+    what it has, and has status `failed` in what is returned.
+
+    Raises
+    ------
+    OutputError
+        There are no results of a participant.
+    """
+    there = records.recorded_patients(out)
+    asked = there if participants is None else [name.removeprefix("sub-") for name in participants]
+    absent = [label for label in asked if label not in there]
+    if absent or not there:
+        whom = ", ".join(f"sub-{label}" for label in absent)
+        raise OutputError(f"{out} holds no results{f' of {whom}' if whom else ''}: run without --reports-only first.")
+    results = [result for label in asked for result in _rebuilt(PatientFiles(out, label))]
+    write_group(out)
+    return results
+
+
+def _rebuilt(files: PatientFiles) -> tuple[VisitResult, ...]:
+    record = None
+    try:
+        with logged_to(files.log), records.only_run(files.out, files.patient):
+            record = records.read_record(files.out, files.patient)
+            return rebuild(files, record)
+    except Exception as error:
+        record = record or records.read_record(files.out, files.patient)
+        visits = [result.visit for result in records.results_of(record)] if record else [""]
+        reason = reason_of(error, files)
+        return tuple(VisitResult(files.patient, visit, "failed", reason) for visit in visits)

@@ -1,13 +1,15 @@
 """From a judged patient to what the report shows."""
 
+from collections.abc import Sequence
+
 from lesiondelta.cohort import CONTRASTS
+from lesiondelta.outputs.lesions import LesionRow, StepRow
 from lesiondelta.pipeline.change_maps import change_map
 from lesiondelta.pipeline.judgement import JudgedPatient
-from lesiondelta.pipeline.tracked_lesions import lesion_rows, step_rows
 from lesiondelta.report.patient_page import Report, ReportVisit
 
 
-def report_of(judged: JudgedPatient) -> Report:
+def report_of(judged: JudgedPatient, lesions: Sequence[LesionRow], steps: Sequence[StepRow]) -> Report:
     """What the patient's page shows."""
     tracked, segmented = judged.tracked, judged.tracked.segmented
     prepared, provenance = segmented.prepared, segmented.provenance
@@ -15,8 +17,8 @@ def report_of(judged: JudgedPatient) -> Report:
         patient=prepared.label,
         visits=[_report_visit(judged, index) for index in range(len(tracked.visits))],
         failed=provenance.problems,
-        lesions=lesion_rows(tracked.lesions),
-        steps=step_rows(tracked.lesions),
+        lesions=lesions,
+        steps=steps,
         settings=provenance.settings,
         method=provenance.method,
         models=provenance.models,

@@ -106,9 +106,10 @@ def lesion_rows(tracked: TrackedLesions) -> list[LesionRow]:
     """One row a lesion a visit, in the order of visits and numbers."""
     rows = []
     for index, (visit, labels) in enumerate(zip(tracked.visits, tracked.tracking.instances, strict=True)):
-        numbers = np.unique(labels[labels > 0])
-        sizes = np.bincount(labels.ravel(), minlength=1)
-        centres = ndimage.center_of_mass(labels > 0, labels, numbers)
+        voxels = np.argwhere(labels > 0)
+        owners = labels[tuple(voxels.T)]
+        numbers, sizes = np.unique(owners), np.bincount(owners, minlength=1)
+        centres = np.stack([np.bincount(owners, axis)[numbers] for axis in voxels.T], axis=1) / sizes[numbers][:, None]
         changes = {number: one.change for one in tracked.step(index) for number in one.current}
         for number, centre in zip(numbers.tolist(), centres, strict=True):
             x, y, z = (visit.mask.affine @ [*centre, 1])[:3].tolist()

@@ -11,8 +11,8 @@ from pathlib import Path
 from lesiondelta import records
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import LesionDeltaError
-from lesiondelta.inference import Model
 from lesiondelta.inference.loading import load_models, load_segmenter
+from lesiondelta.inference.model import Model
 from lesiondelta.outputs.derivatives import PatientFiles
 from lesiondelta.pipeline.failures import failed_results, record_failure
 from lesiondelta.pipeline.patient_run import Results, RunPlan, run_patient

@@ -26,13 +26,14 @@ log = logging.getLogger(__name__)
 def write_results(files: PatientFiles, judged: JudgedPatient) -> list[Path]:
     """Write tables, maps, pictures and report, and return all of them but pictures."""
     tracked, lesions, provenance = judged.tracked, judged.tracked.lesions, judged.tracked.segmented.provenance
-    write_lesion_tables(files, lesion_rows(lesions), step_rows(lesions))
+    rows, steps = lesion_rows(lesions), step_rows(lesions)
+    write_lesion_tables(files, rows, steps)
     for index, visit in enumerate(tracked.visits):
         place = files.visit(visit.label)
         write_maps(place, visit, lesions, index, dicom_source(provenance, visit.label))
         _draw(place, judged.results[visit.label], lesions.visits, index, provenance.priors[index])
     log.info("sub-%s: writing the report", files.patient)
-    write_report(files.report, report_of(judged))
+    write_report(files.report, report_of(judged, rows, steps))
     return _written(files, [visit.label for visit in tracked.visits])
 
 
