@@ -13,7 +13,12 @@ from lesiondelta.cli import main
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Grid, Volume, read_image, read_mask, write_volume
 from lesiondelta.inference.segmenter import counted
-from lesiondelta.pipeline.change_maps import changes_on_own_grid, lesions_on_own_grid, with_resolved
+from lesiondelta.pipeline.change_maps import (
+    before_on_own_grid,
+    changes_on_own_grid,
+    lesions_on_own_grid,
+    with_resolved,
+)
 from lesiondelta.pipeline.tracked_lesions import TrackedLesions, shown, track_lesions
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit, with_atlas
 from lesiondelta.settings import TrackingSettings
@@ -204,12 +209,13 @@ def test_lesions_that_are_gone_are_drawn_where_they_were_and_locations_are_found
     assert found == {"resolved": "periventricular", "stable": "infratentorial"}
     own = Volume(np.zeros(OWN_SHAPE, bool), OBLIQUE)
     labels = lesions_on_own_grid(own, segmented[1], tracked.tracking.instances[1])
-    codes = changes_on_own_grid(labels, tracked, 1)
+    before = before_on_own_grid(labels.grid, tracked, 1)
+    codes = changes_on_own_grid(labels, before, tracked, 1)
     gone = np.argwhere(codes.data == list(Change).index(Change.RESOLVED) + 1)
     assert len(gone) > 5
     places = (np.linalg.inv(t1w.affine) @ OBLIQUE @ np.c_[gone, np.ones(len(gone))].T).T[:, :3]
     assert (np.abs(places - spots["beside"] - 0.5) < 1.01).all()
-    numbered = with_resolved(labels, tracked, 1)
+    numbered = with_resolved(labels, before, tracked, 1)
     resolved = next(c.prior[0] for c in tracked.tracking.changes[0] if c.change is Change.RESOLVED)
     np.testing.assert_array_equal(numbered.data == resolved, codes.data == list(Change).index(Change.RESOLVED) + 1)
 
@@ -224,4 +230,5 @@ def test_a_lesion_that_may_be_there_still_is_no_segment_where_the_mask_has_none(
     gone = LesionChange((1,), (), Change.STABLE, 216.0, 0.0, 300.0, "within the measurement error")
     tracking = Tracking((mask.astype(np.int32), np.zeros(shape, np.int32)), ((gone,),))
     own = Volume(np.zeros(OWN_SHAPE, np.int32), OBLIQUE)
-    assert not with_resolved(own, TrackedLesions(tuple(segmented), tracking, ({}, {})), 1).data.any()
+    tracked = TrackedLesions(tuple(segmented), tracking, ({}, {}))
+    assert not with_resolved(own, before_on_own_grid(own.grid, tracked, 1), tracked, 1).data.any()

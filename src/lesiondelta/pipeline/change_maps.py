@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta.cohort import Change
-from lesiondelta.images import Array, Volume, resample
+from lesiondelta.images import Array, Grid, Volume, resample
 from lesiondelta.inference.segmenter import SegmentedVisit
 from lesiondelta.outputs.derivatives import MASK, Place, own_uri, read_sidecar
 from lesiondelta.outputs.lesions import write_lesion_maps
@@ -22,14 +22,15 @@ def write_maps(
     """
     segmented = tracked.visits[index]
     lesions = lesions_on_own_grid(visit.own_mask, segmented, tracked.tracking.instances[index])
-    changes = changes_on_own_grid(lesions, tracked, index) if index else None
+    before = before_on_own_grid(lesions.grid, tracked, index)
+    changes = changes_on_own_grid(lesions, before, tracked, index) if index else None
     facts = {
         "Type": "Lesion",
         "Sources": [own_uri(place, MASK)],
         "SpatialReference": read_sidecar(place, MASK)["SpatialReference"],
     }
     write_lesion_maps(place, tracked.visits[index - 1].label if index else None, lesions, changes, facts)
-    labels = with_resolved(lesions, tracked, index)
+    labels = with_resolved(lesions, before, tracked, index)
     by_hand = visit.correction is not None
     write_segmentations(place, labels, _changes_of(labels, tracked, index), source, by_hand=by_hand)
 
@@ -49,28 +50,29 @@ def lesions_on_own_grid(mask: Volume, visit: SegmentedVisit, instances: Array) -
     return mask.with_data(labels)
 
 
-def changes_on_own_grid(lesions: Volume, tracked: TrackedLesions, index: int) -> Volume:
-    """`change_map` on the grid of the visit's own FLAIR, where `lesions` has the numbers of those that are there."""
-    there, gone = _codes(tracked, index)
-    own = _on_own_grid(gone[tracked.tracking.instances[index - 1]], lesions, tracked.visits[index])
-    return lesions.with_data(np.where(lesions.data > 0, there[lesions.data], own))
-
-
-def with_resolved(lesions: Volume, tracked: TrackedLesions, index: int) -> Volume:
-    """`lesions`, and where there is none, those that are resolved since the visit before, with their numbers."""
-    gone = _resolved(tracked, index)
-    if not gone:
-        return lesions
-    before = tracked.tracking.instances[index - 1]
-    own = _on_own_grid(np.where(np.isin(before, list(gone)), before, 0), lesions, tracked.visits[index])
-    return lesions.with_data(np.where(lesions.data > 0, lesions.data, own))
-
-
-def _on_own_grid(labels: Array, own: Volume, visit: SegmentedVisit) -> Array:
-    """Labels of the patient's space on the grid of `own`, the visit's FLAIR."""
+def before_on_own_grid(grid: Grid, tracked: TrackedLesions, index: int) -> Array:
+    """The numbers of the lesions of the visit before, on the grid of this visit's FLAIR; 0 for the first visit."""
+    if not index:
+        return np.zeros(grid.shape, np.int32)
+    visit, before = tracked.visits[index], tracked.tracking.instances[index - 1]
     to_patient = np.linalg.inv(visit.prepared.from_patient["FLAIR"]).astype(np.float64)
-    moved: Array = resample(visit.mask.with_data(labels), own.grid, to_patient, order="nearest").data.astype(np.int32)
+    moved: Array = resample(visit.mask.with_data(before), grid, to_patient, order="nearest").data.astype(np.int32)
     return moved
+
+
+def changes_on_own_grid(lesions: Volume, before: Array, tracked: TrackedLesions, index: int) -> Volume:
+    """`change_map` on the grid of the visit's own FLAIR, where `lesions` has the numbers of those that are there.
+
+    `before` comes from `before_on_own_grid`.
+    """
+    there, gone = _codes(tracked, index)
+    return lesions.with_data(np.where(lesions.data > 0, there[lesions.data], gone[before]))
+
+
+def with_resolved(lesions: Volume, before: Array, tracked: TrackedLesions, index: int) -> Volume:
+    """`lesions`, and where there is none, those that are resolved since the visit before, with their numbers."""
+    left = np.where(np.isin(before, list(_resolved(tracked, index))), before, 0)
+    return lesions.with_data(np.where(lesions.data > 0, lesions.data, left))
 
 
 def _resolved(tracked: TrackedLesions, index: int) -> set[int]:

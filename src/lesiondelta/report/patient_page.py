@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class ReportVisit:
     def name(self) -> str:
         """`ses-Y`, or words for the only visit of a dataset without sessions."""
         return visit_name(self.label)
+
+    @cached_property
+    def grey(self) -> Array:
+        """The FLAIR as it is shown, from 0 to 1."""
+        return grey_values(self.flair.data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +136,7 @@ def _step(report: Report, index: int, centres: Mapping[tuple[str, int], tuple[fl
         "changed": [row for row in listed if row["change"] != Change.STABLE],
         "stable": [row for row in listed if row["change"] == Change.STABLE],
         "left_out": max(len(pictured) - MOST_PICTURES, 0),
-        "checkerboard": _png(checkerboard(before.flair.data, after.flair.data)),
+        "checkerboard": _png(checkerboard(before.grey, after.grey)),
     }
 
 
@@ -159,7 +165,7 @@ def lesion_picture(before: ReportVisit, after: ReportVisit, centre_mm: tuple[flo
     centre = np.rint(np.linalg.inv(after.flair.affine) @ [*centre_mm, 1])[:3].astype(int)
     rows = []
     for visit in (before, after):
-        grey, marks = grey_values(visit.flair.data), visit.instances > 0
+        grey, marks = visit.grey, visit.instances > 0
         tiles = []
         for axis in (2, 1, 0):
             image, mask = (_cut(values, centre, axis, half) for values in (grey, marks.astype(np.float32)))
@@ -187,9 +193,9 @@ def _coloured(grey: Array, mask: Array) -> Array:
 
 
 def checkerboard(before: Array, after: Array) -> Array:
-    """The middle slice across each axis, in fields of either visit in turn: edges go on if they are aligned."""
+    """The middle slice of grey values across each axis, in fields of either visit in turn: aligned edges continue."""
     fields = np.indices(before.shape) // TILE
-    mixed = np.where(fields.sum(axis=0) % 2 == 0, grey_values(before), grey_values(after))
+    mixed = np.where(fields.sum(axis=0) % 2 == 0, before, after)
     height = max(before.shape[1:])
     planes = []
     for axis in (2, 1, 0):
@@ -283,7 +289,7 @@ def _viewer_data(visits: Sequence[ReportVisit]) -> dict[str, Any]:
     """Images and maps of change as compressed NIfTI, base64."""
     made: list[dict[str, Any]] = []
     for visit in visits:
-        levels = np.rint(grey_values(visit.flair.data) * (LEVELS - 1)).astype(np.uint8)
+        levels = np.rint(visit.grey * (LEVELS - 1)).astype(np.uint8)
         marks = np.where((visit.instances > 0) & (visit.changes == 0), UNNAMED, visit.changes).astype(np.uint8)
         made.append(
             {
