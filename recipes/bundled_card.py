@@ -30,9 +30,10 @@ from bundled_model import (
     history,
 )
 from bundled_pictures import draw_left_out, draw_reliability, draw_sub_12
-from bundled_scores import ALIKE, HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, OperatingPoint, kept_scores, run_folder
+from bundled_scores import HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, kept_scores, run_folder
 
 from lesiondelta.cohort import Change
+from lesiondelta.evaluation.calibration import ALIKE, OperatingPoint
 from lesiondelta.evaluation.statistics import difference
 from lesiondelta.files import write_json, write_text
 from lesiondelta.inference.model import load_model

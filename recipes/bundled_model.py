@@ -60,7 +60,7 @@ from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 from lesiondelta.processes import worker_pool
-from lesiondelta.simulation import Acquisition, Anatomy, Rates, SimulatedPatient, deformed, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, LesionPlan, Rates, SimulatedPatient, deformed, simulate_patient
 from lesiondelta.simulation.sources import Person
 
 REPOSITORY = Path(__file__).parents[1]
@@ -358,8 +358,7 @@ def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
         lambda: simulate_patient(
             seed,
             acquisition=ATLAS_ACQUISITION,
-            rates=ATLAS_RATES,
-            lesion_masks=lesion_masks(data) if seed % 2 else (),
+            lesions=LesionPlan(lesion_masks(data) if seed % 2 else (), ATLAS_RATES),
         ),
     )
 
@@ -382,9 +381,7 @@ def open_guise(work: Path, label: str, number: int, guise: Guise, data: Path) ->
             seed,
             anatomy=anatomy,
             acquisition=Acquisition(sharp_share=guise.sharp_share),
-            lesion_masks=lesion_masks(data),
-            rates=RATES,
-            lesion_count=guise.lesions,
+            lesions=LesionPlan(lesion_masks(data), RATES, guise.lesions),
         )
         return with_own_visit(made, anatomy) if guise.untouched else made
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from bundled_model import OPEN_PATIENTS
-from bundled_scores import OURS, Case, OperatingPoint, anatomy_of_open, left_out_case
+from bundled_scores import OURS, anatomy_of_open, left_out_case
 from experts_changes import common_space
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lesiondelta.evaluation.calibration import LabelledVisit, OperatingPoint
 from lesiondelta.images import Array
 from lesiondelta.report.pictures import grey_values
 
@@ -29,7 +30,7 @@ def draw_left_out(folder: Path, work: Path, data: Path, point: OperatingPoint) -
     """Each open patient by the model that has not seen it: the slices with most errors, reference beside result."""
     for label in OPEN_PATIENTS:
         case = left_out_case(work, data, OURS, label, partner=True)
-        mask = point.mask(case.probability, case.grid)
+        mask = point.mask(case)
         flair = anatomy_of_open(data, label).lesioned["FLAIR"]
         errors = (mask != case.reference).sum(axis=(0, 1))
         slices = spread(errors, COLUMNS)
@@ -41,7 +42,7 @@ def draw_left_out(folder: Path, work: Path, data: Path, point: OperatingPoint) -
         draw(folder / f"sub-{label}.png", rows, title)
 
 
-def compared(case: Case, mask: Array, z: int) -> list[Mark]:
+def compared(case: LabelledVisit, mask: Array, z: int) -> list[Mark]:
     """Voxels of a slice that are right, missed and false."""
     truth, guess = case.reference[..., z], mask[..., z]
     return [(truth & guess, RIGHT), (truth & ~guess, MISSED), (guess & ~truth, FALSE)]

@@ -17,7 +17,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,23 +26,29 @@ import numpy as np
 import torch
 from bundled_model import OPEN_PATIENTS, RATES, SHIPPED, arguments, mean_of, open_person, simulator
 from experts_changes import experts_changes
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 
+from lesiondelta.evaluation.calibration import (
+    LabelledVisit,
+    OperatingPoint,
+    agreement_grid,
+    best_point,
+    cooled,
+    likeliest_temperature,
+)
 from lesiondelta.evaluation.instances import found as matches
-from lesiondelta.evaluation.instances import lesions, overlaps
+from lesiondelta.evaluation.instances import lesion_mask, overlaps
 from lesiondelta.evaluation.longitudinal import new_lesions
 from lesiondelta.evaluation.metrics import score
 from lesiondelta.files import write_json
 from lesiondelta.images import Array, Grid, Volume, read_mask
 from lesiondelta.inference.model import Model, load_model
-from lesiondelta.inference.window import lesion_mask, lesion_probabilities
+from lesiondelta.inference.window import lesion_probabilities
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.nnunet.export import export_model, named_weights
 from lesiondelta.pipeline.cohort_run import check_start, run_cohort
 from lesiondelta.pipeline.patient_run import RunPlan
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
-from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, LesionPlan, SimulatedPatient, simulate_patient
 from lesiondelta.simulation.dataset import CohortPlan, write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import read_label_anatomy
@@ -51,10 +57,6 @@ OURS, TWIN = "pairs", "single"
 PARTNER_SEED, RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7000, 7100, 7200, 7300, 7400
 UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
 ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 2, 6, 4, 1
-THRESHOLDS = tuple(np.round(np.arange(0.1, 0.91, 0.1), 1).tolist())
-SMALLEST_MM3 = (3.0, 5.0, 8.0)
-ALIKE = 0.01
-"""Operating points whose means differ by no more are taken as alike: a guess at what two patients can tell."""
 EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
 CONDITIONS: Mapping[str, Acquisition] = {
     "1 mm voxels, little noise, one scanner, no misregistration": EASY,
@@ -110,102 +112,24 @@ def models_of(work: Path) -> dict[str, str]:
     return {stage: model.description.weights_sha256 for stage, model in models.items()}
 
 
-Limits = tuple[float, float]
-"""Threshold, and smallest lesion in mm3."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A visit whose lesions are known, and what a model says."""
-
-    probability: Array
-    reference: Array
-    grid: Grid
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """How probabilities become a mask."""
-
-    temperature: float = 1.0
-    threshold: float = 0.5
-    min_lesion_mm3: float = 3.0
-
-    def mask(self, probability: Array, grid: Grid) -> Array:
-        """Of the probabilities of temperature 1."""
-        return lesion_mask(cooled(probability, self.temperature), self.threshold, self.min_lesion_mm3, spacing(grid))
-
-    def scores(self, case: Case) -> dict[str, float]:
-        """Dice, HD95, lesion F1 and volumes."""
-        mask = self.mask(case.probability, case.grid)
-        found = score(case.reference, mask, case.grid)
-        volume = case.grid.voxel_volume_mm3 / 1000
-        return {
-            "dsc": found.dsc, "hd95_mm": found.hd95_mm, "lesion_f1": found.lesion_f1,
-            "reference_ml": float(case.reference.sum() * volume), "prediction_ml": float(mask.sum() * volume),
-        }  # fmt: skip
-
-
-def cooled(probability: Array, temperature: float) -> Array:
-    """Probabilities of logits over the temperature; 0 stays 0."""
-    inside = probability > 0
-    changed = np.zeros_like(probability)
-    changed[inside] = expit(logit(np.clip(probability[inside], 1e-6, 1 - 1e-6)) / temperature)
-    return changed
-
-
-def choose(cases: Sequence[Case]) -> OperatingPoint:
-    """The temperature of the highest likelihood, then threshold and size by the mean of Dice and lesion F1.
-
-    Of those as good as the best, the threshold nearest to 0.5, then the smallest size.
-    """
-    temperature = likeliest_temperature(cases)
-    return best(temperature, agreements(cases, temperature))
-
-
-def best(temperature: float, found: Mapping[Limits, Sequence[tuple[float, float]]]) -> OperatingPoint:
-    """Of what `agreements` found at that temperature."""
-    means = {limits: np.mean(of_patients) for limits, of_patients in found.items()}
-    good = [limits for limits, mean in means.items() if mean >= max(means.values()) - ALIKE]
-    return OperatingPoint(temperature, *min(good, key=lambda limits: (round(abs(limits[0] - 0.5), 1), limits[1])))
-
-
-def likeliest_temperature(cases: Sequence[Case]) -> float:
-    """That of the highest likelihood, every patient counting alike."""
-
-    def surprise(log_temperature: float) -> float:
-        return float(np.mean([log_loss(case, np.exp(log_temperature)) for case in cases]))
-
-    likeliest = minimize_scalar(surprise, bounds=(-1.5, 2.0), method="bounded", options={"xatol": 0.01})
-    return round(float(np.exp(likeliest.x)), 3)
-
-
-def agreements(cases: Sequence[Case], temperature: float) -> dict[Limits, list[tuple[float, float]]]:
-    """Dice and lesion F1 of every patient, by threshold and smallest lesion in mm3."""
-    calm = [replace(case, probability=cooled(case.probability, temperature)) for case in cases]
+def scores(point: OperatingPoint, case: LabelledVisit) -> dict[str, float]:
+    """Dice, HD95, lesion F1 and volumes at an operating point."""
+    mask = point.mask(case)
+    found = score(case.reference, mask, case.grid)
+    volume = case.grid.voxel_volume_mm3 / 1000
     return {
-        limits: [dice_and_f1(case, *limits) for case in calm] for limits in itertools.product(THRESHOLDS, SMALLEST_MM3)
-    }
+        "dsc": found.dsc, "hd95_mm": found.hd95_mm, "lesion_f1": found.lesion_f1,
+        "reference_ml": float(case.reference.sum() * volume), "prediction_ml": float(mask.sum() * volume),
+    }  # fmt: skip
 
 
-def dice_and_f1(case: Case, threshold: float, min_lesion_mm3: float) -> tuple[float, float]:
-    """Without the distances that `score` computes as well."""
-    mask = lesion_mask(case.probability, threshold, min_lesion_mm3, spacing(case.grid))
-    table = overlaps(*(lesions(one, case.grid.voxel_volume_mm3) for one in (case.reference, mask)))
-    matched, right = matches(table), matches(table.reversed())
-    dice = 2 * table.shared.sum() / max(table.reference.sum() + table.predicted.sum(), 1)
-    recall, precision = (float(hits.mean()) if hits.any() else 0.0 for hits in (matched, right))
-    return float(dice), 2 * recall * precision / max(recall + precision, 1e-9)
+def choose(cases: Sequence[LabelledVisit]) -> OperatingPoint:
+    """The operating point that these cases choose."""
+    temperature = likeliest_temperature(cases)
+    return best_point(temperature, agreement_grid(cases, temperature))
 
 
-def log_loss(case: Case, temperature: float) -> float:
-    """Mean over the brain's voxels."""
-    inside = case.probability > 0
-    p = np.clip(cooled(case.probability, temperature)[inside], 1e-6, 1 - 1e-6)
-    return float(-np.where(case.reference[inside], np.log(p), np.log1p(-p)).mean())
-
-
-def reliability(case: Case, temperature: float) -> list[dict[str, float]]:
+def reliability(case: LabelledVisit, temperature: float) -> list[dict[str, float]]:
     """Of each tenth of probability: its mean, how often it is lesion, and how many voxels it has."""
     p, truth = cooled(case.probability, temperature), case.reference
     bins = np.clip((p * 10).astype(int), 0, 9)
@@ -227,8 +151,8 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
     )
     learned = {OURS: after, TWIN: twins}
     temperatures = {kind: likeliest_temperature(list(cases.values())) for kind, cases in learned.items()}
-    found = {kind: agreements(list(cases.values()), temperatures[kind]) for kind, cases in learned.items()}
-    points = {kind: best(temperatures[kind], found[kind]) for kind in learned}
+    found = {kind: agreement_grid(list(cases.values()), temperatures[kind]) for kind, cases in learned.items()}
+    points = {kind: best_point(temperatures[kind], found[kind]) for kind in learned}
     rows = []
     for label in OPEN_PATIENTS:
         for kind, visits, cases in (
@@ -237,14 +161,18 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
             other = choose([case for name, case in learned[kind].items() if name != label])
             for name, point in (("0.5", OperatingPoint()), ("of both", points[kind]), ("of the other", other)):
                 told = {"patient": label, "model": kind, "visits": visits, "point": name}
-                rows.append(told | point.scores(cases[label]))
+                rows.append(told | scores(point, cases[label]))
                 print(rows[-1], flush=True)
     grids = {
         kind: [
-            {"threshold": threshold, "min_lesion_mm3": mm3, "dsc, lesion_f1": dict(zip(cases, scores, strict=True))}
-            for (threshold, mm3), scores in found[kind].items()
+            {
+                "threshold": point.threshold,
+                "min_lesion_mm3": point.min_lesion_mm3,
+                "dsc, lesion_f1": {label: (one.dsc, one.lesion_f1) for label, one in point.by_patient.items()},
+            }
+            for point in found[kind]
         ]
-        for kind, cases in learned.items()
+        for kind in learned
     }
     temperature = points[OURS].temperature
     curves = {
@@ -256,7 +184,7 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
 
 
 @cache
-def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: bool) -> Case:
+def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: bool) -> LabelledVisit:
     """An open patient's own images, after a simulated earlier visit or alone, by a model that has not seen it."""
     model = load_model(work / f"{kind}-without-{label}" / "averaged")
     anatomy = anatomy_of_open(data, label)
@@ -266,7 +194,7 @@ def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: boo
         made = simulate_patient(PARTNER_SEED, anatomy=anatomy, acquisition=Acquisition(sharp_share=1.0))
         visits = [stacked(made.visits[1].images, model), own]
     reference = np.asarray(anatomy.lesions) > 0
-    return Case(probabilities(visits, model)[-1], reference, grid_of(anatomy))
+    return LabelledVisit(label, probabilities(visits, model)[-1], reference, grid_of(anatomy))
 
 
 def grid_of(anatomy: Anatomy) -> Grid:
@@ -321,12 +249,18 @@ def masks_of(visits: Sequence[Array], model: Model, grid: Grid) -> list[Array]:
 
 
 def unseen_patients(
-    data: Path, seed: int, count: int, acquisition: Acquisition, rates: Rates | None = None
+    data: Path,
+    seed: int,
+    count: int,
+    acquisition: Acquisition,
+    rates: Rates = Rates(),  # noqa: B008  (frozen)
 ) -> Iterator[SimulatedPatient]:
     """Patients simulated from label maps, whose brains no training saw; their lesions have procedural shapes."""
     maps = sorted((data / "ljubljana-tissue-labels").glob("*_dseg.nii.gz"))
     for number, path in enumerate(maps[:count]):
-        yield simulate_patient(seed + number, anatomy=anatomy_of(path), acquisition=acquisition, rates=rates)
+        yield simulate_patient(
+            seed + number, anatomy=anatomy_of(path), acquisition=acquisition, lesions=LesionPlan(rates=rates)
+        )
 
 
 anatomy_of = cache(read_label_anatomy)

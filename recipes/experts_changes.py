@@ -19,9 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from lesiondelta.evaluation.instances import lesions
+from lesiondelta.evaluation.instances import lesion_mask, lesions
 from lesiondelta.images import Array, Volume, read_image, read_itk_transform, read_mask, resample
-from lesiondelta.inference.window import lesion_mask
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SMALLEST_MM3 = 5.0  # in the masks of other thresholds

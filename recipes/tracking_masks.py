@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.evaluation.instances import MIN_LESION_MM3
+from lesiondelta.evaluation.instances import MIN_LESION_MM3, lesion_mask
 from lesiondelta.images import Array, Volume
 from lesiondelta.inference.model import bundled_model, load_model
-from lesiondelta.inference.window import lesion_mask, lesion_probabilities
-from lesiondelta.simulation import Acquisition, simulate_patient
+from lesiondelta.inference.window import lesion_probabilities
+from lesiondelta.simulation import Acquisition, LesionPlan, simulate_patient
 from lesiondelta.simulation.acquisition import draw_protocols
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.native import draw_poses, reference_on, scan_grid
@@ -89,7 +89,10 @@ def segmented(seed: int, slices_mm: Sequence[float] = (1.0, 3.0)) -> tuple[Volum
     """A patient in whom nothing changes: lesions, the bundled model's visits by thickness of slice, its threshold."""
     model = load_model(bundled_model())
     scanners = [Acquisition(slice_mm=thickness) for thickness in slices_mm]
-    scanned = [simulate_patient(seed, len(scanners), acquisition=scanner, rates=NOTHING) for scanner in scanners]
+    scanned = [
+        simulate_patient(seed, len(scanners), acquisition=scanner, lesions=LesionPlan(rates=NOTHING))
+        for scanner in scanners
+    ]
     visits = [patient.visits[index] for index, patient in enumerate(scanned)]  # the same lesions on another day each
     images = [np.stack([visit.images[name].data for name in model.contrasts]) for visit in visits]
     brain = ndimage.find_objects(np.any([image.any(axis=0) for image in images], axis=0).astype(np.uint8))[0]

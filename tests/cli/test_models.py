@@ -7,7 +7,7 @@ import pytest
 
 from lesiondelta.inference.model import bundled_model, load_model
 from tests.models import export_tiny_model
-from tests.tiny import call
+from tests.tiny import call, write_patient, write_references
 
 
 @pytest.fixture
@@ -138,3 +138,45 @@ def test_folders_of_nnunet(model, tmp_path, capsys):
         call(capsys, "models", "import", theirs, "-o", tmp_path / "x", "--fold", 7).err.split()
     )
     assert "does not exist" in call(capsys, "models", "import", tmp_path / "absent", "-o", tmp_path / "x").err
+
+
+EASY = ("--registration", "none", "--skull-strip", "skip", "--no-bias-correction", "--no-gate", "--device", "cpu")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    for label in ("01", "02"):
+        write_patient(tmp_path / "bids", label, ("1", "2"), seed=int(label))
+        write_references(tmp_path / "bids", label, ("1", "2"))
+    return tmp_path / "bids"
+
+
+def test_a_model_is_calibrated_on_a_cohort_and_used(capsys, labelled, tmp_path):
+    model, out = export_tiny_model(tmp_path / "model"), tmp_path / "calibrated"
+    done = call(capsys, "models", "calibrate", model, labelled, "-o", out, *EASY)
+    assert done.code == 0, done.err
+    assert "Means over 2 patients; the same patients chose and scored" in done.out
+    before, after = load_model(model), load_model(out)
+    assert after.sha256 == before.sha256
+    assert after.fingerprint != before.fingerprint
+    facts = after.description.training["calibration"]
+    assert facts["patients"] == ["01", "02"]
+    assert sum(facts["after"].values()) >= sum(facts["before"].values()) - 0.02
+    ran = call(capsys, "run", labelled, tmp_path / "out", "participant", "--model", out, *EASY, "--omp-nthreads", "1")
+    assert ran.code == 0, ran.err
+    again = call(capsys, "models", "calibrate", model, labelled, "-o", out, *EASY)
+    assert (again.code, "exists: give a new folder" in again.err) == (1, True)
+
+
+def test_patients_of_the_training_do_not_calibrate(capsys, labelled, tmp_path):
+    model = export_tiny_model(tmp_path / "model")
+    description = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(description | {"training": {"train": ["01"]}}))
+    calibrate = ("models", "calibrate", model, labelled, "-o", tmp_path / "calibrated", *EASY)
+    refused = call(capsys, *calibrate)
+    assert refused.code == 1
+    assert "was trained on patients labelled 01" in refused.err
+    assert not (tmp_path / "calibrated").exists()
+    one = call(capsys, *calibrate, "--participant-label", "02")
+    assert one.code == 0, one.err
+    assert "Two patients or more are needed" in one.out

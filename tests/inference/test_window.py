@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lesiondelta.errors import InputError, ModelError
+from lesiondelta.evaluation.instances import lesion_mask
 from lesiondelta.inference.model import bundled_model, load_model
-from lesiondelta.inference.window import extra_outputs, lesion_mask, lesion_probabilities, mirrors, window_starts
+from lesiondelta.inference.window import extra_outputs, lesion_probabilities, mirrors, window_starts
 from lesiondelta.nnunet.export import export_model, named_weights
 from lesiondelta.preprocessing.intensity import normalise
 from tests.models import KWARGS, build_network, export_tiny_model

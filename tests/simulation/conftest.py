@@ -1,6 +1,6 @@
 import pytest
 
-from lesiondelta.simulation import Acquisition, Anatomy, SimulatedPatient, mni152_anatomy, simulate_patient
+from lesiondelta.simulation import Acquisition, Anatomy, LesionPlan, SimulatedPatient, mni152_anatomy, simulate_patient
 
 SEED, LESIONS = 3, 25
 
@@ -12,9 +12,11 @@ def anatomy() -> Anatomy:
 
 @pytest.fixture(scope="session")
 def aligned_patient(anatomy) -> SimulatedPatient:
-    return simulate_patient(SEED, visits=3, anatomy=anatomy, lesion_count=LESIONS)
+    return simulate_patient(SEED, visits=3, anatomy=anatomy, lesions=LesionPlan(count=LESIONS))
 
 
 @pytest.fixture(scope="session")
 def native_patient(anatomy) -> SimulatedPatient:
-    return simulate_patient(SEED, visits=3, anatomy=anatomy, lesion_count=LESIONS, acquisition=Acquisition("native"))
+    return simulate_patient(
+        SEED, visits=3, anatomy=anatomy, lesions=LesionPlan(count=LESIONS), acquisition=Acquisition("native")
+    )

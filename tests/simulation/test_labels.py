@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from lesiondelta.errors import ImageError
 from lesiondelta.images import Volume
-from lesiondelta.simulation import label_anatomy, mni152_anatomy, simulate_patient
+from lesiondelta.simulation import LesionPlan, label_anatomy, mni152_anatomy, simulate_patient
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_tissues_and_regions_lie_where_the_labels_say(labels):
 
 
 def test_a_patient_is_simulated_from_labels_alone(labels):
-    patient = simulate_patient(3, anatomy=label_anatomy(labels[0]), lesion_count=12)
+    patient = simulate_patient(3, anatomy=label_anatomy(labels[0]), lesions=LesionPlan(count=12))
     visit = patient.visits[0]
     flair, lesions = visit.images["FLAIR"].data, visit.lesions.data
     assert lesions.any()

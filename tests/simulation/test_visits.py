@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from lesiondelta.images import Grid, Volume, read_image, read_mask, require_same_grid, resample
-from lesiondelta.simulation import Anatomy, deformed, image_anatomy, simulate_patient
+from lesiondelta.simulation import Anatomy, LesionPlan, deformed, image_anatomy, simulate_patient
 from lesiondelta.simulation.anatomy import draw_atrophy, shrunken, ventricles
 from lesiondelta.simulation.contrast import Contrast, recoloured, tissue_means
 from lesiondelta.simulation.evolution import CHANGES, Rates, changes_between
@@ -18,7 +18,7 @@ from .conftest import LESIONS, SEED
 
 
 def test_same_seed_same_voxels(anatomy, aligned_patient):
-    again = simulate_patient(SEED, visits=3, anatomy=anatomy, lesion_count=LESIONS)
+    again = simulate_patient(SEED, visits=3, anatomy=anatomy, lesions=LesionPlan(count=LESIONS))
     for a, b in zip(aligned_patient.visits, again.visits, strict=True):
         for name, image in a.images.items():
             np.testing.assert_array_equal(image.data, b.images[name].data)

@@ -1,5 +1,6 @@
 """The lesions of two masks and what they share: one labelling and one table of overlaps serve every lesion metric."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,20 @@ def lesions(
     numbers = np.where(kept, np.cumsum(kept), 0).astype(labels.dtype)
     renumbered: Array = numbers[labels]
     return renumbered
+
+
+def lesion_mask(probability: Array, threshold: float, min_lesion_mm3: float, spacing_mm: Sequence[float]) -> Array:
+    """Where the probability exceeds the threshold, without lesions (26-connected) smaller than `min_lesion_mm3`."""
+    mask: Array = probability > threshold
+    voxels = min_lesion_mm3 / float(np.prod(spacing_mm))
+    if voxels <= 1 or not mask.any():
+        return mask
+    instances = cc3d.connected_components(mask, connectivity=26)
+    sizes = np.bincount(instances.ravel())
+    kept = sizes >= voxels - 1e-6
+    kept[0] = False
+    filtered: Array = kept[instances]
+    return filtered
 
 
 def at_least(volumes_mm3: Array, limit_mm3: float) -> Array:

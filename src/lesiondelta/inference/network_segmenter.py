@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lesiondelta.evaluation.instances import lesion_mask
 from lesiondelta.images import Array
 from lesiondelta.inference.model import Model
 from lesiondelta.inference.segmenter import SegmentedVisit, SegmenterFacts, Sidecar, Thresholds, counted
-from lesiondelta.inference.window import choose_device, extra_outputs, lesion_mask, lesion_probabilities, mirrors
+from lesiondelta.inference.window import choose_device, extra_outputs, lesion_probabilities, mirrors
 from lesiondelta.inputs.checks import CheckedPatient
 from lesiondelta.outputs.derivatives import EXTRAS
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit

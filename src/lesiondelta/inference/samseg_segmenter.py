@@ -8,10 +8,10 @@ import numpy as np
 
 from lesiondelta.cohort import CONTRASTS, prior_index
 from lesiondelta.errors import CohortError
+from lesiondelta.evaluation.instances import lesion_mask
 from lesiondelta.images import Affine, Grid, Volume, corners_mm, isotropic_grid, resample
 from lesiondelta.inference.samseg_program import THRESHOLD, Lesions, Samseg
 from lesiondelta.inference.segmenter import SegmentedVisit, SegmenterFacts, Sidecar, Thresholds, counted
-from lesiondelta.inference.window import lesion_mask
 from lesiondelta.inputs.checks import CheckedPatient
 from lesiondelta.preprocessing.brain import own_mask
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit

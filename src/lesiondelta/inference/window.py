@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, count, product
 
-import cc3d
 import numpy as np
 import torch
 from torch import Tensor
@@ -178,20 +177,6 @@ def mean_logit(logits: Sequence[Tensor]) -> Tensor:
     if len(logits) == 1:
         return logits[0].float()
     return torch.stack([one.float() for one in logits]).sigmoid().mean(dim=0).logit(eps=1e-6)
-
-
-def lesion_mask(probability: Array, threshold: float, min_lesion_mm3: float, spacing_mm: Sequence[float]) -> Array:
-    """Where the probability exceeds the threshold, without lesions (26-connected) smaller than `min_lesion_mm3`."""
-    mask: Array = probability > threshold
-    voxels = min_lesion_mm3 / float(np.prod(spacing_mm))
-    if voxels <= 1 or not mask.any():
-        return mask
-    instances = cc3d.connected_components(mask, connectivity=26)
-    sizes = np.bincount(instances.ravel())
-    kept = sizes >= voxels - 1e-6
-    kept[0] = False
-    filtered: Array = kept[instances]
-    return filtered
 
 
 def choose_device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ from lesiondelta.simulation.acquisition import Acquisition
 from lesiondelta.simulation.anatomy import deformed
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.sources import Person
-from lesiondelta.simulation.visits import SimulatedPatient, SimulatedVisit, simulate_patient
+from lesiondelta.simulation.visits import LesionPlan, SimulatedPatient, SimulatedVisit, simulate_patient
 
 LOGGER = logging.getLogger(__name__)
 FIRST_VISIT = datetime(2020, 1, 1, 9)
@@ -37,7 +37,7 @@ class CohortPlan:
     acquisition: Acquisition = NATIVE
     people: Sequence[Person] = ()
     lesion_masks: Sequence[Path] = ()
-    rates: Rates | None = None
+    rates: Rates = Rates()  # noqa: RUF009  (frozen)
     small: bool = False
 
     @property
@@ -45,7 +45,7 @@ class CohortPlan:
         """All that decides the files of a patient, in words."""
         files = [*map(sha256, self.lesion_masks), *(person.identity for person in self.people)]
         given = hashlib.sha256(" ".join(files).encode()).hexdigest()[:12]
-        how = f"{self.acquisition} {self.rates or Rates()} small={self.small} given={given} edition={EDITION}"
+        how = f"{self.acquisition} {self.rates} small={self.small} given={given} edition={EDITION}"
         return f"seed={self.seed} visits={self.visits} {how}"
 
     def patient(self, index: int) -> SimulatedPatient:
@@ -57,8 +57,7 @@ class CohortPlan:
             self.visits,
             anatomy=deformed(person.anatomy(seed), seed) if person else None,
             acquisition=self.acquisition,
-            lesion_masks=self.lesion_masks,
-            rates=self.rates,
+            lesions=LesionPlan(self.lesion_masks, self.rates),
             small=self.small,
         )
 

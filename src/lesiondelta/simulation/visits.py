@@ -46,15 +46,29 @@ class SimulatedPatient:
     changes: tuple[Mapping[int, str], ...]
 
 
+@dataclass(frozen=True)
+class LesionPlan:
+    """What lesions a simulated patient gets.
+
+    Attributes
+    ----------
+    masks : real masks on the MNI152 grid to take shapes from
+    rates : of change between visits
+    count : None takes as many as real patients have (3 to 350), for a real patient 1 to 7 besides its own
+    """
+
+    masks: Sequence[Path] = ()
+    rates: Rates = Rates()  # noqa: RUF009  (frozen)
+    count: int | None = None
+
+
 def simulate_patient(
     seed: int,
     visits: int = 2,
     *,
     anatomy: Anatomy | None = None,
     acquisition: Acquisition | None = None,
-    lesion_masks: Sequence[Path] = (),
-    rates: Rates | None = None,
-    lesion_count: int | None = None,
+    lesions: LesionPlan | None = None,
     small: bool = False,
 ) -> SimulatedPatient:
     """Simulate a patient: the same arguments give the same voxels.
@@ -63,40 +77,31 @@ def simulate_patient(
     ----------
     anatomy : None draws one from the MNI152 atlas, by `seed`.
     acquisition : None is `Acquisition()`: aligned images as preprocessing leaves them.
-    lesion_masks : real masks on the MNI152 grid to take shapes from.
-    rates : of change between visits.
-    lesion_count : None takes as many as real patients have (3 to 350), for a real patient 1 to 7 besides its own.
+    lesions : None is `LesionPlan()`.
     small : voxels of 2 mm instead of 1 mm, where the anatomy is drawn from the atlas.
     """
     rng = np.random.default_rng(seed)
     anatomy = mni152_anatomy(seed, 2.0 if small else 1.0) if anatomy is None else anatomy
     acquisition = acquisition or Acquisition()
-    disease = _draw_disease(rng, anatomy, visits, rates or Rates(), lesion_count, lesion_masks)
+    disease = _draw_disease(rng, anatomy, visits, lesions or LesionPlan())
     days = np.cumsum([0, *rng.integers(90, 540, visits - 1)]).tolist()
     scanned = _aligned_visits if acquisition.mode == "aligned" else _native_visits
     made = tuple(scanned(rng, anatomy, disease, days, acquisition))
     return SimulatedPatient(f"{seed:03d}", made, _changes(disease, visits))
 
 
-def _draw_disease(
-    rng: np.random.Generator,
-    anatomy: Anatomy,
-    visits: int,
-    rates: Rates,
-    count: int | None,
-    lesion_masks: Sequence[Path],
-) -> Disease:
+def _draw_disease(rng: np.random.Generator, anatomy: Anatomy, visits: int, plan: LesionPlan) -> Disease:
     """Lesions and their fates; a real patient keeps the real ones and gets a few more.
 
     Rates are those of all lesions, but that real ones neither grow nor shrink. Where there are masks to take shapes
     from, the others get all the lesions of one of them and a tenth more; of a number that is given, four fifths look
     like real ones.
     """
-    rates = Rates(0, 0, 0, 0) if rng.random() < rates.quiet else rates
+    rates, count = Rates(0, 0, 0, 0) if rng.random() < plan.rates.quiet else plan.rates, plan.count
     real = [] if anatomy.lesions is None else np.bincount(anatomy.lesions.ravel())[1:].tolist()
     if count is None and real:
         count = int(rng.integers(1, 8))
-    shapes = draw_shapes(rng, lesion_masks, None if count is None else round(0.8 * count))
+    shapes = draw_shapes(rng, plan.masks, None if count is None else round(0.8 * count))
     if count is None:
         count = round(1.1 * len(shapes)) if shapes else draw_count(rng)
     come_and_go = replace(rates, enlarging=0, shrinking=0)

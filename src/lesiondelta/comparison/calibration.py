@@ -1,0 +1,94 @@
+"""`models calibrate`: a model's operating point, chosen on a labelled cohort and written into a copy of the model."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesiondelta import __version__
+from lesiondelta.errors import OutputError
+from lesiondelta.evaluation.calibration import Calibration, LabelledVisit, OperatingPoint, calibrate, mean_agreement
+from lesiondelta.files import write_json
+from lesiondelta.images import read_image, read_mask
+from lesiondelta.inference.archive import NAMES
+from lesiondelta.inference.model import DESCRIPTION, Model, load_model
+from lesiondelta.inference.window import lesion_probabilities
+from lesiondelta.nnunet.export import FORMAT, FORMAT_VERSION
+from lesiondelta.nnunet.training_patients import TrainingPatient, content_hash
+
+
+def trained_on(model: Model, labels: Sequence[str]) -> list[str]:
+    """The labels that also name patients of the model's training: perhaps the same people."""
+    members = {str(label) for label in model.description.training.get("train", ())}
+    return [label for label in labels if label in members]
+
+
+def calibrate_model(
+    model: Model, patients: Sequence[TrainingPatient], device: str, report: Callable[[str], None] = lambda what: None
+) -> Calibration:
+    """Segment every visit with its prior, and choose the operating point; patients have been prepared.
+
+    `report` is called once for every patient, and once more for the choice.
+    """
+    visits: list[LabelledVisit] = []
+    for patient in patients:
+        visits += _labelled_visits(model, patient, device)
+        report(f"sub-{patient.label}")
+    described = model.description
+    present = OperatingPoint(described.temperature, described.threshold, described.min_lesion_mm3)
+    result = calibrate(visits, present)
+    report("choosing")
+    return result
+
+
+def _labelled_visits(model: Model, patient: TrainingPatient, device: str) -> Iterator[LabelledVisit]:
+    neutral = Model(model.network, model.description.model_copy(update={"temperature": 1.0}))
+    images = [np.stack([read_image(v.images[name]).data for name in model.contrasts]) for v in patient.visits]
+    for visit, probability in zip(patient.visits, lesion_probabilities(images, [neutral], device=device), strict=True):
+        reference = read_mask(visit.reference)
+        yield LabelledVisit(patient.label, probability, reference.data, reference.grid)
+
+
+def write_calibrated(source: Path, out: Path, calibration: Calibration, patients: Sequence[TrainingPatient]) -> Path:
+    """Write a copy of a model folder with the chosen operating point; weights and card stay as they are.
+
+    Raises
+    ------
+    OutputError
+        `out` exists, or cannot be written.
+    """
+    if out.exists():
+        raise OutputError(f"{out} exists: give a new folder.")
+    description = load_model(source).description.model_dump(mode="json")
+    training = {**description["training"], "calibration": _facts(calibration, patients)}
+    content = {**description, **asdict(calibration.point), "training": training}
+    content |= {"format": FORMAT, "format_version": FORMAT_VERSION}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent) as made:
+            partial = Path(made) / "model"
+            partial.mkdir()
+            for name in (name for name in NAMES if name != DESCRIPTION and (source / name).is_file()):
+                shutil.copyfile(source / name, partial / name)
+            write_json(partial / DESCRIPTION, content)
+            load_model(partial)
+            partial.rename(out)
+    except OSError as error:
+        raise OutputError(f"Cannot write {out}: {error.strerror or error}. Check the free space.") from error
+    return out
+
+
+def _facts(calibration: Calibration, patients: Sequence[TrainingPatient]) -> dict[str, Any]:
+    """What model.json says of how its operating point was chosen."""
+    before, after = mean_agreement(calibration.before.values()), mean_agreement(calibration.after.values())
+    return {
+        "patients": [patient.label for patient in patients],
+        "patients_content": content_hash(patients),
+        "before": asdict(before),
+        "after": asdict(after),
+        "lesiondelta": __version__,
+    }
