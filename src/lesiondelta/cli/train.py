@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lesiondelta import methods
 from lesiondelta.cli import console
 from lesiondelta.cli.options import (
     Device,
@@ -22,13 +23,11 @@ from lesiondelta.cli.options import (
     takes_settings,
 )
 from lesiondelta.errors import InputError
-from lesiondelta.methods import PriorPolicy
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from lesiondelta.cohort import Cohort
-    from lesiondelta.methods import Method
     from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingProgress
     from lesiondelta.nnunet.training_patients import FoldName
     from lesiondelta.settings import PreprocessingSettings
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 MethodName = Annotated[str, typer.Option(help="A method of docs/methods.md; an unknown name lists them.")]
 PresetName = Annotated[str | None, typer.Option(help="Size of the training: paper (the default), small or smoke.")]
 PriorOption = Annotated[
-    PriorPolicy | None,
+    methods.PriorPolicy | None,
     typer.Option(help="Which other visit is the prior. Default: the method's own (denner sees every pair anyway)."),
 ]
 FoldOption = Annotated[str, typer.Option(help="Fold to hold out (0 to folds - 1), or all to train on everyone.")]
@@ -90,7 +89,6 @@ def train(
 
     On GPUs, the networks of long trainings are compiled (torch.compile); set nnUNet_compile=false to prevent it.
     """
-    from lesiondelta import methods
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
     from lesiondelta.nnunet.job import TrainingOptions
@@ -141,7 +139,7 @@ def register(app: typer.Typer) -> None:
     app.command(cls=console.SpacedValues)(train)
 
 
-def _with_prior(method: "Method", prior: PriorPolicy | None) -> "Method":
+def _with_prior(method: methods.Method, prior: methods.PriorPolicy | None) -> methods.Method:
     if prior and not method.longitudinal:
         raise InputError(f"{method.name} does not use a prior: leave --prior {prior} out, or choose another method.")
     return replace(method, prior=prior) if prior else method
