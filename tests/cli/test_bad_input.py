@@ -356,7 +356,7 @@ UNTRAINABLE = {
     "GPUs": (("--fold", "all", "--gpus", "99"), "99 GPUs"),
     "no start": (("--fold", "all", "--initial-model", "absent"), "absent is not a model folder"),
     "other start": (("--fold", "all", "--initial-model", "MODEL"), "do not fit nnunet"),
-    "prior of nothing": (("--fold", "all", "--prior", "random"), "nnunet sees no prior"),
+    "prior of nothing": (("--fold", "all", "--prior", "random"), "nnunet does not use a prior"),
     "other training": (("--fold", "all"), "another method"),
     "no program": (("--fold", "all", "--registration", "flirt"), "`flirt` is not on PATH"),
     "work in a file": (("--fold", "all", "--work-dir", __file__), "Cannot write into"),

@@ -32,7 +32,11 @@ app = typer.Typer(
 def _root(version: Version = False) -> None:
     """Segment multiple sclerosis lesions in brain MRI of several visits, and see what changed.
 
-    Start with `lesiondelta demo`. Every command explains itself with --help.
+    Start with the demo. Every command explains itself with --help. For example:
+
+      lesiondelta demo
+
+      lesiondelta run --help
     """
 
 

@@ -11,10 +11,12 @@ import typer
 from lesiondelta.cli import console
 from lesiondelta.cli.options import (
     Device,
+    Folds,
     Given,
     LabelledCohort,
     Output,
     Processes,
+    Seed,
     Threads,
     preprocessing_of,
     takes_settings,
@@ -33,10 +35,11 @@ MethodNames = Annotated[
     str, typer.Option(help="Method names, separated by commas. Default: the paper's eight.", show_default=False)
 ]
 PresetName = Annotated[str, typer.Option(help="Size of the trainings: paper, small or smoke.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Number of epochs. Default: the preset's.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of epochs; a method may have a limit of its own. Default: the preset's."),
+]
 Patch = Annotated[int | None, typer.Option(min=16, help="Edge of the cubic patches. Default: the preset's.")]
-Folds = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, first weights, sampling and augmentation.")]
 TestList = Annotated[
     Path | None,
     typer.Option(

@@ -3,16 +3,16 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lesiondelta.cli import console
+from lesiondelta.cli.options import Folds
+from lesiondelta.datasets import Rater
 
 if TYPE_CHECKING:
-    from lesiondelta.datasets.conversion import Rater
     from lesiondelta.datasets.finding import Found
     from lesiondelta.datasets.layouts import Dataset
 
@@ -23,7 +23,6 @@ OutArgument = Annotated[Path, typer.Argument(metavar="BIDS", help="Folder for th
 SeedOption = Annotated[
     int, typer.Option(min=0, help="Seed for drawing test patients and folds; give the same to `compare --seed`.")
 ]
-FoldsOption = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
 ListOption = Annotated[
     Path | None,
     typer.Option(help="Text file with the participants kept for testing, one a line, instead of drawing them."),
@@ -33,15 +32,6 @@ VisitsOption = Annotated[
 ]
 
 convert = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-
-class Reference(StrEnum):
-    """Which mask becomes the reference."""
-
-    rater1 = "rater1"
-    rater2 = "rater2"
-    union = "union"
-    intersection = "intersection"
 
 
 @convert.callback()
@@ -72,7 +62,7 @@ def ljubljana(
         typer.Option(min=0, help="Number of patients kept for testing. Default: the paper's share, 33 of 162."),
     ] = None,
     test_list: ListOption = None,
-    folds: FoldsOption = 5,
+    folds: Folds = 5,
     min_visits: VisitsOption = 1,
 ) -> None:
     """Convert the Ljubljana MS database.
@@ -103,7 +93,7 @@ def mslesseg(
         typer.Option(min=0, help="Number of patients drawn for testing. Default: the owners' test patients."),
     ] = None,
     test_list: ListOption = None,
-    folds: FoldsOption = 5,
+    folds: Folds = 5,
     min_visits: VisitsOption = 1,
 ) -> None:
     """Convert MSLesSeg.
@@ -126,9 +116,7 @@ def mslesseg(
 def isbi2015(
     source: SourceArgument,
     out: OutArgument,
-    reference: Annotated[Reference, typer.Option(help="Rater or consensus that serves as reference.")] = (
-        Reference.rater1
-    ),
+    reference: Annotated[Rater, typer.Option(help="Rater or consensus that serves as reference.")] = "rater1",
 ) -> None:
     """Convert the ISBI 2015 challenge.
 
@@ -149,9 +137,9 @@ def isbi2015(
     labels = [patient.label for patient in found.patients]
 
     def protocol(folder: Path) -> None:
-        write_protocol(folder, (), {}, {"reference": reference.value}, labels)
+        write_protocol(folder, (), {}, {"reference": reference}, labels)
 
-    _write(found, out, protocol if _labelled(found) else remove_protocol, reference.value)
+    _write(found, out, protocol if _labelled(found) else remove_protocol, reference)
 
 
 def register(app: typer.Typer) -> None:
@@ -204,7 +192,7 @@ def _labelled(found: "Found") -> bool:
     return any(visit.masks for patient in found.patients for visit in patient.visits)
 
 
-def _write(found: "Found", out: Path, protocol: Callable[[Path], None], rater: "Rater" = "rater1") -> None:
+def _write(found: "Found", out: Path, protocol: Callable[[Path], None], rater: Rater = "rater1") -> None:
     """Write the dataset, with its `protocol` in the folder of that name, and say what is there."""
     from lesiondelta.datasets.conversion import convert as write_bids
 

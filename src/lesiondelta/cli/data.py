@@ -21,8 +21,8 @@ def simulate(
     anatomy: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of real people to simulate from: skull-stripped NAME_T1w and NAME_FLAIR, and NAME_..._mask "
-            "with their lesions, on one grid of cubic voxels. Default: the MNI152 atlas.",
+            help="Folder of real people to simulate from: NAME_T1w and NAME_FLAIR, both skull-stripped, and "
+            "NAME_..._mask with their lesions, on one grid of cubic voxels. Default: the MNI152 atlas.",
         ),
     ] = None,
     lesion_masks: Annotated[

@@ -2,20 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lesiondelta.cli import console
 from lesiondelta.cli.options import Participants
 from lesiondelta.errors import OutputError
+from lesiondelta.evaluation import Convention, Undefined
 
 if TYPE_CHECKING:
     from lesiondelta.evaluation.tables import MaskFolders, Options
-
-
-UndefinedName = Literal["penalise", "nan"]
-ConventionName = Literal["lesiondelta", "longiseg"]
 
 
 Mapping = Annotated[
@@ -27,11 +24,11 @@ AllowMissing = Annotated[
 ]
 SmallestLesion = Annotated[float, typer.Option(min=0, help="Leave out lesions smaller than this many mm3.")]
 UndefinedOption = Annotated[
-    UndefinedName,
+    Undefined,
     typer.Option(help="Scores that an empty mask leaves undefined: the best or worst value, or left out (nan)."),
 ]
 ConventionOption = Annotated[
-    ConventionName, typer.Option(help="Whose definitions to use; longiseg: the longitudinal nnU-Net fork's.")
+    Convention, typer.Option(help="Whose definitions to use; longiseg: the longitudinal nnU-Net fork's.")
 ]
 SecondRater = Annotated[
     Path | None, typer.Option(help="Folder with another rater's masks, which scale the ISBI 2015 score.")

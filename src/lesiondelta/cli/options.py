@@ -123,6 +123,8 @@ Participants = Annotated[
         rich_help_panel=SELECTION,
     ),
 ]
+Folds = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, first weights, sampling and augmentation.")]
 Device = Annotated[DeviceName, typer.Option("--device", help="Where the network runs.", rich_help_panel=COMPUTING)]
 Processes = Annotated[
     int, typer.Option("--nprocs", min=1, help="Patients processed at the same time.", rich_help_panel=COMPUTING)
@@ -130,7 +132,10 @@ Processes = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--omp-nthreads", min=1, help="Threads for each patient. Default: cores / nprocs.", rich_help_panel=COMPUTING
+        "--omp-nthreads",
+        min=1,
+        help="Threads for each patient. Default: all cores, divided among patients processed at the same time.",
+        rich_help_panel=COMPUTING,
     ),
 ]
 WorkDir = Annotated[

@@ -39,7 +39,10 @@ FilterFile = Annotated[
 ]
 MaskFolder = Annotated[
     Path | None,
-    typer.Option(help="Folder with brain masks: sub-X/ses-Y/anat/*_desc-brain_mask.nii.gz.", rich_help_panel=SELECTION),
+    typer.Option(
+        help="Folder whose subfolders sub-X/ses-Y/anat hold brain masks, *_desc-brain_mask.nii.gz.",
+        rich_help_panel=SELECTION,
+    ),
 ]
 Unvalidated = Annotated[
     bool, typer.Option("--skip-bids-validation", help="Accept a folder without dataset_description.json.")
@@ -88,8 +91,8 @@ def run(
     The level participant writes the masks, changes and report (OUT/sub-X.html) of every patient. The level group
     writes the table and page of the cohort (OUT/lesiondelta.tsv, OUT/group.html) again, from all patients in OUT.
 
-    To correct a mask by hand, edit it in ITK-SNAP or Slicer (in OUT/sub-X/ses-Y/anat, the file whose name ends with
-    _space-orig_label-L_mask.nii.gz) and save it in place. Then run the level participant with --reports-only, which
+    To correct a mask by hand, open it in ITK-SNAP or Slicer, edit it, and save it in place. It is the file
+    *_space-orig_label-L_mask.nii.gz in OUT/sub-X/ses-Y/anat. Then run the level participant with --reports-only, which
     keeps the settings that the masks were made with. Results of `segment` have no dataset: give OUT in place of BIDS.
 
     Exit code: 0 if every patient succeeded, 1 if one failed, 70 if nothing could be started. The same command skips

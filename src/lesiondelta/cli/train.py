@@ -3,18 +3,21 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lesiondelta import methods
 from lesiondelta.cli import console
 from lesiondelta.cli.options import (
     Device,
+    Folds,
     Given,
     LabelledCohort,
     Output,
     Participants,
     Processes,
+    Seed,
     Threads,
     preprocessing_of,
     takes_settings,
@@ -25,23 +28,20 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from lesiondelta.cohort import Cohort
-    from lesiondelta.methods import Method
     from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingProgress
     from lesiondelta.nnunet.training_patients import FoldName
     from lesiondelta.settings import PreprocessingSettings
 
-PriorName = Literal["previous", "random", "baseline"]
 MethodName = Annotated[str, typer.Option(help="A method of docs/methods.md; an unknown name lists them.")]
 PresetName = Annotated[str | None, typer.Option(help="Size of the training: paper (the default), small or smoke.")]
 PriorOption = Annotated[
-    PriorName | None,
+    methods.PriorPolicy | None,
     typer.Option(help="Which other visit is the prior. Default: the method's own (denner sees every pair anyway)."),
 ]
 FoldOption = Annotated[str, typer.Option(help="Fold to hold out (0 to folds - 1), or all to train on everyone.")]
-Folds = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, first weights, sampling and augmentation.")]
 Epochs = Annotated[
-    int | None, typer.Option(min=1, help="Number of epochs. Default: the preset's, or the method's own if fewer.")
+    int | None,
+    typer.Option(min=1, help="Number of epochs; a method may have a limit of its own. Default: the preset's."),
 ]
 InitialModel = Annotated[Path | None, typer.Option(help="Model folder whose weights the training starts from.")]
 SelfPriorShare = Annotated[
@@ -89,7 +89,6 @@ def train(
 
     On GPUs, the networks of long trainings are compiled (torch.compile); set nnUNet_compile=false to prevent it.
     """
-    from lesiondelta import methods
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
     from lesiondelta.nnunet.job import TrainingOptions
@@ -140,7 +139,7 @@ def register(app: typer.Typer) -> None:
     app.command(cls=console.SpacedValues)(train)
 
 
-def _with_prior(method: "Method", prior: PriorName | None) -> "Method":
+def _with_prior(method: methods.Method, prior: methods.PriorPolicy | None) -> methods.Method:
     if prior and not method.longitudinal:
         raise InputError(f"{method.name} does not use a prior: leave --prior {prior} out, or choose another method.")
     return replace(method, prior=prior) if prior else method

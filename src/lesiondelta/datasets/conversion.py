@@ -16,10 +16,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from lesiondelta.datasets import Rater
 from lesiondelta.datasets.finding import Found, FoundPatient
 from lesiondelta.errors import ImageError, OutputError
 from lesiondelta.files import alone, atomic, sha256, write_json, write_text
@@ -37,7 +38,6 @@ from lesiondelta.inputs.bids import CONVERSION, DESCRIPTION
 
 log = logging.getLogger(__name__)
 
-Rater = Literal["rater1", "rater2", "union", "intersection"]
 Step = Callable[[Path], object]
 """Writes one file; True where a mask's header had to be replaced."""
 COMBINED = {"union": np.logical_or, "intersection": np.logical_and}

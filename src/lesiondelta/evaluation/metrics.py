@@ -28,6 +28,7 @@ from typing import Literal
 import numpy as np
 
 from lesiondelta.errors import GeometryError
+from lesiondelta.evaluation import Convention, Undefined
 from lesiondelta.evaluation.instances import (
     IOU,
     MIN_LESION_MM3,
@@ -48,8 +49,6 @@ SMALL_MM3, LARGE_MM3 = 10.0, 100.0
 SIZES = ("small", "medium", "large")
 LONGISEG_DISTANCE_MM = 1000.0
 
-Undefined = Literal["penalise", "nan"]
-Convention = Literal["lesiondelta", "longiseg"]
 Empty = Literal["", "both", "reference", "prediction"]
 
 

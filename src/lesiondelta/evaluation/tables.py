@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from lesiondelta.errors import CohortError, InputError
-from lesiondelta.evaluation import challenges
+from lesiondelta.evaluation import Convention, Undefined, challenges
 from lesiondelta.evaluation.instances import IOU, MIN_LESION_MM3
 from lesiondelta.evaluation.longitudinal import ChangeScores, score_change
 from lesiondelta.evaluation.masks import MaskPair, Matching, match_folders, match_table, names, read_pair
-from lesiondelta.evaluation.metrics import SIZES, Convention, Scores, Undefined, score
+from lesiondelta.evaluation.metrics import SIZES, Scores, score
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, mean_interval
 from lesiondelta.files import require_writable, write_json, write_text
 from lesiondelta.images import GRID_TOLERANCE_MM, Array
