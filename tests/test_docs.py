@@ -1,6 +1,7 @@
 """The documentation: decisions have one form, links lead somewhere, and tables of outputs are described."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,17 @@ def test_every_decision_that_is_referred_to_exists():
     numbers = {page.stem[:3] for page in DECISIONS}
     files = [path for folder in ("src", "recipes", "scripts", "docs") for path in (ROOT / folder).rglob("*.*")]
     texts = [path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".md")]
-    assert {number for text in texts for number in re.findall(r"[dD]ecision (\d{3})", text)} <= numbers
+    assert {number for text in texts for number in re.findall(r"[dD]ecisions? (\d{3})", text)} <= numbers
+
+
+def test_rooms_are_named_in_the_order_that_is_enforced():
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
+    rooms = [layer.removeprefix("lesiondelta.") for layer in layers]
+    decision = (DOCS / "decisions" / "001-rooms.md").read_text(encoding="utf-8")
+    assert ", ".join(rooms) in " ".join(decision.split())
+    tour = (DOCS / "tour.md").read_text(encoding="utf-8")
+    assert re.findall(r"^  \| (\w+)", tour, re.MULTILINE) == rooms
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
