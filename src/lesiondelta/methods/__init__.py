@@ -1,6 +1,6 @@
-"""The methods of the comparison: every file here that exports METHOD is one, its name is the file's.
+"""The methods of the comparison: every file here that exports METHOD is a method, named like its file.
 
-Programs of others are in `external`.
+Programs of other groups are in `external`.
 """
 
 import importlib

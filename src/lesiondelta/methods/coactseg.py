@@ -1,9 +1,9 @@
 """Wu et al. 2023, CoactSeg: both visits and their difference in one V-Net, with heads for old, current and new lesions.
 
-The loss is soft Dice of the three heads, from half of the training on with a regulariser on new lesions. Recipe,
-patches and prediction are the authors' code's (see `networks.coactseg` and `nnunet.coactseg`, which say what
-differs). Windows of the current visit's lesions are averaged as logits, as for every method here; theirs, and those of
-the new lesions here too, as probabilities.
+The loss is soft Dice of the three heads; the second half of the training adds a regulariser on new lesions. Recipe,
+patches and prediction follow the authors' code (`networks.coactseg` and `nnunet.coactseg` say what differs).
+Overlapping windows are averaged as logits for the current visit's lesions, as for every method here, and as
+probabilities for the new lesions; the authors average probabilities for both.
 """
 
 from lesiondelta.methods.method import Method, Recipe

@@ -1,9 +1,9 @@
 """Denner et al. 2020: slices in three orientations, segmented and registered to the prior by one network.
 
 The loss is the squared error of the softmax, plus that of the prior warped onto the current visit, plus 0.01 times the
-smoothness of the displacement. Recipe, losses, slices and three-view inference are the authors' code's (see
-`networks.denner` and `nnunet.slices`, which say what differs). `prior` is that of prediction: training takes every
-other visit of the patient.
+smoothness of the displacement. Recipe, losses, slices and three-view inference follow the authors' code
+(`networks.denner` and `nnunet.slices` say what differs). In prediction the prior is the visit before; in training it is
+every other visit of the patient.
 """
 
 from lesiondelta.methods.method import Method, Recipe

@@ -1,4 +1,4 @@
-"""Difference weighting, trained with any other visit as the prior, as one of the choices the paper leaves open."""
+"""Difference weighting, trained with any other visit as the prior, which the paper leaves open."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Difference weighting in nnU-Net's U-Net with a residual encoder: beyond the paper."""
+"""Difference weighting in nnU-Net's U-Net with a residual encoder; this is not in the paper."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Methods of the comparison that are programs of others: nothing is trained, and they may be absent."""
+"""Methods of the comparison that are other groups' programs: nothing is trained, and they may not be installed."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Longitudinal nnU-Net: the same network on cat(current, prior), 2C input channels."""
+"""Longitudinal nnU-Net: the same network on cat(current, prior), which has 2C input channels."""
 
 from lesiondelta.methods.method import Method
 

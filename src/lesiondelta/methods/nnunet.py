@@ -1,6 +1,6 @@
-"""nnU-Net on the current visit alone: the baseline that every longitudinal method has to beat.
+"""nnU-Net on the current visit only: the baseline that every longitudinal method has to beat.
 
-The loss is Dice + cross-entropy, which is also that of every method that states no other.
+The loss is Dice + cross-entropy, as for every method that does not state another.
 """
 
 from lesiondelta.methods.method import Method

@@ -1,4 +1,4 @@
-"""SimU-Net: a recurrent residual U-Net on cat(current, prior), in nnU-Net's recipe as in the paper's comparison."""
+"""SimU-Net: a recurrent residual U-Net on cat(current, prior), with nnU-Net's recipe as in the paper's comparison."""
 
 from lesiondelta.methods.method import Method
 

@@ -1,7 +1,7 @@
-"""SwinUNETR on the current visit alone: a transformer as the second single-visit baseline.
+"""SwinUNETR on the current visit only: a transformer as the second single-visit baseline.
 
-The paper (Table 2) states no schedule for it; this one is ours: AdamW and a cosine as in the authors' training code,
-without its warm-up. No deep supervision; patches are rounded up to multiples of 32.
+The paper (Table 2) does not state a schedule for it. Ours is AdamW with a cosine, as in the authors' training code, but
+without its warm-up. There is no deep supervision, and patches are rounded up to multiples of 32.
 """
 
 from lesiondelta.methods.method import Method, Recipe
