@@ -76,9 +76,7 @@ def import_fold(source: Path, fold: str, folder: Path, contrasts: Sequence[str] 
     Parameters
     ----------
     source : Path
-        With plans.json and dataset.json; `fold` is one of its `trained_folds`.
-    folder : Path
-        To be written.
+        With plans.json and dataset.json; `fold` is one of its `trained_folds`, `folder` is written.
     contrasts : sequence of str or None
         What the channels are; None: by their names in dataset.json.
 

@@ -14,9 +14,10 @@ from lesiondelta.files import sha256, write_json, write_text
 from lesiondelta.images import write_volume
 from lesiondelta.simulation.acquisition import Acquisition
 from lesiondelta.simulation.anatomy import deformed
+from lesiondelta.simulation.disease import LesionPlan
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.sources import Person
-from lesiondelta.simulation.visits import LesionPlan, SimulatedPatient, SimulatedVisit, simulate_patient
+from lesiondelta.simulation.visits import SimulatedPatient, SimulatedVisit, simulate_patient
 
 LOGGER = logging.getLogger(__name__)
 FIRST_VISIT = datetime(2020, 1, 1, 9)

@@ -17,7 +17,7 @@ from lesiondelta.simulation.contrast import (
     texture_fields,
     tissue_means,
 )
-from lesiondelta.simulation.lesions import Lesion
+from lesiondelta.simulation.disease import Disease
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +32,6 @@ class Look:
 def draw_look(rng: np.random.Generator, anatomy: Anatomy) -> Look:
     """Draw what is a person's own."""
     return Look(texture_fields(rng, anatomy), normal_variants(rng, anatomy), draw_atrophy(rng, anatomy))
-
-
-@dataclass(frozen=True, eq=False)
-class Disease:
-    """Simulated lesions, and at which visits each real one is there."""
-
-    lesions: tuple[Lesion, ...]
-    present: Mapping[int, tuple[bool, ...]]
 
 
 def instance_map(anatomy: Anatomy, disease: Disease, visit: int) -> Array:

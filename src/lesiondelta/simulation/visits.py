@@ -1,8 +1,7 @@
 """A labelled longitudinal patient."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,12 +10,10 @@ from lesiondelta.images import Affine, Volume, resample
 from lesiondelta.simulation.acquisition import Acquisition, aligned, draw_leftovers, draw_protocols, imperfect_mask
 from lesiondelta.simulation.anatomy import Anatomy, mni152_anatomy
 from lesiondelta.simulation.contrast import Contrast, draw_contrasts, jitter
-from lesiondelta.simulation.evolution import Rates, changes_between, draw_sizes
+from lesiondelta.simulation.disease import Disease, LesionPlan, changes_of, draw_disease
 from lesiondelta.simulation.head import draw_head, head_values, no_head, with_head
-from lesiondelta.simulation.ideal import Disease, draw_look, ideal_image, instance_map
-from lesiondelta.simulation.lesions import draw_count, draw_lesions
+from lesiondelta.simulation.ideal import draw_look, ideal_image, instance_map
 from lesiondelta.simulation.native import draw_poses, reference_on, scan, scan_grid
-from lesiondelta.simulation.shapes import draw_shapes
 
 RESIDUAL_MM = {"FLAIR": 0.35, "T1w": 0.7}
 """By how far aligned images are off their place at most."""
@@ -46,22 +43,6 @@ class SimulatedPatient:
     changes: tuple[Mapping[int, str], ...]
 
 
-@dataclass(frozen=True)
-class LesionPlan:
-    """What lesions a simulated patient gets.
-
-    Attributes
-    ----------
-    masks : real masks on the MNI152 grid to take shapes from
-    rates : of change between visits
-    count : None takes as many as real patients have (3 to 350), for a real patient 1 to 7 besides its own
-    """
-
-    masks: Sequence[Path] = ()
-    rates: Rates = Rates()  # noqa: RUF009  (frozen)
-    count: int | None = None
-
-
 def simulate_patient(
     seed: int,
     visits: int = 2,
@@ -83,39 +64,11 @@ def simulate_patient(
     rng = np.random.default_rng(seed)
     anatomy = mni152_anatomy(seed, 2.0 if small else 1.0) if anatomy is None else anatomy
     acquisition = acquisition or Acquisition()
-    disease = _draw_disease(rng, anatomy, visits, lesions or LesionPlan())
+    disease = draw_disease(rng, anatomy, visits, lesions or LesionPlan())
     days = np.cumsum([0, *rng.integers(90, 540, visits - 1)]).tolist()
     scanned = _aligned_visits if acquisition.mode == "aligned" else _native_visits
     made = tuple(scanned(rng, anatomy, disease, days, acquisition))
-    return SimulatedPatient(f"{seed:03d}", made, _changes(disease, visits))
-
-
-def _draw_disease(rng: np.random.Generator, anatomy: Anatomy, visits: int, plan: LesionPlan) -> Disease:
-    """Lesions and their fates; a real patient keeps the real ones and gets a few more.
-
-    Rates are those of all lesions, but that real ones neither grow nor shrink. Where there are masks to take shapes
-    from, the others get all the lesions of one of them and a tenth more; of a number that is given, four fifths look
-    like real ones.
-    """
-    rates, count = Rates(0, 0, 0, 0) if rng.random() < plan.rates.quiet else plan.rates, plan.count
-    real = [] if anatomy.lesions is None else np.bincount(anatomy.lesions.ravel())[1:].tolist()
-    if count is None and real:
-        count = int(rng.integers(1, 8))
-    shapes = draw_shapes(rng, plan.masks, None if count is None else round(0.8 * count))
-    if count is None:
-        count = round(1.1 * len(shapes)) if shapes else draw_count(rng)
-    come_and_go = replace(rates, enlarging=0, shrinking=0)
-    sizes = [draw_sizes(rng, voxels, visits, come_and_go, anatomy.spacing_mm) for voxels in real]
-    present = {number: tuple(n > 0 for n in lesion) for number, lesion in enumerate(sizes, start=1)}
-    return Disease(draw_lesions(rng, anatomy, visits, rates, count, shapes), present)
-
-
-def _changes(disease: Disease, visits: int) -> tuple[Mapping[int, str], ...]:
-    """Per pair of consecutive visits, instance number -> change, without lesions absent from both."""
-    sizes = {i: tuple(int(p) for p in there) for i, there in disease.present.items()}
-    sizes |= {lesion.identity: lesion.voxels for lesion in disease.lesions}
-    pairs = [{i: changes_between(s[k], s[k + 1]) for i, s in sizes.items()} for k in range(visits - 1)]
-    return tuple({i: change for i, change in pair.items() if change != "absent"} for pair in pairs)
+    return SimulatedPatient(f"{seed:03d}", made, changes_of(disease, visits))
 
 
 def _aligned_visits(
