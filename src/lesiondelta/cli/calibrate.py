@@ -1,0 +1,104 @@
+"""`models calibrate`: a model's operating point, chosen on labelled patients."""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lesiondelta.cli import console
+from lesiondelta.cli.options import (
+    Device,
+    Given,
+    LabelledCohort,
+    Participants,
+    Processes,
+    Threads,
+    preprocessing_of,
+    takes_settings,
+)
+
+if TYPE_CHECKING:
+    from lesiondelta.cohort import Cohort
+    from lesiondelta.evaluation.calibration import Calibration
+    from lesiondelta.nnunet.training_patients import TrainingPatient
+    from lesiondelta.settings import PreprocessingSettings
+
+
+@takes_settings("preprocessing")
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.", show_default=False)],
+    cohort: LabelledCohort,
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="New folder for the model.")],
+    *,
+    participant_label: Participants = None,
+    same_labels: Annotated[
+        bool, typer.Option("--same-labels", help="Labels that name training patients too are other people.")
+    ] = False,
+    given: Given,
+    device: Device = "auto",
+    nprocs: Processes = 1,
+    omp_nthreads: Threads = None,
+) -> None:
+    """Choose a model's threshold on labelled patients.
+
+    For example:
+
+      lesiondelta models calibrate MODELS/model COHORT -o MODELS/calibrated
+
+    Chooses the temperature, the threshold and the smallest lesion by the likelihood and by Dice and lesion F1, averaged
+    over patients. Give patients that the model was not trained on. The weights stay as they are, and the choice is
+    recorded in OUT/model.json.
+    """
+    from lesiondelta.comparison.calibration import calibrate_model, trained_on, write_calibrated
+    from lesiondelta.errors import CohortError, OutputError
+    from lesiondelta.inference.model import load_model
+    from lesiondelta.inputs.bids import read_cohort
+
+    if out.exists():
+        raise OutputError(f"{out} exists: give a new folder.")
+    loaded, labelled = load_model(model), read_cohort(cohort, participant_label)
+    if not same_labels and (members := trained_on(loaded, [patient.label for patient in labelled.patients])):
+        raise CohortError(
+            f"{model} was trained on patients labelled {', '.join(members)}: choose others with --participant-label, "
+            "or give --same-labels if they are other people."
+        )
+    settings = preprocessing_of(given, (omp_nthreads or console.cores()) // nprocs)
+    with tempfile.TemporaryDirectory(prefix="lesiondelta-") as work:
+        patients = _prepared(labelled, Path(work), settings, nprocs)
+        with console.progress("segmenting", len(patients) + 1) as advance:
+            result = calibrate_model(loaded, patients, device, advance)
+        write_calibrated(model, out, result, patients)
+    _print_calibration(result, len(patients))
+    console.out.print(f"Use it: --model {out}", soft_wrap=True, markup=False)
+
+
+def _prepared(
+    labelled: "Cohort", work: Path, settings: "PreprocessingSettings", nprocs: int
+) -> "list[TrainingPatient]":
+    from lesiondelta.nnunet.preparation import prepare_training
+    from lesiondelta.preprocessing.preparation import require_programs
+
+    require_programs(settings)
+    with (
+        console.log_lines(console.print_warning, logging.WARNING, logging.WARNING),
+        console.progress("preparing patients", len(labelled.patients)) as advance,
+    ):
+        return prepare_training(labelled, work, settings, nprocs, lambda label: advance(f"sub-{label}"))
+
+
+def _print_calibration(result: "Calibration", patients: int) -> None:
+    from rich.table import Table
+
+    from lesiondelta.evaluation.calibration import mean_agreement
+
+    table = Table("", "temperature", "threshold", "smallest lesion (mm3)", "DSC", "lesion F1", box=None)
+    for name, point, found in (("before", result.present, result.before), ("chosen", result.point, result.after)):
+        mean = mean_agreement(found.values())
+        figures = (f"{point.temperature:g}", f"{point.threshold:g}", f"{point.min_lesion_mm3:g}")
+        table.add_row(name, *figures, f"{mean.dsc:.3f}", f"{mean.lesion_f1:.3f}")
+    console.out.print(table)
+    note = "the same patients chose and scored, so that new patients will score lower"
+    few = " Two patients or more are needed for a choice that holds for others." if patients < 2 else ""
+    console.out.print(f"Means over {patients} patient{'s' * (patients != 1)}; {note}.{few}", soft_wrap=True)
