@@ -25,7 +25,7 @@ class Visit:
     brain_mask : file or None
         A mask given by the user, on the grid of the FLAIR.
     reference : file or None
-        Reference lesion mask, on the grid of the FLAIR; needed for training alone.
+        Reference lesion mask, on the grid of the FLAIR; needed only for training.
     dicom : files
         The DICOM series that the FLAIR was converted from, if it was: results go back to it as DICOM SEG.
     """

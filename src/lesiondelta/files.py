@@ -63,7 +63,7 @@ def alone(folder: Path, *, wait: bool, lock: str = ".lock", busy: str = "", need
     """Keep other processes that ask the same out of `folder`; the system frees the lock of a process that is killed.
 
     `lock` names the file in it that is locked, `busy` is what is said where another process has it. Where no lock can
-    be had (some network disks know none) and none is `needed`, the log says so and the block goes on.
+    be had (some network disks know none) and none is `needed`, the log says so and the block continues.
 
     Raises
     ------

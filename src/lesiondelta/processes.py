@@ -9,7 +9,7 @@ from threading import Thread
 def worker_pool(processes: int) -> ProcessPoolExecutor:
     """A pool of spawned processes; killed with SIGKILL or by a scheduler, the parent takes them along.
 
-    Else they would go on writing into a folder that the next run holds for its own.
+    Else they would continue to write into a folder that the next run holds for its own.
     """
     return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent)
 

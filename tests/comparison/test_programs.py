@@ -55,7 +55,7 @@ def test_a_failure_is_the_reason_and_the_next_call_tries_again(tmp_path):
 
 def test_stripped_images_are_the_reason(tmp_path, installed):
     study, sources = made(tmp_path, write_patient)
-    assert "T1w.nii.gz shows the brain alone" in with_samseg(study, {}, sources)[0].absent[SAMSEG]
+    assert "T1w.nii.gz shows only the brain" in with_samseg(study, {}, sources)[0].absent[SAMSEG]
     said_so = {"cv": Source(sources["cv"].cohort, tmp_path / "work", EASY.model_copy(update={"skull_strip": "skip"}))}
     assert "--skull-strip skip says" in with_samseg(study, {}, said_so)[0].absent[SAMSEG]
     assert not calls(installed)

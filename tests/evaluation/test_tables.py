@@ -241,7 +241,7 @@ def test_visits_follow_in_the_order_of_their_dates(folders, caplog):
         put(reference, "1", session, voxels)
         put(prediction, "1", session, voxels)
     assert evaluate(reference, prediction, out)["measures"]["reference_change_mm3"]["mean"] == -4
-    assert "sub-1: visits are ordered by session labels, which are no numbers" in caplog.text
+    assert "sub-1: visits are ordered by session labels, which are not numbers" in caplog.text
     caplog.clear()
     dates = "session_id\tacq_time\nses-baseline\t2019-01-05\nses-Month12\t2020-01-07\n"
     (reference / "sub-1" / "sub-1_sessions.tsv").write_text(dates)

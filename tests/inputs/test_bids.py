@@ -180,7 +180,7 @@ def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
 def test_labels_that_are_no_numbers_are_told_of(tmp_path, sessions, named):
     """Where they differ in their numbers alone, these order them."""
     patient = only(write(tmp_path, *(name for session in sessions for name in visit("1", session))))
-    said = f"visits are ordered by session labels, which are no numbers: {named}; give acq_time in sub-1_sessions.tsv"
+    said = f"visits are ordered by session labels, which are not numbers: {named}; give acq_time in sub-1_sessions.tsv"
     assert patient.cautions == ((said,) if named else ())
     assert not dated(tmp_path, *(f"ses-{session} 20{10 + n}-01-01" for n, session in enumerate(sessions))).cautions
 

@@ -364,7 +364,7 @@ def test_an_image_given_for_two_visits_fails_both(tmp_path, models):
 
 def test_an_order_by_labels_that_are_no_numbers_is_flagged_until_dates_are_given(tmp_path, models):
     home = write_patient(tmp_path / "bids", "01", ("post", "pre"))
-    said = "visits are ordered by session labels, which are no numbers: ses-post, ses-pre; give acq_time in sub-01_ses"
+    said = "visits are ordered by session labels, which are not numbers: ses-post, ses-pre; give acq_time in sub-01_ses"
     assert all(said in result.reason for result in run(tmp_path, models[:1]))
     assert said in (tmp_path / "out/sub-01.html").read_text()
     dates = "session_id\tacq_time\nses-post\t{}-01-01\nses-pre\t2019-01-01\n"

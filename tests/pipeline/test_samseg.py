@@ -129,7 +129,7 @@ def test_stripped_images_are_refused(capsys, installed, tmp_path):
     outcome = call(capsys, "segment", "--visit", *images, "-o", tmp_path / "out", "--model", "samseg", *HEADS)
     said = reason(outcome, tmp_path / "bids")
     assert "SAMSEG needs whole heads" in said
-    assert "sub-01_ses-1_T1w.nii.gz shows the brain alone" in said
+    assert "sub-01_ses-1_T1w.nii.gz shows only the brain" in said
     assert not calls(log)
 
 

@@ -242,4 +242,4 @@ def test_a_refinement_that_fails_leaves_the_first_registration_and_a_warning(tmp
     monkeypatch.setitem(way_of_one_patient.REFINERS, "none", refine)
     prepared = prepare(write_patient(tmp_path, [person(0)]), QUICK)
     np.testing.assert_array_equal(prepared.visits[0].from_patient["T1w"], np.eye(4))
-    assert "T1w could not be registered by the brain alone" in prepared.visits[0].warnings[0]
+    assert "T1w could not be registered by the brain only" in prepared.visits[0].warnings[0]

@@ -103,7 +103,7 @@ MADE = {
     ): "T1w and FLAIR of all visits were registered to one space by elastix, resampled once to "
     "cubic voxels, cut to the brain that atlas found, and corrected for the bias field by N4.",
     ("none", False, "own"): "T1w and FLAIR of all visits were taken as lying in one space, resampled once to cubic "
-    "voxels, taken as showing the brain alone, and not corrected for the bias field.",
+    "voxels, taken as showing only the brain, and not corrected for the bias field.",
     ("flirt", True, "given"): "by flirt, resampled once to cubic voxels, cut to the brain by the mask that was given,",
     ("flirt", True, ""): "cubic voxels, cut to the brain, and",
 }

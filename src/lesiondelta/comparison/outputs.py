@@ -138,7 +138,7 @@ def _parameters(model: Path) -> int:
 
 
 def _commits(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every one once; models of earlier versions name the first of theirs alone."""
+    """Every one once; models of earlier versions name only the first of theirs."""
     every = [record.get("commits") or [record["commit"]] for record in records]
     return sorted({commit for commits in every for commit in commits if commit})
 

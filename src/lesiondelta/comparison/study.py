@@ -100,7 +100,7 @@ def run_study(
     training: TrainingCallback | None = None,
     report: Callable[[str], None] = lambda what: None,
 ) -> dict[tuple[Split, str], Scored]:
-    """Train what is missing, predict what is missing, score everything; called again it goes on where it stopped.
+    """Train what is missing, predict what is missing, score everything; called again, it resumes.
 
     Raises
     ------

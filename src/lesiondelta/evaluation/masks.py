@@ -190,5 +190,5 @@ def _only(files: Sequence[BidsFile], space: str | None) -> BidsFile:
 def _file(folder: Path, name: str | None, table: Path) -> Path:
     path = folder / (name or "")
     if not name or not path.is_file():
-        raise CohortError(f"The mapping {table} names {path}, which is no file: correct the row.")
+        raise CohortError(f"The mapping {table} names {path}, which is not a file: correct the row.")
     return path

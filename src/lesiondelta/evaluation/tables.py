@@ -76,7 +76,7 @@ def evaluate(
     Raises
     ------
     CohortError, ImageError, GeometryError
-        Visits without a prediction (unless allowed), files that are no masks, grids that differ. Nothing is written.
+        Visits without a prediction (unless allowed), files that are not masks, grids that differ. Nothing is written.
     """
     matching = _matching(folders, options)
     raters = _raters(folders, matching, options, processes)

@@ -62,7 +62,7 @@ def _files_in(archive: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(archive) as packed:
             for member in packed.infolist():
                 if member.filename not in NAMES:
-                    raise ModelError(f"{archive} holds {member.filename!r}, which is no part of a model: not opened.")
+                    raise ModelError(f"{archive} holds {member.filename!r}, which is not part of a model: not opened.")
                 if member.file_size > LARGEST_BYTES:
                     raise ModelError(f"{archive} holds a {member.filename} of over 2 GiB: give the model's folder.")
             return {member.filename: packed.read(member) for member in packed.infolist()}

@@ -55,12 +55,12 @@ def load_segmenter(
     if SAMSEG not in named:
         return NetworkSegmenter(load(named), settings.segmentation)
     if len(named) > 1:
-        raise ModelError("samseg is a program, whose masks cannot be averaged with models: give it alone.")
+        raise ModelError("samseg is a program, whose masks cannot be averaged with models: give no other with it.")
     return find_samseg_for(settings.preprocessing, settings.segmentation)
 
 
 def find_samseg_for(preprocessing: PreprocessingSettings, segmentation: SegmentationSettings) -> SamsegSegmenter:
-    """The installed SAMSEG; InputError where the user says that the images show the brain alone."""
+    """The installed SAMSEG; InputError where the user says that the images show only the brain."""
     program = find_samseg()
     if preprocessing.skull_strip == "skip":
         raise InputError("SAMSEG needs whole heads, and --skull-strip skip says that the images are stripped.")

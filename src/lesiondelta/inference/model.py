@@ -168,7 +168,7 @@ def load_model(folder: Path) -> Model:
 
 
 def read_description(folder: Path) -> Description:
-    """Read model.json alone, quickly; ModelError where it is missing, unreadable or foreign."""
+    """Read only model.json, quickly; ModelError where it is missing, unreadable or foreign."""
     path = folder / DESCRIPTION
     with _readable(path):
         if not path.is_file():

@@ -38,12 +38,12 @@ class SamsegSegmenter:
         return SegmenterFacts("samseg", CONTRASTS, 1.0, limits, (), (program.identity,), (program.fingerprint,))
 
     def check(self, patient: CheckedPatient) -> None:
-        """Raise CohortError where an image shows the brain alone."""
+        """Raise CohortError where an image shows only the brain."""
         for visit in patient.visits:
             for contrast in CONTRASTS:
                 if own_mask(visit.images[contrast]) is not None:
                     raise CohortError(
-                        f"SAMSEG needs whole heads, and {visit.visit.images[contrast]} shows the brain alone: give the "
+                        f"SAMSEG needs whole heads, and {visit.visit.images[contrast]} shows only the brain: give the "
                         "image from before skull-stripping."
                     )
 

@@ -170,7 +170,7 @@ def _unfit(name: str) -> str:
     """Why `sub-X` or `ses-Y` cannot be in names of files, or nothing."""
     label = name.split("-", 1)[1]
     if not LABEL.fullmatch(label):
-        return f"{label!r} is no label of BIDS: rename it, and its files, with the letters a to z and digits alone."
+        return f"{label!r} is not a BIDS label: rename it, and its files, with only the letters a to z and digits."
     if len(label) > LONGEST_LABEL:
         return (
             f"a label of {len(label)} characters is too long: rename it, and its files, with {LONGEST_LABEL} at most."
@@ -329,7 +329,7 @@ def _reference(anat: Path) -> Path | None:
 
 
 def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[datetime | None, list[str]]:
-    """When a visit was acquired, and which entries of its tables are no dates."""
+    """When a visit was acquired, and which entries of its tables are not dates."""
     home = root / f"ses-{session}" if session else root
     stem = f"{root.name}_ses-{session}" if session else root.name
     names = {path.relative_to(home).as_posix() for path in images.values()}
@@ -367,7 +367,7 @@ def session_dates(patient: Path) -> dict[str, datetime]:
 
 
 def _earliest(times: Iterable[tuple[str, str]]) -> dict[str, datetime]:
-    """The earliest date of every session; what is no date is left out."""
+    """The earliest date of every session; what is not a date is left out."""
     dates: dict[str, datetime] = {}
     for session, text in times:
         if time := _time(text):
@@ -443,12 +443,12 @@ def _in_time_order(patient: Patient, root: Path) -> Patient:
 
 
 def order_cautions(labels: Sequence[str], order: str, patient: Path) -> tuple[str, ...]:
-    """What is doubtful about an order of `time_order`: labels decided it, and are no numbers, as m06 and m12 are."""
+    """What is doubtful about an order of `time_order`: labels decided it, and are not numbers, as m06 and m12 are."""
     if order == "acq_time" or len({re.sub(r"\d+", "0", label) for label in labels}) <= 1:
         return ()
     names = ", ".join(map(_named, labels))
     return (
-        f"visits are ordered by session labels, which are no numbers: {names}; give acq_time in "
+        f"visits are ordered by session labels, which are not numbers: {names}; give acq_time in "
         f"{_sessions_table(patient).name}",
     )
 

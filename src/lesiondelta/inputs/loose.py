@@ -54,7 +54,7 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
         A file is absent, or a series is no volume that can be read.
     """
     if not LABEL.fullmatch(label):
-        raise CohortError(f"The label {label!r} makes no file name: use letters and digits alone.")
+        raise CohortError(f"The label {label!r} makes no file name: use only letters and digits.")
     given = [_images(paths) for paths in visits]
     images = [one for several in given for one in several]
     _require_once(images)

@@ -3,7 +3,7 @@
 y1 sees the lesions of the prior visit, y2 those of the current one, y3 the new ones; only y2 is scored. Checked against
 the authors' code (ycwu1997/CoactSeg, commit 1e4fcea). Deviations:
 
-- a visit has C contrasts where theirs has a FLAIR alone: the input has 3C channels;
+- a visit has C contrasts where theirs has only a FLAIR: the input has 3C channels;
 - all masks are known for every pair. Theirs are the new lesions of pairs and, for single visits shown twice, all
   lesions; the loss that ties y1 to y2 on those has no counterpart;
 """

@@ -20,7 +20,7 @@ COARSEST = 32  # voxels of the patch in one of the deepest features
 class SingleVisitSwinUNETR(SwinUNETR):
     """A Swin transformer as encoder and convolutions as decoder; the prior is accepted and ignored.
 
-    Of the plan it takes the width alone: its feature size is 1.5 times the features of the plan's first stage, which
+    It takes only the width from the plan: its feature size is 1.5 times the features of the plan's first stage, which
     gives the 48 of the paper for nnU-Net's 32. Its resolutions, kernels and blocks are fixed, so every edge of a patch
     must be a multiple of 32. A patch of 32^3, as in the smallest preset, is padded with zeros along one axis, because
     instance normalisation needs more than one voxel at the deepest resolution.

@@ -83,7 +83,7 @@ class VisitUNet:
 
 
 class SingleVisitUNet(VisitUNet, PlainConvUNet):
-    """The planned U-Net on the current visit alone; the prior is accepted and ignored."""
+    """The planned U-Net on the current visit only; the prior is accepted and ignored."""
 
     def forward(self, pair: Tensor) -> Any:  # noqa: ANN401
         """(B, C, X, Y, Z), or cat(current, prior) with 2C channels -> logits."""

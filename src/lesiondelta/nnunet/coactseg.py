@@ -85,12 +85,12 @@ class ThreeHeadTrainer(PairTrainer):
         )
 
     def get_validation_transforms(self, *_: Any, **__: Any) -> ComposeTransforms:  # noqa: ANN401
-        """The targets alone."""
+        """Only the targets."""
         return ComposeTransforms([RemoveLabelTansform(OUTSIDE, 0), Targets()])
 
 
 def in_plane_angle(image: Tensor, dim: int) -> float:
-    """Radians about axis `dim`: X and Y turn about Z alone."""
+    """Radians about axis `dim`: X and Y turn only about Z."""
     return float(np.random.uniform(-ROTATION, ROTATION)) if dim == 2 else 0.0
 
 

@@ -3,7 +3,7 @@
 LongiSeg (MIC-DKFZ/LongiSeg), the fork of the paper's authors, keeps nnU-Net's layout: `plans.json`, `dataset.json` and
 `fold_K/checkpoint_final.pth`. Its networks hold the U-Net under `backbone.` and the norms of difference weighting
 under `skip_diff_weighting.norm_STAGE`; concatenation is the U-Net with twice the channels, and nnU-Net's own is the
-U-Net alone. Their arrays are (Z, Y, X) where ours are (X, Y, Z), so that the axes of every kernel are turned round.
+U-Net only. Their arrays are (Z, Y, X) where ours are (X, Y, Z), so that the axes of every kernel are turned round.
 """
 
 import json
@@ -61,7 +61,7 @@ def trained_folds(source: Path) -> list[str]:
     missing = [name for name in ("plans.json", "dataset.json") if not (source / name).is_file()]
     if missing:
         raise ModelError(
-            f"{source} is no model folder of nnU-Net: it has no {' and no '.join(missing)}. Give the folder that is "
+            f"{source} is not a model folder of nnU-Net: it has no {' and no '.join(missing)}. Give the folder that is "
             "named TRAINER__PLANS__CONFIGURATION."
         )
     found = sorted(path.parent.name.removeprefix("fold_") for path in source.glob(f"fold_*/{CHECKPOINT}"))

@@ -32,7 +32,7 @@ def prepare_training(
 ) -> list[TrainingPatient]:
     """Prepare every labelled patient under `work`, or take it from there if its input and settings are the same.
 
-    Training must not go on with less than the cohort: the first patient or visit that cannot be prepared ends it.
+    Training must not continue with less than the cohort: the first patient or visit that cannot be prepared ends it.
 
     Raises
     ------

@@ -208,7 +208,7 @@ class SliceTrainer(PairTrainer):
             self.on_train_end()
 
     def on_epoch_end(self) -> None:
-        """End the training where it no longer gets better."""
+        """End the training where it does not get better any more."""
         super().on_epoch_end()
         if self.own_schedule and exhausted(self.logger.get_checkpoint()["mean_fg_dice"]):
             raise StoppedEarly

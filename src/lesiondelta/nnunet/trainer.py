@@ -98,7 +98,7 @@ class PairTrainer(nnUNetTrainer):
             self.precision = "mixed bfloat16"
 
     def apply_precision(self) -> None:
-        """Compute in bfloat16 if that is the precision: nnU-Net's mixed precision is for CUDA alone."""
+        """Compute in bfloat16 if that is the precision: nnU-Net's mixed precision is only for CUDA."""
         if self.precision == "mixed bfloat16":
             self.network.forward = in_bfloat16(self.network.forward)
             for layer in self.network.modules():

@@ -32,7 +32,7 @@ from lesiondelta.nnunet.training_patients import TrainingPatient, choose_fold
 logger = logging.getLogger(__name__)
 
 WORTH_COMPILING = 10_000  # iterations: torch.compile takes a minute or two, more than a short training wins
-DEFAULT_PATCH = (128, 128, 128)  # for compression alone, where the plan chooses the patch
+DEFAULT_PATCH = (128, 128, 128)  # only for compression, where the plan chooses the patch
 THRESHOLD = 0.5
 
 

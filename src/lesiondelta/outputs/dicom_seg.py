@@ -46,7 +46,7 @@ def write_dicom(
     labels : Volume
         On the grid of the converted FLAIR: (columns, rows, slices), as `read_series` returns it.
     changes : mapping of number to Change
-        Of all lesions in `labels`, of which there has to be one.
+        Of all lesions in `labels`, at least one.
     source : files
         The FLAIR's DICOM series.
     baseline : file
@@ -132,7 +132,7 @@ def _complete(image: Dataset, series: Series, slice_mm: float) -> Dataset:
 
 
 def _share(image: Dataset, groups: tuple[str, ...]) -> None:
-    """Say once for all frames what each of them says: highdicom looks for it there alone."""
+    """Say once for all frames what each of them says: highdicom looks for it only there."""
     shared, first = image.SharedFunctionalGroupsSequence[0], image.PerFrameFunctionalGroupsSequence[0]
     for name in groups:
         if name not in shared and name in first:

@@ -39,7 +39,7 @@ def run_all(
 def _run_in_pool(
     patients: Sequence[Patient], plan: RunPlan, processes: int, stop: bool
 ) -> Iterator[tuple[Patient, Results]]:
-    """A process that dies (out of memory, a library's fault) breaks its pool: those it took along run again, alone."""
+    """A process that dies (out of memory, a library's fault) breaks its pool: its other patients run again, one by one."""
     broken, failed = [], False
     pool = worker_pool(processes)
     try:
@@ -55,7 +55,7 @@ def _run_in_pool(
     for patient in broken:
         if stop and failed:
             return
-        log.warning("sub-%s: its process pool broke; it runs again, alone", patient.label)
+        log.warning("sub-%s: its process pool broke; it runs again by itself", patient.label)
         with worker_pool(1) as pool:
             results = _results_of(pool.submit(_run, patient, plan), patient, plan.out)
         failed |= any_failed(results)

@@ -184,7 +184,7 @@ def _own_brain(
     masks = {c: brain.own_mask(image, certain=settings.skull_strip == "skip") for c, image in images.items()}
     all_stripped = all(mask is not None for mask in masks.values())
     if all_stripped:
-        log.info("visit %s: its images show the brain alone", visit.label or "(only one)")
+        log.info("visit %s: its images show only the brain", visit.label or "(only one)")
     return masks[reference] if all_stripped else None, masks[reference] is not None
 
 
@@ -239,7 +239,7 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
 def _refined(
     visit: _Loaded, reference: str, mask: Volume, to_reference: Affine, settings: PreprocessingSettings
 ) -> _Loaded:
-    """The visit, its contrasts registered to its reference once more, by the brain alone.
+    """The visit, its contrasts registered to its reference once more, by the brain only.
 
     `to_reference` takes points of the brain mask's space to the reference's.
     """
@@ -256,7 +256,7 @@ def _refined(
                 visit = replace(visit, transforms={**visit.transforms, contrast: better})
             except RegistrationError as error:  # a thin slab: what was found before is judged by the gate
                 log.warning("visit %s: %s", visit.label or "(only one)", error)
-                warning = f"The {contrast} could not be registered by the brain alone: compare it with the {reference}."
+                warning = f"The {contrast} could not be registered by the brain only: compare it with the {reference}."
                 visit = replace(visit, warnings=(*visit.warnings, warning))
     return visit
 

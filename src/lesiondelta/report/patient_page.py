@@ -222,7 +222,7 @@ def _preparation(report: Report) -> str:
     engine = chosen.registration
     brains = {
         "given": "cut to the brain by the mask that was given",
-        "own": "taken as showing the brain alone",
+        "own": "taken as showing only the brain",
         "": "cut to the brain",
     }
     steps = [

@@ -239,7 +239,7 @@ def image_anatomy(
     labels, _ = ndimage.label(volumes[2] > 0, np.ones((3, 3, 3)))
     share = np.count_nonzero(labels) / np.count_nonzero(brain)
     if share > LARGEST_LOAD:
-        raise ImageError(f"{lesions.name} marks {share:.0%} of the brain: it is no mask of lesions, give another.")
+        raise ImageError(f"{lesions.name} marks {share:.0%} of the brain: it is not a mask of lesions, give another.")
     tissues = tissues_of(lesioned["T1w"], brain, labels > 0)
     healthy = {c: _filled(rng, image, tissues[2], labels > 0, brain) for c, image in lesioned.items()}
     from_atlas = register(Volume(lesioned["T1w"], affine, t1w.name))
