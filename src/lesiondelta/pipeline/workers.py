@@ -39,7 +39,7 @@ def run_all(
 def _run_in_pool(
     patients: Sequence[Patient], plan: RunPlan, processes: int, stop: bool
 ) -> Iterator[tuple[Patient, Results]]:
-    """A process that dies (out of memory, a library's fault) breaks its pool: its other patients run again, one by one."""
+    """A process that dies (out of memory, a library's fault) breaks its pool: its patients run again, one by one."""
     broken, failed = [], False
     pool = worker_pool(processes)
     try:
