@@ -69,8 +69,8 @@ def test_a_browser_runs_nothing_of_it(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        ("<script>alert(1)<", "is no label of BIDS"),
-        ("Zoë", "is no label of BIDS"),
+        ("<script>alert(1)<", "is not a BIDS label"),
+        ("Zoë", "is not a BIDS label"),
         ("x" * 51, "a label of 51 characters is too long"),
         ("x" * 240, "a label of 240 characters is too long"),
     ],
@@ -86,7 +86,7 @@ def test_a_label_that_makes_no_name_is_refused_and_the_others_run(capsys, tmp_pa
     assert "Traceback" not in done.out + done.err
     table = rows(tmp_path / "out")
     assert table["sub-01", "ses-1"]["status"] == "flagged"
-    assert "'é' is no label of BIDS" in table["sub-01", "ses-é"]["reason"]
+    assert "'é' is not a BIDS label" in table["sub-01", "ses-é"]["reason"]
     if "<" in label:
         assert "<script>" not in (tmp_path / "out/group.html").read_text()
 

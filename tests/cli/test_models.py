@@ -59,7 +59,7 @@ def test_a_changed_or_foreign_zip_is_refused_and_leaves_nothing(model, tmp_path,
     with zipfile.ZipFile(archive, "w") as written:
         written.writestr("../outside.py", "print()")
     refused = call(capsys, "models", "import", archive, "-o", tmp_path / "there")
-    assert (refused.code, "is no part of a model" in " ".join(refused.err.split())) == (1, True)
+    assert (refused.code, "is not part of a model" in " ".join(refused.err.split())) == (1, True)
     archive.write_text("no zip")
     assert "cannot be read as a zip" in " ".join(
         call(capsys, "models", "import", archive, "-o", tmp_path / "x").err.split()

@@ -115,7 +115,7 @@ def test_a_table_names_the_masks(folders, tmp_path):
     assert summary["measures"]["dsc"]["mean"] == pytest.approx(2 / 3)
     assert list(pd.read_csv(out / "per_visit.tsv", sep="\t")["participant_id"]) == ["sub-7"]
     mapping.write_text(header + "sub-7\tn/a\ta.nii.gz\tc.nii.gz\n")
-    with pytest.raises(CohortError, match=r"names .*c.nii.gz, which is no file"):
+    with pytest.raises(CohortError, match=r"names .*c.nii.gz, which is not a file"):
         evaluate(reference, prediction, out, mapping=mapping)
     mapping.write_text("participant_id\treference\n1\ta\n")
     with pytest.raises(CohortError, match="the columns participant_id, session_id, reference, prediction"):

@@ -159,4 +159,4 @@ def test_it_is_not_averaged_with_models(capsys, bids, installed, tmp_path):
     installed()
     outcome = run(capsys, bids, "--model", tmp_path / "model")
     assert outcome.code == 70
-    assert "give it alone" in outcome.err
+    assert "give no other with it" in outcome.err

@@ -214,9 +214,9 @@ def test_right_is_on_the_left_in_pictures(report):
 
 
 def test_a_checkerboard_shows_both_visits():
-    board = checkerboard(np.full((48, 48, 48), 10.0), np.full((48, 48, 48), 10.0))
+    board = checkerboard(np.full((48, 48, 48), 0.5), np.full((48, 48, 48), 0.5))
     assert board.ndim == 3
-    one, other = np.full((48, 48, 48), 100.0), np.tile(np.linspace(1, 100, 48), (48, 48, 1))
+    one, other = np.full((48, 48, 48), 1.0), np.tile(np.linspace(0.01, 1, 48), (48, 48, 1))
     assert len(np.unique(checkerboard(one, other))) > 5
 
 

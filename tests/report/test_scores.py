@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lesiondelta.evaluation.tables import Options, evaluate
+from lesiondelta.evaluation.tables import MaskFolders, Options, evaluate
 from lesiondelta.images import Volume, write_volume
 from lesiondelta.report.scores import write_page
 
@@ -42,7 +42,7 @@ def page(tmp_path):
                 name = f"sub-{sub}_space-orig_label-L_mask.nii.gz"
                 if (sub, side) not in missing:
                     write_volume(root / side / f"sub-{sub}" / "anat" / name, Volume(mask, np.eye(4)))
-        summary, patients = evaluate(root / "truth", root / "guess", root / "out", options)
+        summary, patients = evaluate(MaskFolders(root / "truth", root / "guess"), root / "out", options)
         write_page(root / "out" / "scores.html", summary, patients, root / "truth", root / "guess")
         return (root / "out" / "scores.html").read_text(encoding="utf-8")
 

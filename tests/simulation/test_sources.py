@@ -91,7 +91,7 @@ def test_what_would_be_simulated_wrongly_is_refused(people, tmp_path):
     for matrix in (np.diag([1, 1, 1.5, 1]), rotation(np.array([0.0, 20, 0]))):
         with pytest.raises(GeometryError, match="cubic voxels along the axes"):
             image_anatomy(*moved(matrix))
-    with pytest.raises(ImageError, match="of the brain: it is no mask of lesions"):
+    with pytest.raises(ImageError, match="of the brain: it is not a mask of lesions"):
         image_anatomy(t1w, flair, lesions.with_data(t1w.data > 0))
     with pytest.raises(RegistrationError, match="could not be laid upon the brain"):
         image_anatomy(t1w, flair, lesions, register=lambda _: rigid(np.zeros(3), np.zeros(3), np.array([90.0, 0, 0])))

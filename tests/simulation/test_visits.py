@@ -9,10 +9,10 @@ from lesiondelta.images import Grid, Volume, read_image, read_mask, require_same
 from lesiondelta.simulation import Anatomy, LesionPlan, deformed, image_anatomy, simulate_patient
 from lesiondelta.simulation.anatomy import draw_atrophy, shrunken, ventricles
 from lesiondelta.simulation.contrast import Contrast, recoloured, tissue_means
+from lesiondelta.simulation.disease import draw_disease
 from lesiondelta.simulation.evolution import CHANGES, Rates, changes_between
 from lesiondelta.simulation.fields import rigid
 from lesiondelta.simulation.native import reference_on
-from lesiondelta.simulation.visits import _draw_disease
 
 from .conftest import LESIONS, SEED
 
@@ -153,7 +153,7 @@ def test_real_lesions_come_and_go_at_the_stated_rates_but_for_large_ones_and_qui
 
     def changes(rates: Rates) -> list[str]:
         """Of the real lesions, the large one first."""
-        present = _draw_disease(rng, real, 2, rates, 1, ()).present
+        present = draw_disease(rng, real, 2, LesionPlan(rates=rates, count=1)).present
         return [changes_between(*map(int, there)) for _, there in sorted(present.items())]
 
     rates = Rates(new=0.5, enlarging=0.2, shrinking=0, resolved=0.3, quiet=0)
