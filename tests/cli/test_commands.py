@@ -21,7 +21,7 @@ from tests.tiny import OPTIONS, call, image_path, rows, write_patient, write_ref
 
 COMMANDS = (
     "demo", "run", "segment", "simulate", "convert ljubljana", "convert mslesseg", "convert isbi2015", "train",
-    "evaluate", "compare", "models list", "models show", "models export", "models import", "doctor",
+    "evaluate", "compare", "models list", "models show", "models calibrate", "models export", "models import", "doctor",
 )  # fmt: skip
 
 

@@ -1,11 +1,20 @@
-"""`models`: list, show, export, import."""
+"""`models`: list, show, calibrate, export, import."""
 
 import json
 import zipfile
 
+import numpy as np
 import pytest
+import torch
 
+from lesiondelta import __version__
+from lesiondelta.comparison.calibration import calibrate_model
+from lesiondelta.images import read_image, write_volume
 from lesiondelta.inference.model import bundled_model, load_model
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.nnunet.preparation import prepare_training
+from lesiondelta.nnunet.training import source_commit
+from lesiondelta.settings import PreprocessingSettings
 from tests.models import export_tiny_model
 from tests.tiny import call, write_patient, write_references
 
@@ -140,6 +149,7 @@ def test_folders_of_nnunet(model, tmp_path, capsys):
     assert "does not exist" in call(capsys, "models", "import", tmp_path / "absent", "-o", tmp_path / "x").err
 
 
+PREPARING = PreprocessingSettings(registration="none", skull_strip="skip", bias_correction=False, gate=False)
 EASY = ("--registration", "none", "--skull-strip", "skip", "--no-bias-correction", "--no-gate", "--device", "cpu")
 
 
@@ -149,6 +159,12 @@ def labelled(tmp_path):
         write_patient(tmp_path / "bids", label, ("1", "2"), seed=int(label))
         write_references(tmp_path / "bids", label, ("1", "2"))
     return tmp_path / "bids"
+
+
+def changed(model, **what):
+    description = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(description | what))
+    return model
 
 
 def test_a_model_is_calibrated_on_a_cohort_and_used(capsys, labelled, tmp_path):
@@ -161,6 +177,7 @@ def test_a_model_is_calibrated_on_a_cohort_and_used(capsys, labelled, tmp_path):
     assert after.fingerprint != before.fingerprint
     facts = after.description.training["calibration"]
     assert facts["patients"] == ["01", "02"]
+    assert (facts["lesiondelta"], facts["commit"]) == (__version__, source_commit())
     assert sum(facts["after"].values()) >= sum(facts["before"].values()) - 0.02
     ran = call(capsys, "run", labelled, tmp_path / "out", "participant", "--model", out, *EASY, "--omp-nthreads", "1")
     assert ran.code == 0, ran.err
@@ -169,9 +186,7 @@ def test_a_model_is_calibrated_on_a_cohort_and_used(capsys, labelled, tmp_path):
 
 
 def test_patients_of_the_training_do_not_calibrate(capsys, labelled, tmp_path):
-    model = export_tiny_model(tmp_path / "model")
-    description = json.loads((model / "model.json").read_text())
-    (model / "model.json").write_text(json.dumps(description | {"training": {"train": ["01"]}}))
+    model = changed(export_tiny_model(tmp_path / "model"), training={"train": ["01"]})
     calibrate = ("models", "calibrate", model, labelled, "-o", tmp_path / "calibrated", *EASY)
     refused = call(capsys, *calibrate)
     assert refused.code == 1
@@ -180,3 +195,55 @@ def test_patients_of_the_training_do_not_calibrate(capsys, labelled, tmp_path):
     one = call(capsys, *calibrate, "--participant-label", "02")
     assert one.code == 0, one.err
     assert "Two patients or more are needed" in one.out
+
+
+def test_patients_are_prepared_for_the_model_and_kept(capsys, labelled, tmp_path):
+    """On the voxels that `run` gives it, and only once where there is a work folder."""
+    model, work = changed(export_tiny_model(tmp_path / "model"), spacing_mm=2.0), tmp_path / "work"
+    calibrate = ("models", "calibrate", model, labelled, "--work-dir", work, *EASY)
+    first = call(capsys, *calibrate, "-o", tmp_path / "one")
+    assert first.code == 0, first.err
+    assert "does not list its training patients" in first.err
+    kept = work / "prepared" / "sub-01"
+    np.testing.assert_allclose(read_image(kept / "ses-1" / "FLAIR.nii.gz").grid.spacing, 2.0)
+    before = (kept / "prepared.json").stat().st_mtime_ns
+    assert call(capsys, *calibrate, "-o", tmp_path / "two").code == 0
+    assert (kept / "prepared.json").stat().st_mtime_ns == before
+    one, two = (json.loads((tmp_path / name / "model.json").read_text()) for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_model_that_lists_its_patients_needs_no_caution(capsys, labelled, tmp_path):
+    model = changed(export_tiny_model(tmp_path / "model"), training={"train": ["99"]})
+    done = call(capsys, "models", "calibrate", model, labelled, "-o", tmp_path / "calibrated", *EASY)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_the_network_uses_as_many_threads_as_are_given(labelled, tmp_path):
+    """And the process has its own number again afterwards."""
+    patients = prepare_training(read_cohort(labelled), tmp_path / "work", PREPARING)
+    model = load_model(export_tiny_model(tmp_path / "model"))
+    before, during = torch.get_num_threads(), []
+    calibrate_model(model, patients, "cpu", before + 1, lambda what: during.append(torch.get_num_threads()))
+    assert during == [before + 1, before + 1, before]
+    assert torch.get_num_threads() == before
+
+
+def test_several_models_are_calibrated_one_by_one(capsys, labelled, tmp_path):
+    for fold in (0, 1):
+        export_tiny_model(tmp_path / "folds" / f"fold_{fold}")
+    refused = call(capsys, "models", "calibrate", tmp_path / "folds", labelled, "-o", tmp_path / "calibrated", *EASY)
+    assert refused.code == 1
+    assert "holds 2 models: calibrate them one by one" in refused.err
+    assert str(tmp_path / "folds" / "fold_0") in refused.err
+
+
+def test_a_cohort_without_lesions_is_refused(capsys, labelled, tmp_path):
+    for path in labelled.glob("derivatives/reference/**/*_mask.nii.gz"):
+        mask = read_image(path)
+        write_volume(path, mask.with_data(np.zeros(mask.grid.shape, bool)))
+    model = export_tiny_model(tmp_path / "model")
+    refused = call(capsys, "models", "calibrate", model, labelled, "-o", tmp_path / "calibrated", *EASY)
+    assert refused.code == 1
+    assert "No reference mask has a lesion" in refused.err
+    assert not (tmp_path / "calibrated").exists()

@@ -66,6 +66,17 @@ def test_agreement_is_that_of_the_metrics():
     assert (found.dsc, found.lesion_f1) == pytest.approx((expected.dsc, expected.lesion_f1))
 
 
+@pytest.mark.parametrize("predicted", [(), ((12, 3),)])
+@pytest.mark.parametrize("known", [(), ((2, 4),)])
+def test_visits_without_lesions_agree_as_in_the_metrics(known, predicted):
+    reference, mask = blobs(*known), blobs(*predicted)
+    found, expected = (
+        agreement(LabelledVisit("1", mask.astype(float), reference, GRID), mask),
+        score(reference, mask, GRID),
+    )
+    assert (found.dsc, found.lesion_f1) == (expected.dsc, expected.lesion_f1)
+
+
 def test_the_best_threshold_and_size_are_found():
     """Lesions have 0.45, a false blob of 4 mm3 has 0.45 too, and a large false one has 0.25."""
     probability = np.full(GRID.shape, 0.001)

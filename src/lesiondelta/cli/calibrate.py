@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from lesiondelta.cli.options import (
     Participants,
     Processes,
     Threads,
+    WorkDir,
     preprocessing_of,
     takes_settings,
 )
@@ -34,8 +36,9 @@ def calibrate(
     *,
     participant_label: Participants = None,
     same_labels: Annotated[
-        bool, typer.Option("--same-labels", help="Labels that name training patients too are other people.")
+        bool, typer.Option("--same-labels", help="Patients with the labels of training patients are other people.")
     ] = False,
+    work_dir: WorkDir = None,
     given: Given,
     device: Device = "auto",
     nprocs: Processes = 1,
@@ -47,28 +50,38 @@ def calibrate(
 
       lesiondelta models calibrate MODELS/model COHORT -o MODELS/calibrated
 
-    Chooses the temperature, the threshold and the smallest lesion by the likelihood and by Dice and lesion F1, averaged
-    over patients. Give patients that the model was not trained on. The weights stay as they are, and the choice is
-    recorded in OUT/model.json.
+    The temperature makes the model's probabilities match how often voxels are lesion. The threshold and the smallest
+    lesion then get the best mean of Dice and lesion F1. Every patient counts the same. Give patients that the model was
+    not trained on.
+
+    The weights do not change. OUT/model.json records the choice, the patients, and the scores before and after. A
+    --work-dir may be the one of `train`, whose prepared patients are then used again.
     """
-    from lesiondelta.comparison.calibration import calibrate_model, trained_on, write_calibrated
+    from lesiondelta.comparison.calibration import calibrate_model, load_one, trained_on, write_calibrated
     from lesiondelta.errors import CohortError, OutputError
-    from lesiondelta.inference.model import load_model
+    from lesiondelta.files import require_writable
     from lesiondelta.inputs.bids import read_cohort
 
     if out.exists():
         raise OutputError(f"{out} exists: give a new folder.")
-    loaded, labelled = load_model(model), read_cohort(cohort, participant_label)
+    loaded, labelled = load_one(model), read_cohort(cohort, participant_label)
     if not same_labels and (members := trained_on(loaded, [patient.label for patient in labelled.patients])):
         raise CohortError(
             f"{model} was trained on patients labelled {', '.join(members)}: choose others with --participant-label, "
             "or give --same-labels if they are other people."
         )
-    settings = preprocessing_of(given, (omp_nthreads or console.cores()) // nprocs)
-    with tempfile.TemporaryDirectory(prefix="lesiondelta-") as work:
-        patients = _prepared(labelled, Path(work), settings, nprocs)
+    if "train" not in loaded.description.training:
+        console.print_warning(
+            f"{model} does not list its training patients: if they are in {cohort}, the choice and its scores are too "
+            "optimistic."
+        )
+    require_writable(out.parent)
+    threads = omp_nthreads or console.cores()
+    settings = preprocessing_of(given, threads // nprocs).model_copy(update={"spacing_mm": loaded.spacing_mm})
+    with nullcontext(work_dir) if work_dir else tempfile.TemporaryDirectory(prefix="lesiondelta-") as work:
+        patients = _prepared(labelled, Path(work) / "prepared", settings, nprocs)
         with console.progress("segmenting", len(patients) + 1) as advance:
-            result = calibrate_model(loaded, patients, device, advance)
+            result = calibrate_model(loaded, patients, device, threads, advance)
         write_calibrated(model, out, result, patients)
     _print_calibration(result, len(patients))
     console.out.print(f"Use it: --model {out}", soft_wrap=True, markup=False)

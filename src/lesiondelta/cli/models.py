@@ -82,7 +82,7 @@ def show(
     loaded = load_model(folder)
     if card:
         if not (folder / CARD).is_file():
-            raise ModelError(f"{folder} has no {CARD}: give no --card to see what its {DESCRIPTION} says.")
+            raise ModelError(f"{folder} has no {CARD}: leave out --card to see what its {DESCRIPTION} says.")
         text = (folder / CARD).read_text(encoding="utf-8")
         shown = "".join(c for c in text if c in "\n\t" or c.isprintable())  # no control codes of the terminal
         console.out.print(shown, markup=False, highlight=False, soft_wrap=True)
@@ -127,7 +127,9 @@ def export(
 def import_model(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="Zip file that `export` wrote, or model folder of nnU-Net or LongiSeg."),
+        typer.Argument(
+            metavar="SOURCE", help="Zip file that `export` wrote, or a model folder of nnU-Net or LongiSeg."
+        ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model.", show_default=False)],
     fold: Annotated[
@@ -135,7 +137,9 @@ def import_model(
     ] = None,
     contrasts: Annotated[
         str | None,
-        typer.Option(help="Channels of an nnU-Net or LongiSeg folder, such as FLAIR,T1w, if their names do not tell."),
+        typer.Option(
+            help="Images of an nnU-Net or LongiSeg folder in order, such as FLAIR,T1w, if the names in it do not say."
+        ),
     ] = None,
 ) -> None:
     """Import a model. Files that could run code are refused.

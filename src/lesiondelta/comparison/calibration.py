@@ -10,15 +10,35 @@ from typing import Any
 import numpy as np
 
 from lesiondelta import __version__
-from lesiondelta.errors import OutputError
-from lesiondelta.evaluation.calibration import Calibration, LabelledVisit, OperatingPoint, calibrate, mean_agreement
+from lesiondelta.comparison.predictions import torch_threads
+from lesiondelta.errors import ModelError, OutputError
+from lesiondelta.evaluation.calibration import (
+    Calibration,
+    LabelledVisit,
+    OperatingPoint,
+    calibrate,
+    mean_agreement,
+    require_lesions,
+)
 from lesiondelta.files import write_json
 from lesiondelta.images import read_image, read_mask
 from lesiondelta.inference.archive import NAMES
+from lesiondelta.inference.loading import load_models
 from lesiondelta.inference.model import DESCRIPTION, Model, load_model
 from lesiondelta.inference.window import lesion_probabilities
-from lesiondelta.nnunet.export import FORMAT, FORMAT_VERSION
+from lesiondelta.nnunet.training import source_commit
 from lesiondelta.nnunet.training_patients import TrainingPatient, content_hash
+
+
+def load_one(folder: Path) -> Model:
+    """The model that `run` would use; ModelError where the folder holds several, or none that can be used."""
+    several = sorted(path.parent for path in folder.glob(f"*/{DESCRIPTION}"))
+    if several and not (folder / DESCRIPTION).is_file():
+        raise ModelError(
+            f"{folder} holds {len(several)} models: calibrate them one by one, beginning with {several[0]}, whose "
+            "threshold and smallest lesion `run` takes when it averages them."
+        )
+    return load_models([folder])[0]
 
 
 def trained_on(model: Model, labels: Sequence[str]) -> list[str]:
@@ -28,16 +48,22 @@ def trained_on(model: Model, labels: Sequence[str]) -> list[str]:
 
 
 def calibrate_model(
-    model: Model, patients: Sequence[TrainingPatient], device: str, report: Callable[[str], None] = lambda what: None
+    model: Model,
+    patients: Sequence[TrainingPatient],
+    device: str,
+    threads: int,
+    report: Callable[[str], None] = lambda what: None,
 ) -> Calibration:
     """Segment every visit with its prior, and choose the operating point; patients have been prepared.
 
     `report` is called once for every patient, and once more for the choice.
     """
+    require_lesions(read_mask(visit.reference).data for patient in patients for visit in patient.visits)
     visits: list[LabelledVisit] = []
-    for patient in patients:
-        visits += _labelled_visits(model, patient, device)
-        report(f"sub-{patient.label}")
+    with torch_threads(threads):
+        for patient in patients:
+            visits += _labelled_visits(model, patient, device)
+            report(f"sub-{patient.label}")
     described = model.description
     present = OperatingPoint(described.temperature, described.threshold, described.min_lesion_mm3)
     result = calibrate(visits, present)
@@ -66,7 +92,6 @@ def write_calibrated(source: Path, out: Path, calibration: Calibration, patients
     description = load_model(source).description.model_dump(mode="json")
     training = {**description["training"], "calibration": _facts(calibration, patients)}
     content = {**description, **asdict(calibration.point), "training": training}
-    content |= {"format": FORMAT, "format_version": FORMAT_VERSION}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent) as made:
@@ -91,4 +116,5 @@ def _facts(calibration: Calibration, patients: Sequence[TrainingPatient]) -> dic
         "before": asdict(before),
         "after": asdict(after),
         "lesiondelta": __version__,
+        "commit": source_commit(),
     }

@@ -62,7 +62,7 @@ def recorded(
     if not _is_done(record, identity, paths):
         record.unlink(missing_ok=True)
         start = perf_counter()
-        with _threads(threads):
+        with torch_threads(threads):
             make(paths)
         made = {"seconds": round(perf_counter() - start, 1), "threads": threads, "commit": source_commit()}
         write_json(record, {**identity, **made, "masks": _hashes(paths)})
@@ -107,7 +107,8 @@ def _hashes(paths: Mapping[str, Path]) -> dict[str, str]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """PyTorch uses so many threads in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

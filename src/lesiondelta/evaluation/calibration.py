@@ -112,12 +112,17 @@ def calibrate(visits: Sequence[LabelledVisit], present: OperatingPoint) -> Calib
     CohortError
         There is no lesion in any reference.
     """
-    if not any(visit.reference.any() for visit in visits):
-        raise CohortError("No reference mask has a lesion: a model cannot be calibrated without lesions.")
+    require_lesions(visit.reference for visit in visits)
     temperature = likeliest_temperature(visits)
     grid = agreement_grid(visits, temperature)
     point = best_point(temperature, grid)
     return Calibration(point, present, grid, agreement_at(visits, present), agreement_at(visits, point))
+
+
+def require_lesions(references: Iterable[Array]) -> None:
+    """Raise CohortError where every reference mask is empty."""
+    if not any(reference.any() for reference in references):
+        raise CohortError("No reference mask has a lesion: a model cannot be calibrated without lesions.")
 
 
 def cooled(probability: Array, temperature: float) -> Array:
@@ -169,8 +174,10 @@ def agreement_at(visits: Sequence[LabelledVisit], point: OperatingPoint) -> ByPa
 
 
 def agreement(visit: LabelledVisit, mask: Array) -> Agreement:
-    """Dice and lesion F1 as `metrics.score` has them, without the distances; 0 where both masks are empty."""
+    """Dice and lesion F1 as `metrics.score` has them, without the distances; 1 where neither mask has a lesion."""
     table = overlaps(*(lesions(one, visit.grid.voxel_volume_mm3) for one in (visit.reference, mask)))
+    if not len(table.reference) and not len(table.predicted):
+        return Agreement(1.0, 1.0)
     dice = 2 * table.shared.sum() / max(table.reference.sum() + table.predicted.sum(), 1)
     matched, right = found(table), found(table.reversed())
     recall, precision = (float(hits.mean()) if hits.any() else 0.0 for hits in (matched, right))
