@@ -2,6 +2,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -83,12 +84,15 @@ def test_who_waits_for_a_folder_says_so_and_gets_it(tmp_path, caplog):
     assert f"another lesiondelta is working in {tmp_path}: waiting for it" in caplog.text
 
 
-def test_a_disk_without_locks_is_refused_or_warned_of(tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_disk_without_locks_is_refused_or_warned_of(tmp_path, caplog, monkeypatch, code):
+    said = os.strerror(code)
+
     def no_locks(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(code, said)
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(OutputError, match="No locks available"), alone(tmp_path, wait=True):
+    with pytest.raises(OutputError, match=said), alone(tmp_path, wait=True):
         pass
     with alone(tmp_path, wait=False, needed=False):
-        assert f"Cannot lock {tmp_path}: No locks available" in caplog.text
+        assert f"Cannot lock {tmp_path}: {said}" in caplog.text

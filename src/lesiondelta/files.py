@@ -36,7 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         temporary.chmod(0o666 & ~_umask())
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows flushes only what is open for writing
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
@@ -73,12 +73,13 @@ def alone(folder: Path, *, wait: bool, lock: str = ".lock", busy: str = "", need
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_acquired(FileLock(folder / lock), folder, wait))
+            # a soft lock instead would outlive a killed process
+            held.enter_context(_acquired(FileLock(folder / lock, fallback_to_soft=False), folder, wait))
         except Timeout as error:
             busy = busy or f"Another lesiondelta is working in {folder}: wait for it, or give another."
             raise OutputError(busy) from error
-        except (OSError, NotImplementedError) as error:  # the latter of disks that know no locks
-            said = f"Cannot lock {folder}: {getattr(error, 'strerror', None) or error}."
+        except OSError as error:
+            said = f"Cannot lock {folder}: {error.strerror or error}."
             if needed:
                 raise OutputError(f"{said} Choose another folder or another disk.") from error
             log.warning("%s See to it that no other run works on the same files meanwhile.", said)
