@@ -32,7 +32,8 @@ def rebuild(files: PatientFiles, record: Record | None) -> tuple[VisitResult, ..
     """
     if record is None or record.provenance is None or record.fingerprint is None:
         raise OutputError(
-            f"{files.out} holds no finished results of sub-{files.patient}: run it without --reports-only first."
+            f"{files.out} holds no finished results of sub-{files.patient} that this version can rebuild: run it "
+            "without --reports-only first, which keeps masks corrected by hand."
         )
     require_own_visit(files, record.segmented_visits)
     masks = take_all_edits(files, record)
