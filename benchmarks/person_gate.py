@@ -108,7 +108,7 @@ def head(person: str, name: str, flair: Volume, t1w: Volume) -> Head:
 def compared(a: Head, b: Head) -> str:
     """Register b to a and measure."""
     mask = a.brain if a.stripped or b.stripped else dilate(a.brain, 10.0)
-    transform = elastix(a.images["FLAIR"].image, b.images["FLAIR"].image, degrees=12, fixed_mask=mask)
+    transform = elastix(a.images["FLAIR"].image, b.images["FLAIR"].image, degrees=12, mask=mask)
     placed = {name: Located(image.image, image.transform @ transform) for name, image in b.images.items()}
     person = {name: displacement_mm(a.images[name], placed[name], a.brain) for name in a.images if name in placed}
     residual = gate.residual_mm(a.images["FLAIR"], placed["FLAIR"], a.brain)

@@ -17,10 +17,10 @@ from scipy.ndimage import map_coordinates
 
 from lesiondelta.errors import GeometryError, ImageError
 from lesiondelta.images import (
+    RAS_TO_LPS,
     Grid,
     Volume,
     corners_mm,
-    from_sitk,
     isotropic_grid,
     read_image,
     read_itk_transform,
@@ -33,6 +33,13 @@ from lesiondelta.images import (
     write_itk_transform,
     write_volume,
 )
+
+
+def from_sitk(image):
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return Volume(sitk.GetArrayFromImage(image).T, RAS_TO_LPS @ affine)
 
 
 def affine(angles=(0.0, 0.0, 0.0), spacing=(1.0, 1.0, 1.0), flip=(1, 1, 1), origin=(0.0, 0.0, 0.0)):

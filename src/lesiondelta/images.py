@@ -237,17 +237,6 @@ def to_sitk(volume: Volume) -> Any:  # noqa: ANN401  (SimpleITK has no types)
     return image
 
 
-def from_sitk(image: Any, name: str = "volume") -> Volume:  # noqa: ANN401
-    """Convert a SimpleITK image back."""
-    import SimpleITK as sitk
-
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image).T, RAS_TO_LPS @ affine, name)
-
-
 def to_itk(volume: Volume) -> Any:  # noqa: ANN401
     """Convert to an ITK image in LPS (float32 or uint8), for elastix; GeometryError for sheared axes."""
     import itk

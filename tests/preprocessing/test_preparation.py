@@ -221,8 +221,8 @@ def test_contrasts_are_refined_inside_the_brain_on_the_flairs_own_grid(tmp_path,
     known = lambda fixed, moving, *, degrees, **_: motion if degrees == 12 else np.eye(4)  # noqa: E731
     seen = []
 
-    def refine(fixed, moving, start, fixed_mask, threads=1):
-        seen.append((fixed_mask.data == (fixed.data > 100)).mean())
+    def refine(fixed, moving, start, mask, threads=1):
+        seen.append((mask.data == (fixed.data > 100)).mean())
         return rigid(0.0, (0.5, 0, 0)) @ start
 
     monkeypatch.setitem(way_of_one_patient.ENGINES, "none", known)

@@ -99,7 +99,7 @@ def atlas_mask(image: Volume, threads: int = 1) -> Volume:
     darkest, brightest = (share * level(head) for share in TISSUE)
     rough = rough_mask(head, darkest, brightest)
     core = head.with_data(np.where(rough.data, head.data, 0))
-    affine = elastix(template, core, degrees=12, threads=threads, fixed_mask=dilate(brain, ATLAS_MARGIN_MM))
+    affine = elastix(template, core, degrees=12, threads=threads, mask=dilate(brain, ATLAS_MARGIN_MM))
     back = np.asarray(np.linalg.inv(affine), np.float64)
     certain = resample(brain, image.grid, back, order="linear").data > 0.5
     near = resample(dilate(brain, FREEDOM_MM), image.grid, back, order="nearest").data

@@ -5,23 +5,14 @@ affine, so every transform below is found from the identity and composed in plai
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from lesiondelta.errors import RegistrationError
-from lesiondelta.images import (
-    RAS_TO_LPS,
-    Affine,
-    Array,
-    Volume,
-    corners_mm,
-    isotropic_grid,
-    resample,
-    to_itk,
-)
-from lesiondelta.preprocessing.points import coarse, coarse_mask
+from lesiondelta.images import RAS_TO_LPS, Affine, Array, Volume, corners_mm, isotropic_grid, resample, to_itk
+from lesiondelta.preprocessing.points import Degrees, coarse, coarse_mask
 
 SMOOTHING_MM = (6.0, 3.0, 1.5, 0.75)
 """Gaussian sigma of the pyramid's levels."""
@@ -31,14 +22,7 @@ ITERATIONS = 250
 SEED = 1
 
 
-def elastix(
-    fixed: Volume,
-    moving: Volume,
-    *,
-    degrees: Literal[6, 12],
-    threads: int = 1,
-    fixed_mask: Volume | None = None,
-) -> Affine:
+def elastix(fixed: Volume, moving: Volume, *, degrees: Degrees, threads: int = 1, mask: Volume | None = None) -> Affine:
     """Rigid (6), or rigid and then affine (12), from the centres of gravity on.
 
     A rigid transform joins two contrasts of one visit, which needs the full detail. An affine one joins two images of
@@ -51,21 +35,21 @@ def elastix(
     transform = between_centres(fixed, moving)
     if degrees == 12:
         fixed, moving = coarse(fixed, COARSE_MM), coarse(moving, COARSE_MM)
-        fixed_mask = fixed_mask and coarse_mask(fixed_mask, COARSE_MM)
+        mask = mask and coarse_mask(mask, COARSE_MM)
     sigmas_mm = [sigma for sigma in SMOOTHING_MM if degrees == 6 or sigma >= COARSE_MM / 2]
     for kind in ("EulerTransform", "AffineTransform")[: 1 if degrees == 6 else 2]:
-        transform = _improved(transform, fixed, moving, _settings(kind, sigmas_mm), threads, fixed_mask)
+        transform = _improved(transform, fixed, moving, _settings(kind, sigmas_mm), threads, mask)
     return transform
 
 
-def refine(fixed: Volume, moving: Volume, start: Affine, fixed_mask: Volume, threads: int = 1) -> Affine:
+def refine(fixed: Volume, moving: Volume, start: Affine, mask: Volume, threads: int = 1) -> Affine:
     """Improve a rigid transform by what lies in a mask, at full detail; scalp and neck, which move, have no say.
 
     Returns
     -------
     (4, 4) fixed point -> moving point, RAS+ mm
     """
-    return _improved(start, fixed, moving, _settings("EulerTransform", SMOOTHING_MM[-2:]), threads, fixed_mask)
+    return _improved(start, fixed, moving, _settings("EulerTransform", SMOOTHING_MM[-2:]), threads, mask)
 
 
 def between_centres(fixed: Volume, moving: Volume) -> Affine:
@@ -131,7 +115,7 @@ def _improved(
     moving: Volume,
     settings: dict[str, Sequence[str]],
     threads: int,
-    fixed_mask: Volume | None,
+    mask: Volume | None,
 ) -> Affine:
     """The transform and the change that elastix finds from there."""
     import itk
@@ -141,7 +125,7 @@ def _improved(
     parameters = itk.ParameterObject.New()
     parameters.AddParameterMap(settings)
     fixed_image = to_itk(_rectangular(fixed))
-    extra = {} if fixed_mask is None else {"fixed_mask": to_itk(_rectangular(fixed_mask))}
+    extra = {} if mask is None else {"fixed_mask": to_itk(_rectangular(mask))}
     try:
         _, result = itk.elastix_registration_method(
             fixed_image,

@@ -1,9 +1,14 @@
 """Points in space: the voxels of a mask in mm, values at points, coarse copies."""
 
+from typing import Literal
+
 import numpy as np
 from scipy import ndimage
 
 from lesiondelta.images import Array, Grid, Volume, corners_mm, isotropic_grid, resample
+
+Degrees = Literal[6, 12]
+"""Of freedom of a transform: rigid or affine."""
 
 
 def apply(transform: Array, points_mm: Array) -> Array:

@@ -219,7 +219,7 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     fixed, moving = baseline.images[reference], visit.images[reference]
     near = mask if baseline.stripped or visit.stripped else dilate(mask, NEAR_MM)
     engine = ENGINES[settings.registration]
-    transform = engine(fixed, moving, degrees=12, threads=settings.threads, fixed_mask=near)
+    transform = engine(fixed, moving, degrees=12, threads=settings.threads, mask=near)
     visit = _refined(visit, reference, mask, transform, settings)
     transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
     placed = replace(visit, transforms=transforms)

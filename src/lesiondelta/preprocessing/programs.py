@@ -10,12 +10,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from lesiondelta.errors import DependencyError, RegistrationError
 from lesiondelta.images import Affine, Grid, Volume, resample, write_volume
+from lesiondelta.preprocessing.points import Degrees
 
 ADVICE = {
     "flirt": "install FSL (https://fsl.fmrib.ox.ac.uk, licence: non-commercial), or use elastix",
@@ -24,14 +24,7 @@ ADVICE = {
 """How to get each of them."""
 
 
-def flirt(
-    fixed: Volume,
-    moving: Volume,
-    *,
-    degrees: Literal[6, 12],
-    threads: int = 1,
-    fixed_mask: Volume | None = None,
-) -> Affine:
+def flirt(fixed: Volume, moving: Volume, *, degrees: Degrees, threads: int = 1, mask: Volume | None = None) -> Affine:
     """Rigid (6) or affine (12) by FLIRT, with mutual information; one thread, whatever is asked for.
 
     Raises
@@ -39,28 +32,13 @@ def flirt(
     DependencyError
         FLIRT is not installed.
     """
-    program = require_program("flirt", ADVICE["flirt"])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_volume(folder / "fixed.nii.gz", fixed)
-        write_volume(folder / "moving.nii.gz", moving)
-        command = [program, "-ref", "fixed.nii.gz", "-in", "moving.nii.gz", "-omat", "matrix.txt", "-dof", str(degrees)]
-        command += ["-cost", "mutualinfo", "-searchcost", "mutualinfo"]
-        if fixed_mask is not None:
-            write_volume(folder / "weight.nii.gz", _weight(fixed_mask, fixed.grid))
-            command += ["-refweight", "weight.nii.gz"]
-        call(command, folder, f"register {moving.name} to {fixed.name}")
-        return from_fsl(np.loadtxt(folder / "matrix.txt"), fixed.grid, moving.grid)
+    command = ["flirt", "-ref", "fixed.nii.gz", "-in", "moving.nii.gz", "-omat", "matrix", "-dof", str(degrees)]
+    command += ["-cost", "mutualinfo", "-searchcost", "mutualinfo"]
+    matrix = _found(command, ["-refweight", "mask.nii.gz"], fixed, moving, mask)
+    return from_fsl(np.array(matrix.split(), dtype=np.float64).reshape(4, 4), fixed.grid, moving.grid)
 
 
-def niimath(
-    fixed: Volume,
-    moving: Volume,
-    *,
-    degrees: Literal[6, 12],
-    threads: int = 1,
-    fixed_mask: Volume | None = None,
-) -> Affine:
+def niimath(fixed: Volume, moving: Volume, *, degrees: Degrees, threads: int = 1, mask: Volume | None = None) -> Affine:
     """Rigid (6) or affine (12) by `niimath -allineate -com`; it is quick, but unreliable between contrasts.
 
     Raises
@@ -68,19 +46,31 @@ def niimath(
     DependencyError
         niimath is not installed.
     """
-    program = require_program("niimath", ADVICE["niimath"])
+    command = ["niimath", "moving.nii.gz", "-allineate", "fixed.nii.gz", "-com", "-savemat", "matrix"]
+    command += ["-cost", "hel", "-warp", "shr"] if degrees == 6 else []
+    matrix = _found(command, ["-weight", "mask.nii.gz"], fixed, moving, mask, last=["moved"])
+    return np.array(json.loads(matrix)["fixed_to_moving"], dtype=np.float64)
+
+
+def _found(
+    command: list[str],
+    with_mask: list[str],
+    fixed: Volume,
+    moving: Volume,
+    mask: Volume | None,
+    last: Sequence[str] = (),
+) -> str:
+    """What a program writes into the file `matrix`, told with `with_mask` where in `fixed` to look."""
+    program = require_program(command[0], ADVICE[command[0]])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_volume(folder / "fixed.nii.gz", fixed)
         write_volume(folder / "moving.nii.gz", moving)
-        command = [program, "moving.nii.gz", "-allineate", "fixed.nii.gz", "-com", "-savemat", "matrix.json"]
-        command += ["-cost", "hel", "-warp", "shr"] if degrees == 6 else []
-        if fixed_mask is not None:
-            write_volume(folder / "weight.nii.gz", _weight(fixed_mask, fixed.grid))
-            command += ["-weight", "weight.nii.gz"]
-        call([*command, "moved"], folder, f"register {moving.name} to {fixed.name}")
-        matrix = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))["fixed_to_moving"]
-        return np.array(matrix, dtype=np.float64)
+        if mask is not None:
+            write_volume(folder / "mask.nii.gz", resample(mask, fixed.grid, order="nearest"))
+            command = [*command, *with_mask]
+        call([program, *command[1:], *last], folder, f"register {moving.name} to {fixed.name}")
+        return (folder / "matrix").read_text(encoding="utf-8")
 
 
 def from_fsl(matrix: Affine, fixed: Grid, moving: Grid) -> Affine:
@@ -96,11 +86,6 @@ def _to_world(grid: Grid) -> Affine:
         to_voxels[0] = -1 / grid.spacing[0], 0, 0, grid.shape[0] - 1
     world: Affine = grid.affine @ to_voxels
     return world
-
-
-def _weight(mask: Volume, grid: Grid) -> Volume:
-    """A mask on another grid of the same space, as the programs want it."""
-    return resample(mask, grid, order="nearest")
 
 
 def find_program(program: str) -> str | None:
