@@ -17,20 +17,21 @@ class PreprocessingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     registration: Literal["elastix", "niimath", "flirt", "none"] = Field(
-        "elastix", description="Registration engine; none if all images share one space already."
+        "elastix", description="Registration program. Use none if all images are aligned already."
     )
     space: Literal["baseline", "midway"] = Field(
-        "baseline", description="Resample to the baseline visit, or to the space half-way between all visits."
+        "baseline",
+        description="Common space of all visits: the first visit's, or midway between all of them.",
     )
     brain_extraction: Literal["atlas", "hd-bet", "synthstrip"] = Field(
-        "atlas", description="How to find the brain where no brain mask is given."
+        "atlas", description="How to extract the brain if there is no brain mask."
     )
     skull_strip: Literal["auto", "force", "skip"] = Field(
-        "auto", description="auto: extract the brain unless the images are skull-stripped already."
+        "auto", description="auto: extract the brain unless the images are skull-stripped; force: always; skip: never."
     )
     spacing_mm: float = Field(1.0, gt=0, description="Voxel edge of the patient's space.")
     bias_correction: bool = Field(True, description="Correct the bias field (N4).")
-    gate: bool = Field(True, description="Refuse misaligned images and visits of different people.")
+    gate: bool = Field(True, description="Fail a visit whose images are misaligned or show another person.")
     threads: int = Field(1, ge=1, description="Threads of one patient's registration.")
 
 
@@ -41,21 +42,24 @@ class SegmentationSettings(BaseModel):
 
     models: tuple[Path, ...] = Field(
         (),
-        description="Model folder; several are averaged. samseg runs FreeSurfer's SAMSEG. Default: the bundled model.",
+        description="Model folder, or samseg; several models are averaged (--model A B). Default: the bundled model.",
     )
     threshold: float | None = Field(
-        None, gt=0, lt=1, description="Probability above which a voxel is lesion. Default: the model's own."
+        None, gt=0, lt=1, description="Probability above which a voxel counts as lesion. Default: the model's own."
     )
     min_lesion_mm3: float | None = Field(
         None, ge=0, description="Drop lesions smaller than this many mm3. Default: the model's own."
     )
     overlap: float | None = Field(
-        None, ge=0, lt=1, description="Overlap of neighbouring windows, as a share. Default: the model's own."
+        None,
+        ge=0,
+        lt=1,
+        description="Overlap of sliding windows, as a fraction. Default: the model's own.",
     )
     mirroring: bool | None = Field(None, description="Average over mirrored images. Default: only with CUDA.")
     device: DeviceName = Field("auto", description="Where the network runs.")
     threads: int = Field(1, ge=1, description="Threads of one patient's segmentation.")
-    samseg_hours: float = Field(24.0, gt=0, description="Stop SAMSEG after this many hours a patient.")
+    samseg_hours: float = Field(24.0, gt=0, description="Time limit of SAMSEG for each patient, in hours.")
 
 
 class TrackingSettings(BaseModel):
@@ -63,9 +67,11 @@ class TrackingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tolerance_mm: float = Field(1.0, ge=0, description="Match lesions up to this many mm apart.")
+    tolerance_mm: float = Field(1.0, ge=0, description="Match lesions of two visits that are up to this many mm apart.")
     least_growth: float = Field(
-        0.3, ge=0, description="Smallest change of a lesion's volume that counts, as a share of the smaller volume."
+        0.3,
+        ge=0,
+        description="Least volume change of an enlarging or shrinking lesion, as a fraction of the smaller one.",
     )
     error_sd: float = Field(1.96, ge=0, description="Standard deviations of the measurement error to be exceeded.")
 

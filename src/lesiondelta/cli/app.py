@@ -32,7 +32,7 @@ app = typer.Typer(
 def _root(version: Version = False) -> None:
     """Segment multiple sclerosis lesions in brain MRI of several visits, and see what changed.
 
-    Start with the demo. Every command explains itself with --help. For example:
+    Start with the demo. Each command has a --help of its own. For example:
 
       lesiondelta demo
 

@@ -36,7 +36,8 @@ def calibrate(
     *,
     participant_label: Participants = None,
     same_labels: Annotated[
-        bool, typer.Option("--same-labels", help="Patients with the labels of training patients are other people.")
+        bool,
+        typer.Option("--same-labels", help="Accept labels of training patients, as those of other people."),
     ] = False,
     work_dir: WorkDir = None,
     given: Given,
@@ -44,18 +45,18 @@ def calibrate(
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
 ) -> None:
-    """Choose a model's threshold on labelled patients.
+    """Calibrate a model on labelled patients.
 
     For example:
 
       lesiondelta models calibrate MODELS/model COHORT -o MODELS/calibrated
 
-    The temperature makes the model's probabilities match how often voxels are lesion. The threshold and the smallest
-    lesion then get the best mean of Dice and lesion F1. Every patient counts the same. Give patients that the model was
-    not trained on.
+    This chooses the temperature, which makes the model's probabilities match the frequency of lesion voxels, and then
+    the threshold and smallest lesion with the best sum of Dice and lesion F1, averaged by patient. Give patients that
+    the model was not trained on.
 
-    The weights do not change. OUT/model.json records the choice, the patients, and the scores before and after. A
-    --work-dir may be the one of `train`, whose prepared patients are then used again.
+    The weights do not change. OUT/model.json records the choice, the patients, and the scores before and after. Give
+    the --work-dir of `train` to reuse its preprocessed images.
     """
     from lesiondelta.comparison.calibration import calibrate_model, load_one, trained_on, write_calibrated
     from lesiondelta.errors import CohortError, OutputError

@@ -32,26 +32,31 @@ if TYPE_CHECKING:
 PAPERS = "nnunet,swinunetr,samseg,simunet,denner,coactseg,longitudinal_concat,difference_weighting"
 SPLITS = ("own", "external")
 MethodNames = Annotated[
-    str, typer.Option(help="Method names, separated by commas. Default: the paper's eight.", show_default=False)
+    str,
+    typer.Option(
+        help="Names of methods (docs/methods.md), separated by commas. Default: the paper's eight.", show_default=False
+    ),
 ]
-PresetName = Annotated[str, typer.Option(help="Size of the trainings: paper, small or smoke.")]
+PresetName = Annotated[str, typer.Option(help="Size of networks and trainings: paper, small or smoke.")]
 Epochs = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of epochs; a method may have a limit of its own. Default: the preset's."),
+    typer.Option(min=1, help="Number of epochs; coactseg and denner have a maximum. Default: the preset's."),
 ]
-Patch = Annotated[int | None, typer.Option(min=16, help="Edge of the cubic patches. Default: the preset's.")]
+Patch = Annotated[int | None, typer.Option(min=16, help="Edge of the cubic patches, in voxels. Default: the preset's.")]
 TestList = Annotated[
     Path | None,
     typer.Option(
-        help="Text file with the participants kept for testing, one a line. Default: COHORT/protocol/test.txt, if any."
+        help="Text file with the participants to keep for testing, one per line. Default: COHORT/protocol/test.txt."
     ),
 ]
-External = Annotated[Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3.")]
+External = Annotated[
+    Path | None, typer.Option(help="Labelled BIDS dataset of another site, for Table 3 of the output.")
+]
 Overlap = Annotated[
     float | None,
-    typer.Option(min=0, max=0.9, help="Overlap of neighbouring windows, as a share. Default: each method's own."),
+    typer.Option(min=0, max=0.9, help="Overlap of sliding windows, as a fraction. Default: each method's own."),
 ]
-PaperScores = Annotated[bool, typer.Option("--paper", help="Show the paper's own test scores beside Table 2.")]
+PaperScores = Annotated[bool, typer.Option("--paper", help="Show the scores that the paper reports beside Table 2.")]
 
 
 @takes_settings("preprocessing")
@@ -74,15 +79,15 @@ def compare(
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
 ) -> None:
-    """Compare methods on one cohort, as the paper does.
+    """Compare methods on one cohort, as Rokuss et al. (2024) do.
 
     For example:
 
       lesiondelta compare COHORT --preset small --external COHORT2 -o OUT
 
-    Every method is trained in every fold and scored on patients that it has not seen. OUT/comparison.md gathers the
-    tables. OUT/tables has each of them as Markdown, LaTeX and TSV, and OUT/record.json says how they were made. The
-    same command resumes an interrupted comparison.
+    Every method is trained in every fold, 40 trainings by default, and scored on patients that it has not seen.
+    OUT/comparison.md has all tables and figures, OUT/tables each table as Markdown, LaTeX and TSV, and OUT/record.json
+    the settings. Run the same command again to resume an interrupted comparison.
     """
     from lesiondelta.comparison.opening import open_study
     from lesiondelta.comparison.study import Study

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from lesiondelta.datasets.layouts import Dataset
 
 SourceArgument = Annotated[
-    Path, typer.Argument(metavar="SRC", help="Folder as its owners distribute it.", show_default=False)
+    Path, typer.Argument(metavar="SRC", help="Folder of the dataset as it is distributed.", show_default=False)
 ]
 OutArgument = Annotated[Path, typer.Argument(metavar="BIDS", help="Folder for the BIDS dataset.", show_default=False)]
 SeedOption = Annotated[
-    int, typer.Option(min=0, help="Seed for drawing test patients and folds; give the same to `compare --seed`.")
+    int, typer.Option(min=0, help="Seed for drawing test patients and folds. Use the same in `compare --seed`.")
 ]
 ListOption = Annotated[
     Path | None,
-    typer.Option(help="Text file with the participants kept for testing, one a line, instead of drawing them."),
+    typer.Option(help="Text file with the participants to keep for testing, one per line, instead of drawing them."),
 ]
 VisitsOption = Annotated[
-    int, typer.Option(min=1, help="Leave out patients with fewer visits, except the owners' test patients.")
+    int, typer.Option(min=1, help="Leave out patients with fewer visits, except those of an official test set.")
 ]
 
 convert = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -36,9 +36,9 @@ convert = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @convert.callback()
 def _root() -> None:
-    """Convert labelled datasets to BIDS.
+    """Convert public labelled datasets to BIDS.
 
-    References and a protocol for `compare` are written with the images.
+    Images, reference masks, and the test patients and folds for `compare` are written.
 
     For example:
 
@@ -59,7 +59,7 @@ def ljubljana(
     split_seed: SeedOption = 0,
     test_patients: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of patients kept for testing. Default: the paper's share, 33 of 162."),
+        typer.Option(min=0, help="Number of patients to keep for testing. Default: 20 %, as in the paper (33 of 162)."),
     ] = None,
     test_list: ListOption = None,
     folds: Folds = 5,
@@ -67,7 +67,7 @@ def ljubljana(
 ) -> None:
     """Convert the Ljubljana MS database.
 
-    SRC is its longitudinal or cross-sectional part, or either in BIDS form.
+    SRC is its longitudinal or its cross-sectional part, as distributed or as a BIDS dataset.
 
     For example:
 
@@ -75,7 +75,7 @@ def ljubljana(
 
       lesiondelta compare BIDS --test-list BIDS/protocol/test.txt -o OUT
 
-    Masks of lesion change are not lesion masks. They go to BIDS/derivatives/change and are never used as references.
+    Masks of lesion change go to BIDS/derivatives/change, and are never used as reference masks of lesions.
     """
     from lesiondelta.datasets.layouts import LJUBLJANA
 
@@ -90,7 +90,7 @@ def mslesseg(
     split_seed: SeedOption = 0,
     test_patients: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of patients drawn for testing. Default: the owners' test patients."),
+        typer.Option(min=0, help="Number of patients to draw for testing. Default: the official test set."),
     ] = None,
     test_list: ListOption = None,
     folds: Folds = 5,
@@ -98,13 +98,13 @@ def mslesseg(
 ) -> None:
     """Convert MSLesSeg.
 
-    It has up to four visits a patient for training, and one for testing.
+    Its training patients have up to four visits, its test patients one.
 
     For example:
 
       lesiondelta convert mslesseg "MSLesSeg Dataset" BIDS --min-visits 2
 
-    Longitudinal methods cannot train on a single visit; --min-visits 2 leaves such patients out of training.
+    Give --min-visits 2 for longitudinal methods, which need training patients with two visits or more.
     """
     from lesiondelta.datasets.layouts import MSLESSEG
 
@@ -116,11 +116,11 @@ def mslesseg(
 def isbi2015(
     source: SourceArgument,
     out: OutArgument,
-    reference: Annotated[Rater, typer.Option(help="Rater or consensus that serves as reference.")] = "rater1",
+    reference: Annotated[Rater, typer.Option(help="Which masks to use as reference masks.")] = "rater1",
 ) -> None:
-    """Convert the ISBI 2015 challenge.
+    """Convert the data of the ISBI 2015 challenge.
 
-    It serves as an external test set with two raters. SRC is its training folder, or its test folder.
+    It can be an external test set with two raters. SRC is its training folder, or its test folder, which has no masks.
 
     For example:
 

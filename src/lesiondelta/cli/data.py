@@ -16,18 +16,18 @@ def simulate(
     stripped: Annotated[bool, typer.Option("--stripped", help="Simulate skull-stripped images.")] = False,
     scanner: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of one scanner and protocol, used for all visits. Default: many scanners."),
+        typer.Option(min=0, help="Use this scanner and protocol, by its number, for all visits. Default: drawn."),
     ] = None,
     anatomy: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of real people to simulate from: NAME_T1w and NAME_FLAIR, both skull-stripped, and "
-            "NAME_..._mask with their lesions, on one grid of cubic voxels. Default: the MNI152 atlas.",
+            help="Folder of real people to simulate from, as NIfTI: NAME_T1w and NAME_FLAIR, both skull-stripped, and "
+            "NAME_*_mask with their lesions, on one grid of cubic voxels. Default: the MNI152 atlas.",
         ),
     ] = None,
     lesion_masks: Annotated[
         Path | None,
-        typer.Option(help="Folder of real lesion masks (..._mask) in MNI152 space, which lend shapes and places."),
+        typer.Option(help="Folder of real lesion masks (*_mask) in MNI152 space, for shapes and places."),
     ] = None,
 ) -> None:
     """Simulate a labelled cohort with lesions that change.
@@ -40,8 +40,8 @@ def simulate(
 
       lesiondelta simulate COHORT --anatomy PEOPLE --lesion-masks MASKS
 
-    Lesions appear, grow, shrink and vanish from visit to visit. The dataset can be given to `run`, `train` and
-    `evaluate`. Its reference masks are in derivatives/reference.
+    Lesions appear, grow, shrink and vanish from visit to visit. The result is a BIDS dataset for `run`, `train` and
+    `compare`, with reference masks in derivatives/reference.
     """
     from lesiondelta.simulation import Acquisition, CohortPlan, find_lesion_masks, find_people, write_cohort
 

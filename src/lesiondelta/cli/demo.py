@@ -10,21 +10,21 @@ from lesiondelta.cli.running import nothing_built, run_and_print
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("lesiondelta-demo"),
+    out: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("lesiondelta-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another patient.")] = 0,
     model: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Model folder; several are averaged. Default: the bundled model."),
+        typer.Option(metavar="FOLDER", help="Model folder; repeat to average several. Default: the bundled model."),
     ] = None,
 ) -> None:
-    """Run a simulated patient from images to scores.
+    """Simulate, segment and score a patient.
 
     For example:
 
       lesiondelta demo -o DEMO
 
-    The patient has two visits and lies differently in every image, so that registration has something to do. The
-    bundled model segments both visits on the CPU, which takes a few minutes, and the masks are scored.
+    The patient has two visits, and the position of the head differs in every image, so that registration is needed. The
+    bundled model segments both visits on the CPU, which takes a few minutes. DEMO gets masks, report and scores.
     """
     from lesiondelta.evaluation.tables import MaskFolders
     from lesiondelta.inputs.bids import read_cohort

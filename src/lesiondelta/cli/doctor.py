@@ -25,7 +25,7 @@ GIB = 2**30
 def doctor(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder whose free space is shown.")] = Path(),
 ) -> None:
-    """Show what this computer offers to lesiondelta.
+    """Show what is installed: GPU, programs and versions.
 
     For example:
 

@@ -17,24 +17,29 @@ if TYPE_CHECKING:
 
 Mapping = Annotated[
     Path | None,
-    typer.Option(help="TSV that names the masks: participant_id, session_id, reference, prediction."),
+    typer.Option(
+        help="TSV that lists masks by path in the two folders: participant_id, session_id, reference, prediction."
+    ),
 ]
 AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Leave visits without a prediction out of every mean.")
+    bool, typer.Option("--allow-missing", help="Leave out visits without a prediction, which are an error otherwise.")
 ]
-SmallestLesion = Annotated[float, typer.Option(min=0, help="Leave out lesions smaller than this many mm3.")]
+SmallestLesion = Annotated[float, typer.Option(min=0, help="Ignore lesions smaller than this many mm3 in both masks.")]
 UndefinedOption = Annotated[
     Undefined,
-    typer.Option(help="Scores that an empty mask leaves undefined: the best or worst value, or left out (nan)."),
+    typer.Option(
+        help="Give undefined scores of empty masks the best or worst value (penalise), or leave them out (nan)."
+    ),
 ]
 ConventionOption = Annotated[
-    Convention, typer.Option(help="Whose definitions to use; longiseg: the longitudinal nnU-Net fork's.")
+    Convention,
+    typer.Option(help="Definitions of the scores: ours, or those of LongiSeg (nnU-Net's fork)."),
 ]
 SecondRater = Annotated[
-    Path | None, typer.Option(help="Folder with another rater's masks, which scale the ISBI 2015 score.")
+    Path | None, typer.Option(help="Folder with a second rater's masks, to scale the ISBI 2015 score.")
 ]
 Processes = Annotated[
-    int | None, typer.Option("--nprocs", min=1, help="Visits scored at the same time. Default: all cores.")
+    int | None, typer.Option("--nprocs", min=1, help="Visits to score in parallel. Default: all cores.")
 ]
 
 
@@ -65,12 +70,13 @@ def evaluate(
 
     Scores are averaged over the visits of each patient, then over patients.
 
-    Masks are found as sub-X[_ses-Y]_..._label-L_mask.nii.gz anywhere in the two folders, or named by --mapping. The
-    two masks of a visit must share one grid.
+    Masks are the files sub-X[_ses-Y]_*label-L_mask.nii.gz anywhere in the two folders, or those listed by --mapping.
+    If a folder has several masks of a visit, that of the same space entity as the reference is used. Reference and
+    prediction must share a grid.
 
-    Change from visit to visit is scored where all visits of a patient share one grid. Visits are ordered by acq_time
-    in sub-X_sessions.tsv (or _scans.tsv) of the reference's dataset if every visit has a date of its own, otherwise by
-    label. With --mapping, they keep the order of its rows.
+    If all visits of a patient share a grid, changes from visit to visit are scored too. Visits are ordered by acq_time
+    in sub-X_sessions.tsv (or _scans.tsv) of the reference's dataset if all dates differ, otherwise by label. With
+    --mapping, they keep the order of its rows.
     """
     from lesiondelta.evaluation.tables import MaskFolders, Options
 

@@ -25,7 +25,7 @@ ModelArgument = Annotated[
 def list_models(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FOLDERS", help="Folders to search for models.", show_default=False),
+        typer.Argument(metavar="FOLDER", help="Folders to search for models.", show_default=False),
     ] = None,
 ) -> None:
     """List the bundled model and the models in folders.
@@ -103,10 +103,10 @@ def export(
         Path | None, typer.Option(help="A model folder. Default: the bundled model.", show_default=False)
     ] = None,
     nnunet: Annotated[
-        bool, typer.Option("--nnunet", help="Write a model folder of nnU-Net, or of LongiSeg for longitudinal models.")
+        bool, typer.Option("--nnunet", help="Write an nnU-Net model folder, or for longitudinal models a LongiSeg one.")
     ] = False,
 ) -> None:
-    """Write a model into one file or an nnU-Net folder.
+    """Export a model to one file or an nnU-Net folder.
 
     For example:
 
@@ -131,21 +131,23 @@ def import_model(
             metavar="SOURCE", help="Zip file that `export` wrote, or a model folder of nnU-Net or LongiSeg."
         ),
     ],
-    out: Annotated[Path, typer.Option("--output", "-o", help="New folder for the model.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="New folder for the model.", show_default=False)
+    ],
     fold: Annotated[
         str | None, typer.Option(help="Import only this fold of an nnU-Net or LongiSeg folder. Default: all folds.")
     ] = None,
     contrasts: Annotated[
         str | None,
         typer.Option(
-            help="Images of an nnU-Net or LongiSeg folder in order, such as FLAIR,T1w, if the names in it do not say."
+            help="Input channels of an nnU-Net or LongiSeg model, such as FLAIR,T1w, if it does not name them."
         ),
     ] = None,
 ) -> None:
-    """Import a model. Files that could run code are refused.
+    """Import a model.
 
-    Each fold of a folder with several folds becomes a model, OUT/fold_K. Give all of them to `run --model`, which
-    averages them.
+    Checkpoints are read without running any code in them. If the folder has several folds, each becomes a model,
+    OUT/fold_K; `run --model OUT/fold_0 OUT/fold_1` averages them.
 
     For example:
 

@@ -14,7 +14,7 @@ from lesiondelta import __version__
 from lesiondelta.cli import console
 from lesiondelta.settings import DeviceName, PreprocessingSettings, SegmentationSettings, Settings, TrackingSettings
 
-SELECTION, METHOD, COMPUTING = "Which images", "How they are processed", "Computing"
+SELECTION, METHOD, COMPUTING = "Input", "Processing", "Computing"
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "preprocessing": PreprocessingSettings,
     "segmentation": SegmentationSettings,
@@ -119,28 +119,28 @@ Participants = Annotated[
     typer.Option(
         "--participant-label",
         metavar="LABEL",
-        help="Only these participants, with or without sub-; several may follow.",
+        help="Use only these participants. Separate labels by spaces; sub- may be left out.",
         rich_help_panel=SELECTION,
     ),
 ]
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds, split by patient.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, first weights, sampling and augmentation.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of folds, initial weights, sampling and augmentation.")]
 Device = Annotated[DeviceName, typer.Option("--device", help="Where the network runs.", rich_help_panel=COMPUTING)]
 Processes = Annotated[
-    int, typer.Option("--nprocs", min=1, help="Patients processed at the same time.", rich_help_panel=COMPUTING)
+    int, typer.Option("--nprocs", min=1, help="Patients to process in parallel.", rich_help_panel=COMPUTING)
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         "--omp-nthreads",
         min=1,
-        help="Threads for each patient. Default: all cores, divided among patients processed at the same time.",
+        help="Threads for each patient. Default: all cores, divided among the patients processed in parallel.",
         rich_help_panel=COMPUTING,
     ),
 ]
 WorkDir = Annotated[
     Path | None,
-    typer.Option(help="Keep prepared images here, for another model or threshold.", rich_help_panel=COMPUTING),
+    typer.Option(help="Keep preprocessed images here, so that later runs can reuse them.", rich_help_panel=COMPUTING),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output folder.", show_default=False)]
 LabelledCohort = Annotated[

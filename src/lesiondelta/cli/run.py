@@ -26,26 +26,26 @@ Sessions = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LABEL",
-        help="Only these sessions, with or without ses-; several may follow.",
+        help="Use only these sessions. Separate labels by spaces; ses- may be left out.",
         rich_help_panel=SELECTION,
     ),
 ]
 FilterFile = Annotated[
     Path | None,
     typer.Option(
-        help='Choose among several images: a JSON file such as {"t1w": {"acquisition": "mprage"}}.',
+        help='JSON file that chooses if a visit has several images, such as {"t1w": {"acquisition": "mprage"}}.',
         rich_help_panel=SELECTION,
     ),
 ]
 MaskFolder = Annotated[
     Path | None,
     typer.Option(
-        help="Folder whose subfolders sub-X/ses-Y/anat hold brain masks, *_desc-brain_mask.nii.gz.",
+        help="Folder of brain masks in the FLAIR's space: sub-X/ses-Y/anat/*_desc-brain_mask.nii.gz.",
         rich_help_panel=SELECTION,
     ),
 ]
 Unvalidated = Annotated[
-    bool, typer.Option("--skip-bids-validation", help="Accept a folder without dataset_description.json.")
+    bool, typer.Option("--skip-bids-validation", help="Accept a dataset without dataset_description.json.")
 ]
 Stop = Annotated[
     bool, typer.Option("--stop-on-first-crash", help="Stop when a patient fails.", rich_help_panel=COMPUTING)
@@ -88,15 +88,16 @@ def run(
 
       lesiondelta run BIDS OUT group
 
-    The level participant writes the masks, changes and report (OUT/sub-X.html) of every patient. The level group
-    writes the table and page of the cohort (OUT/lesiondelta.tsv, OUT/group.html) again, from all patients in OUT.
+    With LEVEL participant, this writes each patient's masks, changes and report (OUT/sub-X.html), and the cohort's
+    table and page (OUT/lesiondelta.tsv, OUT/group.html). With LEVEL group, it only rebuilds table and page from all
+    results in OUT.
 
-    To correct a mask by hand, open it in ITK-SNAP or Slicer, edit it, and save it in place. It is the file
-    *_space-orig_label-L_mask.nii.gz in OUT/sub-X/ses-Y/anat. Then run the level participant with --reports-only, which
-    keeps the settings that the masks were made with. Results of `segment` have no dataset: give OUT in place of BIDS.
+    To correct a mask by hand, edit it in ITK-SNAP or Slicer and save it in place. The masks are
+    OUT/sub-X/ses-Y/anat/*_space-orig_label-L_mask.nii.gz. Then run with --reports-only, which keeps the settings that
+    the masks were made with. For results of `segment`, give OUT twice, also in place of BIDS.
 
-    Exit code: 0 if every patient succeeded, 1 if one failed, 70 if nothing could be started. The same command skips
-    finished patients, and redoes those whose images, settings or model have changed.
+    Exit code: 0 if every visit was segmented, 1 if any failed, 70 if nothing could be started. A second run skips
+    finished patients unless their images, the settings or the model have changed.
     """
     if level == "group":
         _write_group(out)

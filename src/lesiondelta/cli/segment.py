@@ -15,8 +15,8 @@ VisitOption = Annotated[
     typer.Option(
         parser=console.paths_together,
         metavar="T1W FLAIR | FOLDER",
-        help="The images of one visit: T1w and FLAIR (NIfTI files, DICOM folders, or one file of each DICOM series), "
-        "or a DICOM folder with both. Give it once for each visit, in time order.",
+        help="One visit: its T1w, then its FLAIR (a NIfTI file, a DICOM folder, or any file of a DICOM series), or one "
+        "DICOM folder with both. Repeat the option for each visit, oldest first.",
     ),
 ]
 
@@ -26,7 +26,9 @@ def segment(
     out: Output,
     visit: VisitOption,
     *,
-    patient: Annotated[str, typer.Option(help="Label of the patient, used to name the results.")] = "patient",
+    patient: Annotated[
+        str, typer.Option(help="Label of the patient, which names the results (sub-LABEL).")
+    ] = "patient",
     given: Given,
     omp_nthreads: Threads = None,
     work_dir: WorkDir = None,
@@ -39,8 +41,8 @@ def segment(
 
       lesiondelta segment -o OUT --visit STUDY_2019 --visit STUDY_2021
 
-    DICOM series are converted to OUT/sourcedata, and the lesions are also written as DICOM SEG. A folder that holds
-    several studies gives one visit for each study.
+    DICOM series are converted to NIfTI in OUT/sourcedata, and the lesions are also written as DICOM SEG. In a folder
+    with several studies, each study is a visit. DICOM visits are sorted by date.
     """
     with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
         from lesiondelta.cohort import Cohort

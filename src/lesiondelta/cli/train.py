@@ -32,26 +32,26 @@ if TYPE_CHECKING:
     from lesiondelta.nnunet.training_patients import FoldName
     from lesiondelta.settings import PreprocessingSettings
 
-MethodName = Annotated[str, typer.Option(help="A method of docs/methods.md; an unknown name lists them.")]
-PresetName = Annotated[str | None, typer.Option(help="Size of the training: paper (the default), small or smoke.")]
+MethodName = Annotated[str, typer.Option(help="Name of a method (docs/methods.md).")]
+PresetName = Annotated[str | None, typer.Option(help="Size of the training: paper (default), small or smoke.")]
 PriorOption = Annotated[
     methods.PriorPolicy | None,
-    typer.Option(help="Which other visit is the prior. Default: the method's own (denner sees every pair anyway)."),
+    typer.Option(help="Which other visit is the prior (not for denner, which uses all). Default: the method's own."),
 ]
-FoldOption = Annotated[str, typer.Option(help="Fold to hold out (0 to folds - 1), or all to train on everyone.")]
+FoldOption = Annotated[str, typer.Option(help="Fold to hold out (0 to folds - 1), or `all` to hold out none.")]
 Epochs = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of epochs; a method may have a limit of its own. Default: the preset's."),
+    typer.Option(min=1, help="Number of epochs; coactseg and denner have a maximum. Default: the preset's."),
 ]
-InitialModel = Annotated[Path | None, typer.Option(help="Model folder whose weights the training starts from.")]
+InitialModel = Annotated[Path | None, typer.Option(help="Model folder to take the initial weights from.")]
 SelfPriorShare = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of training pairs in which a visit is its own prior.")
+    float, typer.Option(min=0, max=1, help="Fraction of training pairs in which a visit is its own prior.")
 ]
 TrainingWork = Annotated[
     Path | None,
-    typer.Option(help="Prepared patients, which several trainings on one cohort may share. Default: OUT/work."),
+    typer.Option(help="Folder for preprocessed images, reusable on this cohort. Default: OUT/work."),
 ]
-Gpus = Annotated[int, typer.Option(min=1, help="Number of CUDA devices that share the batch.")]
+Gpus = Annotated[int, typer.Option(min=1, help="Number of CUDA devices to split the batch over.")]
 
 
 @takes_settings("preprocessing")
@@ -84,10 +84,11 @@ def train(
 
       lesiondelta train COHORT --preset small -o OUT
 
-    The model is written to OUT/model, which `run --model` takes. The same command resumes an interrupted training.
-    OUT/train.log is the log.
+    The model is written to OUT/model, for `run --model`. Run the same command again to resume an interrupted training.
+    The log is OUT/train.log.
 
-    On GPUs, the networks of long trainings are compiled (torch.compile); set nnUNet_compile=false to prevent it.
+    On GPUs, a training of 10,000 iterations or more compiles its network (torch.compile). To avoid that, set the
+    environment variable nnUNet_compile=false.
     """
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
