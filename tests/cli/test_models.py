@@ -169,6 +169,7 @@ def changed(model, **what):
 
 def test_a_model_is_calibrated_on_a_cohort_and_used(capsys, labelled, tmp_path):
     model, out = export_tiny_model(tmp_path / "model"), tmp_path / "calibrated"
+    (model / "MODEL_CARD.md").write_text("# Tiny")
     done = call(capsys, "models", "calibrate", model, labelled, "-o", out, *EASY)
     assert done.code == 0, done.err
     assert "Means over 2 patients; the same patients chose and scored" in done.out
@@ -181,6 +182,9 @@ def test_a_model_is_calibrated_on_a_cohort_and_used(capsys, labelled, tmp_path):
     assert sum(facts["after"].values()) >= sum(facts["before"].values()) - 0.02
     ran = call(capsys, "run", labelled, tmp_path / "out", "participant", "--model", out, *EASY, "--omp-nthreads", "1")
     assert ran.code == 0, ran.err
+    card = (out / "MODEL_CARD.md").read_text()
+    assert card.startswith("> Calibrated again on ")
+    assert card.endswith("# Tiny")
     again = call(capsys, "models", "calibrate", model, labelled, "-o", out, *EASY)
     assert (again.code, "exists: give a new folder" in again.err) == (1, True)
 

@@ -1,12 +1,14 @@
 """One patient's run touches each file as often as it has to: counted by what Python and its libraries are asked for."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 
 from lesiondelta import records
@@ -14,6 +16,7 @@ from lesiondelta.inference.loading import load_segmenter
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.pipeline.cohort_run import check_start
 from lesiondelta.pipeline.patient_run import RunPlan, run_patient
+from lesiondelta.pipeline.rebuild import report_cohort
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.models import export_tiny_model
 from tests.tiny import write_patient
@@ -90,3 +93,26 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"itk", "hig
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_results_of_a_version_that_recorded_less_are_run_again_and_keep_corrections(plan):
+    run(plan)
+    path = records.record_path(plan.out, "01")
+    older = json.loads(path.read_text(encoding="utf-8"))
+    del older["provenance"]
+    older["fingerprint"]["lesiondelta"] = "0.0.1"
+    older["segmentation"] = {"threshold": 0.5}  # a field that no longer exists
+    path.write_text(json.dumps(older), encoding="utf-8")
+    mask = next(plan.out.rglob("sub-01_ses-2_space-orig_label-L_mask.nii.gz"))
+    image = nib.load(mask)
+    edited = np.asarray(image.dataobj).copy()
+    edited[:] = 0
+    edited[5:8, 5:8, 5:8] = 1
+    nib.save(nib.Nifti1Image(edited, image.affine, image.header), mask)
+    refused = report_cohort(plan.out)
+    assert {result.status for result in refused} == {"failed"}
+    assert "run it without --reports-only first, which keeps masks corrected by hand" in refused[0].reason
+    assert np.array_equal(np.asarray(nib.load(mask).dataobj), edited)
+    run(plan)
+    assert np.array_equal(np.asarray(nib.load(mask).dataobj), edited)
+    assert records.read_record(plan.out, "01").corrections.keys() == {"2"}

@@ -22,7 +22,7 @@ from lesiondelta.evaluation.calibration import (
 )
 from lesiondelta.files import write_json
 from lesiondelta.images import read_image, read_mask
-from lesiondelta.inference.archive import NAMES
+from lesiondelta.inference.archive import CARD, NAMES
 from lesiondelta.inference.loading import load_models
 from lesiondelta.inference.model import DESCRIPTION, Model, load_model
 from lesiondelta.inference.window import lesion_probabilities
@@ -80,7 +80,7 @@ def _labelled_visits(model: Model, patient: TrainingPatient, device: str) -> Ite
 
 
 def write_calibrated(source: Path, out: Path, calibration: Calibration, patients: Sequence[TrainingPatient]) -> Path:
-    """Write a copy of a model folder with the chosen operating point; weights and card stay as they are.
+    """Write a copy of a model folder with the chosen operating point; the card says so at its top.
 
     Raises
     ------
@@ -99,12 +99,24 @@ def write_calibrated(source: Path, out: Path, calibration: Calibration, patients
             partial.mkdir()
             for name in (name for name in NAMES if name != DESCRIPTION and (source / name).is_file()):
                 shutil.copyfile(source / name, partial / name)
+            if (partial / CARD).is_file():
+                _note(partial / CARD, calibration, len(patients))
             write_json(partial / DESCRIPTION, content)
             load_model(partial)
             partial.rename(out)
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error.strerror or error}. Check the free space.") from error
     return out
+
+
+def _note(card: Path, calibration: Calibration, patients: int) -> None:
+    """Say above a model's card that what it tells of is another operating point."""
+    point = calibration.point
+    note = (
+        f"> Calibrated again on {patients} patients: temperature {point.temperature:g}, threshold {point.threshold:g}, "
+        f"smallest lesion {point.min_lesion_mm3:g} mm3. Scores and operating point below are those before.\n\n"
+    )
+    card.write_text(note + card.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _facts(calibration: Calibration, patients: Sequence[TrainingPatient]) -> dict[str, Any]:
