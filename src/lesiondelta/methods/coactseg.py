@@ -2,8 +2,8 @@
 
 The loss is soft Dice of the three heads; the second half of the training adds a regulariser on new lesions. Recipe,
 patches and prediction follow the authors' code (`networks.coactseg` and `nnunet.coactseg` say what differs).
-Overlapping windows are averaged as logits for the current visit's lesions, as for every method here, and as
-probabilities for the new lesions; the authors average probabilities for both.
+Overlapping windows are averaged as logits for current lesions, as in every method here, and as probabilities for new
+ones; the authors average probabilities for both.
 """
 
 from lesiondelta.methods.method import Method, Recipe

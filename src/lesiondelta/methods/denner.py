@@ -2,8 +2,8 @@
 
 The loss is the squared error of the softmax, plus that of the prior warped onto the current visit, plus 0.01 times the
 smoothness of the displacement. Recipe, losses, slices and three-view inference follow the authors' code
-(`networks.denner` and `nnunet.slices` say what differs). In prediction the prior is the visit before; in training it is
-every other visit of the patient.
+(`networks.denner` and `nnunet.slices` say what differs). In prediction the prior is the previous visit; in training,
+each other visit in turn.
 """
 
 from lesiondelta.methods.method import Method, Recipe

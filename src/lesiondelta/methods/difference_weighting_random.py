@@ -1,4 +1,4 @@
-"""Difference weighting, trained with any other visit as the prior, which the paper leaves open."""
+"""Difference weighting, trained with a random other visit as prior; the paper leaves this open."""
 
 from dataclasses import replace
 

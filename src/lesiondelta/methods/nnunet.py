@@ -1,6 +1,6 @@
 """nnU-Net on the current visit only: the baseline that every longitudinal method has to beat.
 
-The loss is Dice + cross-entropy, as for every method that does not state another.
+The loss is Dice + cross-entropy, as for every method unless stated otherwise.
 """
 
 from lesiondelta.methods.method import Method

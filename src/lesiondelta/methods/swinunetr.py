@@ -1,6 +1,6 @@
 """SwinUNETR on the current visit only: a transformer as the second single-visit baseline.
 
-The paper (Table 2) does not state a schedule for it. Ours is AdamW with a cosine, as in the authors' training code, but
+The paper (Table 2) gives no schedule for it. Ours is AdamW with cosine decay, as in the authors' training code, but
 without its warm-up. There is no deep supervision, and patches are rounded up to multiples of 32.
 """
 

@@ -3,9 +3,9 @@
 y1 sees the lesions of the prior visit, y2 those of the current one, y3 the new ones; only y2 is scored. Checked against
 the authors' code (ycwu1997/CoactSeg, commit 1e4fcea). Deviations:
 
-- a visit has C contrasts where theirs has only a FLAIR: the input has 3C channels;
-- all masks are known for every pair. Theirs are the new lesions of pairs and, for single visits shown twice, all
-  lesions; the loss that ties y1 to y2 on those has no counterpart;
+- a visit has C contrasts, theirs only FLAIR: the input has 3C channels;
+- every pair has all masks; theirs has only new lesions, or all lesions for a single visit shown twice, and their loss
+  tying y1 to y2 there is dropped;
 """
 
 from collections.abc import Sequence

@@ -5,10 +5,10 @@ it slice by slice in three orientations, and what the orientations say is averag
 
 Checked against the authors' code (StefanDenn3r/Spatio-temporal-MS-Lesion-Segmentation, commit 04790fd). Deviations:
 
-- min-max to [0, 1] is over the nonzero voxels of a volume, and what is outside stays 0: our images are z-scored inside
-  the brain, theirs are raw, where the minimum is the 0 of the background;
-- the edge of the cube is rounded up to a multiple of 32, of the box in which either visit is nonzero;
-- volumes are transposed between views, where theirs are rotated by spline;
+- min-max scaling to [0, 1] uses nonzero voxels, and the rest stays 0: our images are z-scored inside the brain, theirs
+  are raw with a minimum of 0 in the background;
+- the cube around both visits' nonzero voxels has an edge rounded up to a multiple of 32;
+- volumes are transposed between views; theirs are rotated with splines;
 
 References
 ----------

@@ -2,10 +2,9 @@
 
 Deviations:
 
-- written from memory of the papers, with two recurrences as in public code of R2U-Net: no public code of SimU-Net was
-  found;
-- SimU-Net labels liver lesions in both CT scans of a pair; here, as in the comparison of Rokuss et al. (2024), it is
-  put into nnU-Net's framework and gives the current visit's lesions;
+- written from memory of the papers, with two recurrences as in public R2U-Net code; no SimU-Net code was found;
+- SimU-Net labels liver lesions in both CT scans of a pair; here, as in the comparison of Rokuss et al. (2024), it runs
+  in nnU-Net's framework and segments only the current visit;
 """
 
 from collections.abc import Sequence

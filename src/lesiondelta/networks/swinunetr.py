@@ -2,8 +2,8 @@
 
 Deviations:
 
-- the width follows the preset's: 48 features in `paper`, as in the comparison of Rokuss et al. (2024), 24 in `small`;
-- the authors' code starts from self-supervised weights where it can; here all weights are MONAI's first ones;
+- the width follows the preset: 48 features in `paper`, as in the comparison of Rokuss et al. (2024), 24 in `small`;
+- the authors start from self-supervised weights if available; here weights are MONAI's initial ones;
 """
 
 from collections.abc import Sequence

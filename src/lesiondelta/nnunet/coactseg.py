@@ -4,11 +4,11 @@ Checked against the authors' code (ycwu1997/CoactSeg, commit 1e4fcea). As there,
 X and Y), and sample the nearest neighbour. Deviations:
 
 - the batch is the preset's; theirs is 4 pairs and 4 single visits;
-- patches are centred on a lesion of the current visit, where theirs are on a new lesion (pairs) or any (single visits);
-- the jitter is an eighth of the patch, which is their 10 voxels at 80;
-- X and Y are flipped with probability 1/2 each; theirs always flips one of them, so that no patch keeps its handedness;
-- a patch may reach over the upper borders of the image, and is padded there; theirs is moved inwards;
-- the gradient norm is clipped at 12, and the last epoch's weights are taken, as for every method here.
+- patches are centred on a lesion of the current visit, theirs on a new lesion (pairs) or any lesion (single visits);
+- the jitter is 1/8 of the patch: at 80 voxels, 10 as theirs;
+- X and Y are flipped with probability 1/2 each; they always flip one of the two, so every patch is mirrored;
+- a patch may cross the upper image borders and is padded there; theirs is moved inwards;
+- the gradient norm is clipped at 12, and the last epoch's weights are used, as for all methods here.
 
 Imports nnunetv2: import this module inside `environment` only.
 """

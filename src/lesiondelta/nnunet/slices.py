@@ -6,7 +6,7 @@ and iterations are everyone's: the batch then counts slices where it counts patc
 of samples is the same, not the number of voxels. Deviations:
 
 - early stopping watches nnU-Net's pseudo-Dice over all validation slices, where theirs is the soft Dice loss;
-- the weights are the last epoch's, as of every method here, and not those of the best;
+- the weights are the last epoch's, as for every method here, not the best epoch's;
 - slices are padded to the largest patient's cube, so that patients of any size share a batch.
 
 Imports nnunetv2: import this module inside `environment` only.

@@ -2,9 +2,9 @@
 
 Deviations:
 
-- patches are drawn by patient, then by visit, where nnU-Net draws among all cases;
-- the images of a patient are cropped to one box, which holds all of its visits;
-- on a CPU that computes in bfloat16, convolutions are in bfloat16.
+- patches are drawn by patient, then by visit; nnU-Net draws from all cases;
+- a patient's images are cropped to one box that holds all the visits;
+- on a CPU with bfloat16 support, convolutions use bfloat16.
 
 Imports nnunetv2: import this module inside `environment` only.
 """
