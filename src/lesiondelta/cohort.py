@@ -28,6 +28,7 @@ class Visit:
         Reference lesion mask, on the grid of the FLAIR; needed only for training.
     dicom : files
         The DICOM series that the FLAIR was converted from, if it was: results go back to it as DICOM SEG.
+    doubts : what a reader of this visit's results has to be told about its images
     """
 
     label: str
@@ -36,6 +37,7 @@ class Visit:
     brain_mask: Path | None = None
     reference: Path | None = None
     dicom: tuple[Path, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,127 @@
-"""Atomic writing, hashing and logs: a file is whole or absent, never half-written; only a log may be cut short."""
+"""Files found, written, hashed and logged: none is passed over, and each is whole or absent; a log may be cut short."""
 
 import hashlib
 import json
 import logging
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from lesiondelta.errors import OutputError
+from lesiondelta.errors import CohortError, OutputError
 
 log = logging.getLogger(__name__)
+
+ROOM_BYTES = 10**9
+"""For the images of a patient as external programs want them."""
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted.
+
+    Raises
+    ------
+    CohortError
+        It cannot be entered: leaving it out would leave out images.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise no_entry(error, folder) from error
+
+
+def no_entry(error: OSError, place: Path) -> CohortError:
+    """What to say where the system does not let a folder be entered, or a link leads nowhere."""
+    where = os.fsdecode(error.filename or place)
+    return CohortError(
+        f"{where} cannot be entered ({error.strerror or error}): see to its permissions, or to the link."
+    )
+
+
+def files_below(folder: Path, pattern: str = "*") -> list[Path]:
+    """All files in a folder and in those below it whose names fit a pattern, sorted.
+
+    Links to folders are followed, but for those that lead back to a folder above. A link that leads nowhere counts as a
+    file, so that whoever reads it says so.
+
+    Raises
+    ------
+    CohortError
+        A folder cannot be entered.
+    """
+    return sorted(path for path in _below(folder, ()) if fnmatchcase(path.name, pattern))
+
+
+def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        for path in entries(folder):
+            if path.is_dir():
+                yield from _below(path, (*above, real))
+            elif path.is_file() or path.is_symlink():
+                yield path
+    except OSError as error:  # its names can be read, and nothing else
+        raise no_entry(error, folder) from error
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is text: ITK ends the process where it holds bytes that are not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def room_for_temporary_files(out: Path) -> Iterator[None]:
+    """Inside the block, temporary files of this process and of those it starts lie where there is room for them.
+
+    That is the system's folder, or, where that is small or cannot be written, the nearest folder above `out`.
+
+    Raises
+    ------
+    OutputError
+        There is no room there either.
+    """
+    if _has_room():
+        yield
+        return
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    try:
+        made = tempfile.TemporaryDirectory(prefix=".lesiondelta-", dir=place)
+    except OSError as error:
+        raise OutputError(
+            f"Neither the system's folder for temporary files nor {place} can be written ({error.strerror or error}): "
+            "set TMPDIR to a folder that can."
+        ) from error
+    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    with made as folder:
+        tempfile.tempdir = os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before[0]
+            os.environ.pop("TMPDIR")
+            os.environ |= {"TMPDIR": before[1]} if before[1] is not None else {}
+
+
+def _has_room() -> bool:
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"\0")
+        return shutil.disk_usage(tempfile.gettempdir()).free > ROOM_BYTES
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -34,7 +141,8 @@ def atomic(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
+        with suppress(OSError):  # some shares (CIFS, FUSE) know no modes
+            temporary.chmod(0o666 & ~_umask())
         yield temporary
         with temporary.open("r+b") as written:  # Windows flushes only what is open for writing
             os.fsync(written.fileno())
@@ -97,14 +205,15 @@ def _acquired(lock: BaseFileLock, folder: Path, wait: bool) -> AbstractContextMa
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically; bytes of a path that are no text are written as escapes."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write indented JSON atomically; bytes of a path that are no text, which JSON cannot hold, are spelled out."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, re.sub("[\udc80-\udcff]", lambda byte: rf"\\u{ord(byte[0]):x}", text) + "\n")
 
 
 def sha256(path: Path) -> str:
@@ -145,7 +254,7 @@ def logged_to(path: Path) -> Iterator[None]:
     """What the package logs inside the block is added to a file; OutputError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _QuietFile(path, encoding="utf-8")
+        handler = _QuietFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(
             f"Cannot write {path}: {error.strerror or error}. Check its folder and the free space."

@@ -7,7 +7,8 @@ resampled (and ITK's, but for the LPS axes, which exist only inside this file).
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -32,14 +33,22 @@ PACKED = (".gz", ".mgz")
 FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
 """NIfTI's codes; 2 is mm, and 0, not said, is taken for mm as everybody does."""
 SIZE_TOLERANCE = 0.01
+FORMS = (
+    "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+"""The fields of a NIfTI header that hold sform and qform (of `pixdim`, the first four values)."""
+Forms = Mapping[str, list[float]]
+"""Values of FORMS: what says, to programs that prefer either form, where an image lies."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A lattice of voxels: `shape` (X, Y, Z) and `affine` (4, 4), voxel -> RAS+ mm."""
+    """A lattice of voxels: `shape` (X, Y, Z), `affine` (4, 4), voxel -> RAS+ mm, and the forms of the file it is of."""
 
     shape: tuple[int, int, int]
     affine: Affine
+    forms: Forms | None = None
 
     @cached_property
     def spacing(self) -> Array:
@@ -61,21 +70,25 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An image on its grid: `data` (X, Y, Z), `affine` (4, 4) voxel -> RAS+ mm, and a name for messages."""
+    """An image on its grid: `data` (X, Y, Z), `affine` (4, 4) voxel -> RAS+ mm, and a name for messages.
+
+    `forms` are those of its file; what is written on its grid gets them, so that every program sees both at one place.
+    """
 
     data: Array
     affine: Affine
     name: str = "volume"
+    forms: Forms | None = None
 
     @property
     def grid(self) -> Grid:
-        """Shape and affine."""
+        """Shape, affine and forms."""
         x, y, z = self.data.shape
-        return Grid((x, y, z), self.affine)
+        return Grid((x, y, z), self.affine, self.forms)
 
     def with_data(self, data: Array) -> "Volume":
         """Other values on the same grid."""
-        return Volume(data, self.affine, self.name)
+        return replace(self, data=data)
 
 
 def read_image(path: Path) -> Volume:
@@ -143,7 +156,7 @@ def write_volume(path: Path, volume: Volume) -> None:
     elif data.dtype == np.float64:
         data = data.astype(np.float32)
     with atomic(path) as temporary:
-        nib.save(_nifti(data, volume.affine), temporary)
+        nib.save(_nifti(data, volume.affine, volume.forms), temporary)
 
 
 def write_displacement(path: Path, voxels: Array, grid: Grid) -> None:
@@ -160,19 +173,31 @@ def write_displacement(path: Path, voxels: Array, grid: Grid) -> None:
 
 
 def require_same_grid(a: Volume, b: Volume, tolerance_mm: float = GRID_TOLERANCE_MM) -> None:
-    """Raise GeometryError unless the two lie on one grid, corner by corner."""
+    """Raise GeometryError unless the two lie on one grid, corner by corner, by either form of either header."""
     if a.data.shape != b.data.shape:
         raise GeometryError(
             f"{a.name} has shape {a.data.shape}, {b.name} has {b.data.shape}: resample one to the other first."
         )
+    if min(one.distance_mm(other) for one in _poses(a.grid) for other in _poses(b.grid)) <= tolerance_mm:
+        return
     orientations = ["".join(nib.aff2axcodes(volume.affine)) for volume in (a, b)]
     if orientations[0] != orientations[1]:
         raise GeometryError(
             f"{a.name} is stored as {orientations[0]}, {b.name} as {orientations[1]}: resample one to the other first."
         )
     shift_mm = a.grid.distance_mm(b.grid)
-    if shift_mm > tolerance_mm:
-        raise GeometryError(f"{a.name} and {b.name} lie {shift_mm:.2f} mm apart: resample one to the other first.")
+    raise GeometryError(f"{a.name} and {b.name} lie {shift_mm:.2f} mm apart: resample one to the other first.")
+
+
+def _poses(grid: Grid) -> list[Grid]:
+    """The grid, and where its qform puts it, which SimpleITK reads and which tools that move the sform leave."""
+    if not grid.forms:
+        return [grid]
+    header = nib.Nifti1Header()
+    header.set_data_shape(grid.shape)
+    _set_forms(header, grid.forms)
+    qform, coded = header.get_qform(coded=True)
+    return [grid, replace(grid, affine=qform)] if coded else [grid]
 
 
 def resample(
@@ -198,7 +223,7 @@ def resample(
     boolean = volume.data.dtype == np.bool_
     if order == "nearest":
         data = pulled(volume.data.astype(np.uint8) if boolean else volume.data, 0, "grid-constant")
-        return Volume(data.astype(bool) if boolean else data, grid.affine, volume.name)
+        return Volume(data.astype(bool) if boolean else data, grid.affine, volume.name, grid.forms)
     source = volume.data.astype(np.float32) if boolean else volume.data
     data = pulled(source, ORDERS[order], "nearest")
     if order == "bspline":
@@ -206,7 +231,7 @@ def resample(
     data *= pulled(
         np.ones(source.shape, np.uint8), 0, "grid-constant"
     )  # a voxel reaches half its edge beyond its centre
-    return Volume(data, grid.affine, volume.name)
+    return Volume(data, grid.affine, volume.name, grid.forms)
 
 
 def isotropic_grid(points_mm: Array, spacing_mm: float, margin_mm: float = 0.0) -> Grid:
@@ -321,7 +346,7 @@ def _read(path: Path, dtype: type) -> Volume:
         data = data[..., 0]
     if data.ndim != 3:
         raise ImageError(f"{path} has {data.ndim} dimensions {data.shape}: give one 3D volume.")
-    return Volume(data, _affine(image, path), str(path))
+    return Volume(data, _affine(image, path), str(path), _forms(image.header))
 
 
 def _require_readable(path: Path) -> None:
@@ -373,12 +398,29 @@ def _require_forms_agree(header: Any, path: Path) -> None:  # noqa: ANN401
         )
 
 
-def _nifti(data: Array, affine: Affine) -> Any:  # noqa: ANN401  (nibabel has no types)
+def _nifti(data: Array, affine: Affine, forms: Forms | None = None) -> Any:  # noqa: ANN401  (nibabel has no types)
     image = nib.Nifti1Image(data, affine)
     image.set_qform(affine, code="scanner")
     image.set_sform(affine, code="scanner")
+    if forms:
+        _set_forms(image.header, forms)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def _forms(header: Any) -> Forms | None:  # noqa: ANN401
+    if not isinstance(header, nib.Nifti1Header):
+        return None
+    fields = {name: np.atleast_1d(header[name]).astype(float).tolist() for name in FORMS}
+    return {**fields, "pixdim": fields["pixdim"][:4]}
+
+
+def _set_forms(header: Any, forms: Forms) -> None:  # noqa: ANN401
+    for name, values in forms.items():
+        if name == "pixdim":
+            header["pixdim"][:4] = values
+        else:
+            header[name] = values if len(values) > 1 else values[0]
 
 
 def corners_mm(grid: Grid) -> Array:

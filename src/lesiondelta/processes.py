@@ -1,9 +1,23 @@
 """Worker processes that end with the process that started them."""
 
+import logging
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from threading import Thread
+
+log = logging.getLogger(__name__)
+
+
+def possible_processes(asked: int) -> int:
+    """As many as are asked for; one where the system has no shared memory for them, as in some containers."""
+    if asked > 1:
+        try:
+            get_context("spawn").Lock()
+        except (ImportError, OSError) as error:
+            log.warning("there is no shared memory for several processes (%s): one does it all", error)
+            return 1
+    return asked
 
 
 def worker_pool(processes: int) -> ProcessPoolExecutor:

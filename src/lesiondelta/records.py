@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import OutputError
 from lesiondelta.files import alone, write_json
-from lesiondelta.settings import Settings
+from lesiondelta.settings import Settings, StoredPath
 
 Status = Literal["ok", "ok-zero-lesions", "flagged", "failed"]
 FOLDER = ".lesiondelta"
@@ -83,7 +83,7 @@ class Provenance:
 
     order: tuple[str, ...]
     acquired: Mapping[str, datetime | None]
-    dicom: Mapping[str, tuple[Path, ...]]
+    dicom: Mapping[str, tuple[StoredPath, ...]]
     problems: Mapping[str, str]
     priors: tuple[int, ...]
     threshold: float

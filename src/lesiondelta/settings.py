@@ -3,12 +3,33 @@
 The descriptions are the help texts of the command line, and the Literals its choices.
 """
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import unquote_to_bytes
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 
+from lesiondelta.files import is_text
+
+FILE_URI = "file://"
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def _stored(path: Path) -> str:
+    return str(path) if is_text(path) else path.absolute().as_uri()
+
+
+def _restored(value: object) -> Path:
+    if isinstance(value, str) and value.startswith(FILE_URI):
+        return Path(os.fsdecode(unquote_to_bytes(value.removeprefix(FILE_URI))))
+    if not isinstance(value, str | Path):
+        raise ValueError("not a path")
+    return Path(value)
+
+
+StoredPath = Annotated[Path, PlainValidator(_restored), PlainSerializer(_stored, when_used="json")]
+"""A path in JSON: as text, or as a URI if it holds bytes that are no text."""
 
 
 class PreprocessingSettings(BaseModel):
@@ -40,7 +61,7 @@ class SegmentationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: tuple[Path, ...] = Field(
+    models: tuple[StoredPath, ...] = Field(
         (),
         description="Model folder, or samseg; several models are averaged (--model A B). Default: the bundled model.",
     )

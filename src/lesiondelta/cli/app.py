@@ -1,5 +1,6 @@
 """The application: its commands, and what an error looks like."""
 
+import io
 import sys
 import tempfile
 import traceback
@@ -54,6 +55,9 @@ doctor.register(app)
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; errors become one sentence and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     try:
         app(None if args is None else list(args), prog_name="lesiondelta")
     except LesionDeltaError as error:
@@ -68,7 +72,15 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_FAULT)
 
 
-def _save_traceback() -> Path:
-    with tempfile.NamedTemporaryFile("w", prefix="lesiondelta-", suffix=".log", delete=False, encoding="utf-8") as file:
-        file.write(f"lesiondelta {__version__}: {' '.join(sys.argv)}\n\n{traceback.format_exc()}")
-    return Path(file.name)
+def _save_traceback() -> str:
+    """Write it to a file, whose name is returned; where no folder takes one, the traceback itself."""
+    text = f"lesiondelta {__version__}: {' '.join(sys.argv)}\n\n{traceback.format_exc()}"
+    content = text.encode("utf-8", "backslashreplace")
+    for folder in (None, Path.cwd(), Path.home()):
+        try:
+            with tempfile.NamedTemporaryFile(prefix="lesiondelta-", suffix=".log", delete=False, dir=folder) as file:
+                file.write(content)
+        except OSError:
+            continue
+        return file.name
+    return f"this:\n\n{content.decode()}"

@@ -60,7 +60,7 @@ def calibrate(
     """
     from lesiondelta.comparison.calibration import calibrate_model, load_one, trained_on, write_calibrated
     from lesiondelta.errors import CohortError, OutputError
-    from lesiondelta.files import require_writable
+    from lesiondelta.files import require_writable, room_for_temporary_files
     from lesiondelta.inputs.bids import read_cohort
 
     if out.exists():
@@ -79,7 +79,8 @@ def calibrate(
     require_writable(out.parent)
     threads = omp_nthreads or console.cores()
     settings = preprocessing_of(given, threads // nprocs).model_copy(update={"spacing_mm": loaded.spacing_mm})
-    with nullcontext(work_dir) if work_dir else tempfile.TemporaryDirectory(prefix="lesiondelta-") as work:
+    kept = nullcontext(work_dir) if work_dir else tempfile.TemporaryDirectory(prefix=".lesiondelta-", dir=out.parent)
+    with room_for_temporary_files(out), kept as work:
         patients = _prepared(labelled, Path(work) / "prepared", settings, nprocs)
         with console.progress("segmenting", len(patients) + 1) as advance:
             result = calibrate_model(loaded, patients, device, threads, advance)

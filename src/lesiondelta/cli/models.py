@@ -206,13 +206,14 @@ def _require_new(out: Path) -> None:
 
 def _found(folders: Sequence[Path]) -> Iterator[Path]:
     from lesiondelta.errors import InputError
+    from lesiondelta.files import files_below
     from lesiondelta.inference.model import DESCRIPTION, bundled_model
 
     yield bundled_model()
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder.")
-        yield from sorted(path.parent for path in folder.rglob(DESCRIPTION))
+        yield from (path.parent for path in files_below(folder, DESCRIPTION))
 
 
 def _megabytes(folder: Path) -> float:

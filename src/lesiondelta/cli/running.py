@@ -1,7 +1,7 @@
 """A run as the commands `run`, `segment` and `demo` show it: progress, a table, reasons, and exit codes."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,14 @@ def nothing_built() -> Iterator[None]:
 
 def run_and_print(cohort: "Cohort", plan: "RunPlan", nprocs: int = 1, stop_on_first_crash: bool = False) -> None:
     """Run, print what became of every visit, and exit with 1 if any failed; with 70 if nothing can be started."""
+    from lesiondelta.files import room_for_temporary_files
     from lesiondelta.pipeline.cohort_run import check_start, run_cohort
 
-    with nothing_built():
-        plan = check_start(plan)
-    with console.progress("starting", len(cohort.patients)) as advance:
+    with ExitStack() as room:
+        with nothing_built():
+            plan = check_start(plan)
+            room.enter_context(room_for_temporary_files(plan.out))
+        advance = room.enter_context(console.progress("starting", len(cohort.patients)))
 
         def report(patient: "Patient", results: "Sequence[VisitResult]") -> None:
             advance(f"sub-{patient.label} is done")

@@ -44,7 +44,13 @@ def segment(
     DICOM series are converted to NIfTI in OUT/sourcedata, and the lesions are also written as DICOM SEG. In a folder
     with several studies, each study is a visit. DICOM visits are sorted by date.
     """
-    with nothing_built(), tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted:
+    from lesiondelta.files import room_for_temporary_files
+
+    with (
+        nothing_built(),
+        room_for_temporary_files(out),
+        tempfile.TemporaryDirectory(prefix="lesiondelta-") as converted,
+    ):
         from lesiondelta.cohort import Cohort
         from lesiondelta.inputs.loose import keep_converted, loose_patient
         from lesiondelta.pipeline.cohort_run import check_start

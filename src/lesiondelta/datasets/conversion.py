@@ -173,7 +173,7 @@ def _write_mask(paths: Sequence[Path], flair: Path, combine: np.ufunc, target: P
     if len(masks) == 1 and not any(moved):
         _copy(paths[0], target)
     else:
-        write_volume(target, Volume(combine.reduce([mask.data for mask in masks]), image.affine))
+        write_volume(target, image.with_data(combine.reduce([mask.data for mask in masks])))
     return any(moved)
 
 

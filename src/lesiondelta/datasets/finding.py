@@ -10,6 +10,7 @@ from pathlib import Path
 from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.datasets.layouts import BIDS, COMMON_SPACE, IMAGES, Dataset, Layout
 from lesiondelta.errors import CohortError
+from lesiondelta.files import files_below
 from lesiondelta.inputs.bids import BidsFile, bids_files, natural, read_cohort
 
 ONLY_VISIT = "1"
@@ -82,7 +83,7 @@ def _recognise(dataset: Dataset, root: Path) -> tuple[Layout, list[_File]]:
     if not root.is_dir():
         raise CohortError(f"{root} is not a folder: give that of the {dataset.title} as its owners distribute it.")
     name = root.resolve().name
-    paths = {path: f"{name}/{path.relative_to(root).as_posix()}" for path in sorted(root.rglob("*")) if path.is_file()}
+    paths = {path: f"{name}/{path.relative_to(root).as_posix()}" for path in files_below(root)}
     fitting = []
     for layout in dataset.layouts:
         matches = {path: layout.pattern.fullmatch(said) for path, said in paths.items()}
@@ -157,14 +158,21 @@ def _bids_patients(root: Path) -> tuple[FoundPatient, ...]:
     taken = {path for patient in patients for visit in patient.visits for path in visit.masks.values()}
     taken |= {path for patient in patients for path in patient.others.values()}
     taken |= {visit.brain_mask for patient in cohort.patients for visit in patient.visits if visit.brain_mask}
-    masks = [*root.glob("sub-*/**/anat/*_mask.nii*"), *root.glob("derivatives/reference/sub-*/**/*.nii*")]
-    if overlooked := sorted(set(masks) - taken):
+    if overlooked := sorted(set(_masks(root)) - taken):
         raise CohortError(
             f"{overlooked[0]} is where nobody looks: lesion masks on the grid of the FLAIR are "
             "derivatives/reference/sub-X/ses-Y/anat/sub-X_ses-Y_space-orig_label-L_mask.nii.gz. Rename it or "
             "take it away."
         )
     return patients
+
+
+def _masks(root: Path) -> list[Path]:
+    """Everything in a BIDS dataset that could be a mask of lesions."""
+    reference = root / "derivatives" / "reference"
+    named = [path for patient in root.glob("sub-*") for path in files_below(patient, "*_mask.nii*")]
+    known = [path for patient in reference.glob("sub-*") for path in files_below(patient, "*.nii*")]
+    return [*(path for path in named if path.parent.name == "anat"), *known]
 
 
 def _bids_patient(root: Path, patient: Patient) -> FoundPatient:

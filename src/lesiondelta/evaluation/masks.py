@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta.errors import CohortError
+from lesiondelta.files import files_below
 from lesiondelta.images import Volume, read_mask, require_same_grid
 from lesiondelta.inputs.bids import BidsFile, natural, order_cautions, parse_name, session_dates, time_order
 
@@ -123,7 +124,7 @@ def find_masks(folder: Path, participants: Collection[str] = ()) -> dict[Visit, 
     if not folder.is_dir():
         raise CohortError(f"{folder} is {'a file' if folder.exists() else 'not there'}: give a folder of lesion masks.")
     found: dict[Visit, list[BidsFile]] = {}
-    for path in sorted(folder.rglob("sub-*_mask.nii*"), key=lambda path: natural(path.name)):
+    for path in sorted(files_below(folder, "sub-*_mask.nii*"), key=lambda path: natural(path.name)):
         file = parse_name(path)
         if file and file.suffix == "mask" and file.entities.get("label") in LESION_LABELS:
             participant = file.entities["sub"]

@@ -21,7 +21,7 @@ from lesiondelta.evaluation.metrics import SIZES, Scores, score
 from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, mean_interval
 from lesiondelta.files import require_writable, write_json, write_text
 from lesiondelta.images import GRID_TOLERANCE_MM, Array
-from lesiondelta.processes import worker_pool
+from lesiondelta.processes import possible_processes, worker_pool
 
 KEYS = ["participant_id", "session_id"]
 STEP_KEYS = ["participant_id", "from_session_id", "to_session_id"]
@@ -246,10 +246,11 @@ def _score_step(step: tuple[MaskPair, MaskPair], options: Options) -> ChangeScor
 
 
 def _each(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
-    if min(processes, len(items)) <= 1:
+    processes = possible_processes(min(processes, len(items)))
+    if processes <= 1:
         yield from map(work, items)
         return
-    with worker_pool(min(processes, len(items))) as pool:
+    with worker_pool(processes) as pool:
         yield from pool.map(work, items)
 
 

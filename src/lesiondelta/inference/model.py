@@ -244,10 +244,10 @@ def build_network(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN4
 def _load_weights(network: Any, path: Path) -> None:  # noqa: ANN401
     """Copy the stored tensors, float16 or float32, into the network's parameters, each exactly once."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        stored = load_file(path)
+        stored = load(path.read_bytes())  # a path may hold bytes that are no text
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a safetensors file ({error}).") from error
     targets = {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -24,12 +24,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
+from lesiondelta.files import entries, no_entry
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,11 @@ def read_cohort(
         if unfit := _unfit(f"sub-{label}"):
             problems[label] = f"{folder / f'sub-{label}'}: {unfit}"
             continue
-        patient = _read_patient(folder, label, sessions, filters or {}, brain_masks)
+        try:
+            patient = _read_patient(folder, label, sessions, filters or {}, brain_masks)
+        except (OSError, CohortError) as error:  # it cannot be entered, or not to its end
+            problems[label] = _said(error, folder / f"sub-{label}")
+            continue
         if patient.visits or patient.problems:
             patients.append(patient)
         elif sessions is None:
@@ -147,14 +153,15 @@ def natural(label: str) -> tuple[tuple[int, int | str], ...]:
 
 def bids_files(folder: Path) -> list[BidsFile]:
     """The images of one folder, in natural order."""
-    paths = sorted(folder.glob("*.nii*"), key=lambda path: natural(path.name)) if folder.is_dir() else []
-    return [file for file in map(parse_name, paths) if file]
+    paths = entries(folder) if folder.is_dir() else []
+    named = [path for path in paths if fnmatchcase(path.name, "*.nii*")]
+    return [file for path in sorted(named, key=lambda path: natural(path.name)) if (file := parse_name(path))]
 
 
 def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
     if not folder.is_dir():
         raise CohortError(f"{folder} is not a folder: give the root of a BIDS dataset.")
-    found = [path.name.split("-", 1)[1] for path in folder.glob(f"{entity}-*") if path.is_dir()]
+    found = _folders(folder, entity)
     if not found:
         raise CohortError(
             f"{folder} is not a BIDS dataset: it holds no sub-* folder. Give its root, or use `lesiondelta segment`."
@@ -164,6 +171,12 @@ def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
     if validate and not (folder / DESCRIPTION).is_file():
         raise CohortError(f"{folder} has no {DESCRIPTION}: add it, or pass --skip-bids-validation.")
     return sorted(found, key=natural)
+
+
+def _folders(folder: Path, entity: str) -> list[str]:
+    """Labels of the folders `sub-X` or `ses-Y`; a link that leads nowhere is one, so that it is missed."""
+    found = (path for path in entries(folder) if path.name.startswith(f"{entity}-"))
+    return [path.name.split("-", 1)[1] for path in found if path.is_dir() or not (path.is_file() or path.exists())]
 
 
 def _unfit(name: str) -> str:
@@ -214,13 +227,17 @@ def _read_patient(
             visit, remarks = _read_visit(root, session, filters, brain_masks)
             visits.append(visit)
             notes += remarks
-        except CohortError as error:
-            problems[session] = str(error)
+        except (OSError, CohortError) as error:
+            problems[session] = _said(error, root)
     patient = Patient(label, tuple(visits), problems=problems, notes=tuple(notes))
     try:
         return _in_time_order(patient, root)
     except CohortError as error:
         return replace(patient, visits=(), problems={**{visit.label: str(error) for visit in visits}, **problems})
+
+
+def _said(error: OSError | CohortError, place: Path) -> str:
+    return str(no_entry(error, place) if isinstance(error, OSError) else error)
 
 
 def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | None) -> tuple[Visit, list[str]]:
@@ -240,8 +257,7 @@ def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | 
 
 def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
     """Session labels; "" stands for images that lie in no session."""
-    found = [path.name.split("-", 1)[1] for path in root.glob("ses-*") if path.is_dir()]
-    labels = [label for label in sorted(found, key=natural) if _wanted(label, asked, "ses")]
+    labels = [label for label in sorted(_folders(root, "ses"), key=natural) if _wanted(label, asked, "ses")]
     if (root / "anat").is_dir() and asked is None:
         labels.insert(0, "")
     return labels
@@ -353,8 +369,8 @@ def session_dates(patient: Path) -> dict[str, datetime]:
     There, if T1w or FLAIR is listed twice, all must be of one day: `run` knows which it took, this does not.
     """
     dates = _earliest(_acq_times(_sessions_table(patient), "session_id"))
-    for folder in patient.glob("ses-*"):
-        label = folder.name.removeprefix("ses-")
+    for label in _folders(patient, "ses") if patient.is_dir() else ():
+        folder = patient / f"ses-{label}"
         if label not in dates:
             table = folder / f"{patient.name}_{folder.name}_scans.tsv"
             images = [image[1] for row in _table(table) if (image := IMAGE_NAME.search(row.get("filename") or ""))]

@@ -77,6 +77,7 @@ def _read(visit: Visit, contrasts: Sequence[str], contents: VisitContents) -> Ch
         require_same_grid(mask, images["FLAIR"])
         if not mask.data.any():
             raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
+        mask = images["FLAIR"].with_data(mask.data)
     return CheckedVisit(visit, images, mask, contents)
 
 

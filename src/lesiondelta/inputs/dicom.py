@@ -15,12 +15,20 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
-from pydicom import Dataset, dcmread
-from pydicom.misc import is_dicom
-from pydicom.uid import UID, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
+from pydicom import Dataset
+from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
+from lesiondelta.files import files_below
 from lesiondelta.images import RAS_TO_LPS, Array, Volume
+from lesiondelta.inputs.dicom_files import (
+    begins_as_dicom,
+    public,
+    read_dataset,
+    read_header,
+    same_image,
+    transfer_syntax,
+)
 
 MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
@@ -41,6 +49,8 @@ ORIENTATION_TOLERANCE = 1e-3
 LARGEST_LEAN_MM = 0.5
 LARGEST_DRIFT_MM = 0.5
 """Of a slice from its place in an even stack."""
+FEWEST_BESIDE_PLAN = 6
+"""Images of a series before one at another angle counts as its plan."""
 LEAST_ECHO_STEP_MS = 0.5
 """Between echoes; the echo time of one swings by less from slice to slice."""
 
@@ -49,11 +59,13 @@ LEAST_ECHO_STEP_MS = 0.5
 class Series:
     """Images that make one volume: those of a series that share echo and image type, or one multi-frame file.
 
-    `headers` are those of `files`, in the same order, without pixels and cut to HEADER.
+    `headers` are those of `files`, in the same order, without pixels and cut to HEADER. `left_out` is the only image of
+    the series at another angle, if there is one: its plan.
     """
 
     files: tuple[Path, ...]
     headers: tuple[Dataset, ...]
+    left_out: Path | None = None
 
     def value(self, *keywords: str) -> Any:  # noqa: ANN401  (whatever the header holds)
         """The first of these attributes that the header has, the first of several values; None where there is none."""
@@ -125,48 +137,72 @@ def find_series(folder: Path) -> list[Series]:
     Raises
     ------
     CohortError
-        There is no MR image.
+        There is no MR image, or a folder cannot be entered.
     ImageError
-        One is damaged.
+        A file is empty, damaged, cut off or cannot be opened.
     """
-    groups: dict[tuple[str, str], dict[str, tuple[Path, Dataset]]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        header = read_header(path)
+    groups: dict[tuple[str, str], list[tuple[Path, Dataset]]] = {}
+    for path in files_below(folder):
+        header = read_header(path, HEADER)
         if header is not None:
-            groups.setdefault(_group(header), {}).setdefault(str(header.SOPInstanceUID), (path, header))
+            groups.setdefault(_group(header), []).append((path, header))
     if not groups:
         raise CohortError(f"{folder} holds no DICOM MR image: give the folder of the exported series.")
-    series = [one for images in groups.values() for one in _echoes(Series(*zip(*images.values(), strict=True)))]
+    whole = [_series(part) for images in groups.values() for part in _volumes(_originals(images))]
+    series = [_without_plan(one) for several in whole for one in _echoes(several)]
     return sorted(series, key=lambda one: (str(one.value("StudyInstanceUID")), one.number("SeriesNumber") or 0))
 
 
-def read_header(path: Path) -> Dataset | None:
-    """Read the header of an MR image; None for any other file.
+def _series(images: Sequence[tuple[Path, Dataset]]) -> Series:
+    return Series(tuple(path for path, _ in images), tuple(header for _, header in images))
 
-    Raises
-    ------
-    ImageError
-        It is one, but damaged: passing it over would shorten its volume.
-    """
+
+def _originals(images: Sequence[tuple[Path, Dataset]]) -> list[tuple[Path, Dataset]]:
+    """Without second copies. An identifier says that one may be a copy, its place and its pixels that it is."""
+    kept: dict[str, list[tuple[Path, Dataset]]] = {}
+    for path, header in images:
+        others = kept.setdefault(str(header.SOPInstanceUID), [])
+        if not any(same_image(path, other) for other, _ in others):
+            others.append((path, header))
+    return [image for others in kept.values() for image in others]
+
+
+def _volumes(images: Sequence[tuple[Path, Dataset]]) -> list[Sequence[tuple[Path, Dataset]]]:
+    """A multi-frame file is a volume of its own, whatever its identifier."""
+    return [[image] for image in images] if images[0][1].SOPClassUID in MULTI_FRAME else [images]
+
+
+def _without_plan(series: Series) -> Series:
+    """The series without the one image that lies at another angle than all others and beside their stack: its plan."""
+    fields = (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6))
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=HEADER)
-        known = str(header.get("SOPClassUID")) in (MRImageStorage, *MULTI_FRAME)
-    except Exception:  # pydicom raises a dozen kinds for what is no DICOM
-        return None
-    if not known or not all(header.get(name) for name in ("SOPInstanceUID", "SeriesInstanceUID")):
-        return None
-    try:
-        list(_public(header))  # pydicom decodes a value when it is asked for
-    except Exception as error:  # it raises a dozen kinds
-        raise ImageError(
-            f"The header of {path} is damaged ({type(error).__name__}): copy or export it again."
-        ) from error
-    return header
+        places, cosines = (
+            np.array([next(_values(header, name)) for header in series.headers], float).reshape(-1, count)
+            for name, count in fields
+        )
+    except (StopIteration, RuntimeError, TypeError, ValueError):
+        return series
+    odd = np.abs(cosines - np.median(cosines, axis=0)).max(axis=1) > ORIENTATION_TOLERANCE
+    if series.multi_frame or len(odd) < FEWEST_BESIDE_PLAN or odd.sum() != 1 or _in_stack(places[odd][0], places[~odd]):
+        return series
+    plan = int(odd.argmax())
+    files, headers = ((*values[:plan], *values[plan + 1 :]) for values in (series.files, series.headers))
+    return Series(files, headers, series.files[plan])
+
+
+def _in_stack(place: Array, others: Array) -> bool:
+    """Whether an image begins where one of an even stack of `others` would, within it or next to it."""
+    way = others[np.linalg.norm(others - others[0], axis=1).argmax()] - others[0]
+    ends = others[[(others @ way).argmin(), (others @ way).argmax()]]
+    step = (ends[1] - ends[0]) / (len(others) - 1)
+    count = (place - ends[0]) @ step / (step @ step)
+    beside = np.linalg.norm(place - ends[0] - count * step)
+    return bool(beside < np.linalg.norm(step) / 2 and -1.5 < count < len(others) + 0.5)
 
 
 def holds_dicom(path: Path) -> bool:
     """Whether a path is a folder or a DICOM file."""
-    return path.is_dir() or (path.is_file() and is_dicom(path))
+    return path.is_dir() or (path.is_file() and begins_as_dicom(path))
 
 
 def read_series(series: Series) -> Volume:
@@ -183,7 +219,7 @@ def read_series(series: Series) -> Volume:
     try:
         volume = _read(series)
     except Exception as error:  # pydicom, highdicom and the decoders raise a dozen kinds
-        syntax = UID(dcmread(series.files[0], stop_before_pixels=True).file_meta.get("TransferSyntaxUID", ""))
+        syntax = transfer_syntax(series.files[0])
         said = " ".join(str(error).split())
         raise ImageError(
             f"{series.name} cannot be read ({said}; {syntax.name}): export it again, uncompressed if you can choose."
@@ -246,7 +282,11 @@ def positions(series: Series) -> tuple[Array, Array]:
     if not len(places):
         raise GeometryError(f"{series.name} has images that do not say where they lie: export it again.")
     if np.abs(cosines - cosines[0]).max() > ORIENTATION_TOLERANCE:
-        raise GeometryError(f"{series.name} has images at several angles: give a series that is one volume.")
+        odd = int(np.abs(cosines - np.median(cosines, axis=0)).max(axis=1).argmax())
+        raise GeometryError(
+            f"{series.name} has images at several angles, such as {series.files[odd if len(series.files) > 1 else 0]}: "
+            "give a series that is one volume."
+        )
     return places, cosines[0]
 
 
@@ -283,16 +323,17 @@ def _gaps(series: Series, places: Array, orientation: Array) -> str:
             "more than one volume (echoes, repetitions). Give a series that is one."
         )
     missing = int(np.rint(steps / steps.min() - 1).sum())
-    return f"{series.name} lacks {missing} of {missing + len(along)} slices: export or copy it again, as a whole."
+    plan = f" ({series.left_out}, at another angle, was left out)" if series.left_out else ""
+    return f"{series.name} lacks {missing} of {missing + len(along)} slices{plan}: export or copy it again, as a whole."
 
 
 def _read(series: Series) -> hd.Volume:
     if series.multi_frame:
-        return hd.imread(series.files[0]).get_volume(
+        return hd.Image.from_dataset(read_dataset(series.files[0]), copy=False).get_volume(
             dtype=np.float32, rtol=SPACING_TOLERANCE, apply_real_world_transform=False
         )
     return hd.get_volume_from_series(
-        [dcmread(path) for path in series.files],
+        [read_dataset(path) for path in series.files],
         dtype=np.float32,
         rtol=SPACING_TOLERANCE,
         orientation_tol=ORIENTATION_TOLERANCE,
@@ -327,22 +368,13 @@ def _values(header: Dataset, keyword: str) -> Iterator[Any]:
         yield header[keyword].value
     for name in FUNCTIONAL_GROUPS:
         for group in list(header.get(name) or [])[:1]:
-            found = (element for element in _public(group) if element.keyword == keyword)
+            found = (element for element in public(group) if element.keyword == keyword)
             yield from (element.value for element in found if element.value not in (None, ""))
-
-
-def _public(dataset: Dataset) -> Iterator[Any]:
-    """The elements of a header at all depths, but for the makers' private ones: Philips keeps a second header there."""
-    for element in dataset:
-        if not element.tag.is_private:
-            yield element
-            for one in element.value if element.VR == "SQ" else ():
-                yield from _public(one)
 
 
 def _place(frame: Dataset, series: Series, keyword: str) -> Any:  # noqa: ANN401
     """The attribute of an image or a frame; where frames have none, what all of the file share."""
-    own = next((element.value for element in _public(frame) if element.keyword == keyword), None)
+    own = next((element.value for element in public(frame) if element.keyword == keyword), None)
     return next(_values(series.headers[0], keyword), None) if own is None and series.multi_frame else own
 
 

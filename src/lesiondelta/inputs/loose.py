@@ -200,7 +200,9 @@ def _visit(images: Images, label: str, number: int, dated: bool, converted: Path
     }
     flair = images["FLAIR"]
     files = flair.files if isinstance(flair, Series) else ()
-    return Visit(str(number), paths, acquired=_acquired(images) if dated else None, dicom=files)
+    left_out = {name: one.left_out for name, one in images.items() if isinstance(one, Series) and one.left_out}
+    doubts = (f"an image at another angle ({file.name}) was left out of the {name}" for name, file in left_out.items())
+    return Visit(str(number), paths, _acquired(images) if dated else None, dicom=files, doubts=tuple(doubts))
 
 
 def _converted(series: Series, path: Path) -> Path:

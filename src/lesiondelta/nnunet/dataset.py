@@ -24,7 +24,7 @@ from lesiondelta.nnunet.training_patients import (
     visit_identifier,
 )
 from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
-from lesiondelta.processes import worker_pool
+from lesiondelta.processes import possible_processes, worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,7 @@ def _store(
     require_writable(visits_folder(folder))
     require_writable(places_path(visits_folder(folder), "").parent)
     store = partial(_store_patient, names=names, folder=folder, patch=patch)
+    workers = possible_processes(workers)
     with worker_pool(workers) if workers > 1 else nullcontext() as pool:
         visits_of = pool.map(store, patients) if pool else map(store, patients)
         stored = {patient.label: visits for patient, visits in zip(patients, visits_of, strict=True)}

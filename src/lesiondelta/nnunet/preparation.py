@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lesiondelta.inputs.checks import check_patient, log_choices
 from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.store import image_path, prepared_patient
-from lesiondelta.processes import worker_pool
+from lesiondelta.processes import possible_processes, worker_pool
 from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def prepare_training(
 
 
 def _run(cohort: Cohort, prepare: Callable[[Patient], Warned], processes: int) -> Iterator[Warned]:
-    if processes == 1:
+    if possible_processes(processes) == 1:
         yield from map(prepare, cohort.patients)
         return
     with worker_pool(processes) as pool:
@@ -103,5 +104,5 @@ def _training_visit(raw: Visit, visit: PreparedVisit, prepared: PreparedPatient,
 def reference_in_patient_space(path: Path, visit: PreparedVisit, prepared: PreparedPatient) -> Volume:
     """Move a reference mask from its FLAIR's grid into the patient's space (nearest neighbour)."""
     reference, grid = read_mask(path), visit.grids["FLAIR"]
-    require_same_grid(reference, Volume(np.broadcast_to(np.uint8(0), grid.shape), grid.affine, "its FLAIR"))
-    return resample(reference, prepared.grid, visit.from_patient["FLAIR"], order="nearest")
+    require_same_grid(reference, Volume(np.broadcast_to(np.uint8(0), grid.shape), grid.affine, "its FLAIR", grid.forms))
+    return resample(replace(reference, affine=grid.affine), prepared.grid, visit.from_patient["FLAIR"], order="nearest")

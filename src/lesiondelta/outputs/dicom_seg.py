@@ -7,7 +7,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 from highdicom.seg import Segmentation, SegmentDescription
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DA, TM
 
@@ -15,7 +15,8 @@ from lesiondelta.cohort import Change
 from lesiondelta.errors import ImageError
 from lesiondelta.files import atomic
 from lesiondelta.images import Array, Volume
-from lesiondelta.inputs.dicom import Series, discreet, read_header, volume_order
+from lesiondelta.inputs.dicom import HEADER, Series, discreet, volume_order
+from lesiondelta.inputs.dicom_files import read_dataset, read_header
 from lesiondelta.outputs.segmentations import Changes, lesion_colour, lesion_name, lesion_numbers
 
 TYPE_2 = (
@@ -60,12 +61,12 @@ def write_dicom(
         The source has changed, or its headers allow no DICOM SEG.
     """
     try:
-        series = Series(source, tuple(header for file in source if (header := read_header(file))))
+        series = Series(source, tuple(header for file in source if (header := read_header(file, HEADER))))
         order = volume_order(series)
-        images = [_complete(dcmread(file), series, float(labels.grid.spacing[2])) for file in source]
+        images = [_complete(read_dataset(file), series, float(labels.grid.spacing[2])) for file in source]
         numbers = lesion_numbers(labels)
         planes = np.searchsorted([0, *numbers], labels.data.transpose(2, 1, 0)[order]).astype(np.uint16)
-        study = str(dcmread(baseline, stop_before_pixels=True).StudyInstanceUID)
+        study = str(read_dataset(baseline).StudyInstanceUID)
         segments = [_segment(index, n, changes[n], study, by_hand) for index, n in enumerate(numbers, start=1)]
         result = _segmentation(images, planes, segments)
     except Exception as error:  # highdicom refuses headers for dozens of reasons

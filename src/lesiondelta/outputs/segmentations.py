@@ -5,6 +5,8 @@ segments too, where they were.
 """
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 
 from lesiondelta.cohort import Change
 from lesiondelta.errors import GeometryError, ImageError
-from lesiondelta.files import atomic
+from lesiondelta.files import atomic, is_text
 from lesiondelta.images import Volume, to_sitk
 from lesiondelta.outputs.derivatives import Place
 from lesiondelta.outputs.lesions import COLOURS, LESION_MAP, UNNAMED_COLOUR
@@ -63,6 +65,8 @@ def write_segmentations(
         path.unlink(missing_ok=True)  # of the mask before it was corrected
     try:
         write_slicer(slicer_path(place), labels, changes)
+    except ImageError as error:
+        log.warning("%s: there is no .seg.nrrd: %s", place.stem, error)
     except GeometryError:  # the masks are no worse for it
         log.warning(
             "%s: the FLAIR's axes are sheared, which .seg.nrrd cannot hold: take the lesions from the NIfTI files",
@@ -93,6 +97,8 @@ def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:
     ------
     GeometryError
         The axes are sheared.
+    ImageError
+        ITK cannot write there.
     """
     import SimpleITK as sitk
 
@@ -116,8 +122,13 @@ def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:
         }
         for name, value in facts.items():
             image.SetMetaData(f"Segment{index}_{name}", value)
-    with atomic(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+    with atomic(path) as temporary, tempfile.TemporaryDirectory() as folder:
+        named = temporary if is_text(temporary) else Path(folder) / "lesions.seg.nrrd"
+        if not is_text(named):
+            raise ImageError(f"ITK cannot write to {named}, whose name is no text (UTF-8): rename the folder.")
+        sitk.WriteImage(image, str(named), useCompression=True)
+        if named != temporary:
+            shutil.copyfile(named, temporary)
 
 
 def lesion_numbers(labels: Volume) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lesiondelta.cohort import visit_name
 from lesiondelta.errors import CohortError, LesionDeltaError
-from lesiondelta.files import sha256
+from lesiondelta.files import files_below, sha256
 from lesiondelta.images import Volume, read_mask, write_volume
 from lesiondelta.inference.segmenter import SegmentedVisit
 from lesiondelta.inputs.bids import parse_name
@@ -197,7 +197,8 @@ def require_own_visit(patient: PatientFiles, visits: Collection[str]) -> None:
 
     `visits` are the labels of those that have.
     """
-    for path in sorted([*patient.folder.rglob(f"*_{MASK}.nii*"), *patient.folder.rglob(f"*_{CORRECTED}.nii*")]):
+    masks = files_below(patient.folder, f"*_{MASK}.nii*") + files_below(patient.folder, f"*_{CORRECTED}.nii*")
+    for path in sorted(masks):
         file = parse_name(path)
         visit = file.entities.get("ses", "") if file else None
         known = path.with_name(path.name.partition(".")[0] + ".json").is_file() and CORRECTED in path.name

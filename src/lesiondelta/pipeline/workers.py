@@ -16,7 +16,7 @@ from lesiondelta.inference.model import Model
 from lesiondelta.outputs.derivatives import PatientFiles
 from lesiondelta.pipeline.failures import failed_results, record_failure
 from lesiondelta.pipeline.patient_run import Results, RunPlan, run_patient
-from lesiondelta.processes import worker_pool
+from lesiondelta.processes import possible_processes, worker_pool
 from lesiondelta.records import any_failed
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def run_all(
     patients: Sequence[Patient], plan: RunPlan, processes: int, stop_on_first_crash: bool
 ) -> Iterator[tuple[Patient, Results]]:
     """Run patients, `processes` at a time, and yield each one's results as it ends."""
-    if min(processes, len(patients)) > 1:
+    if possible_processes(min(processes, len(patients))) > 1:
         yield from _run_in_pool(patients, plan, processes, stop_on_first_crash)
         return
     for patient in patients:

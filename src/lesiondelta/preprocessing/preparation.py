@@ -33,7 +33,7 @@ from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
 
-PREPARATION = 3
+PREPARATION = 4
 """Raised with every change of what is prepared from the same images and settings: older results are redone then."""
 MARGIN_MM = 3.0
 """Around the brain, in the patient's grid."""
@@ -167,7 +167,7 @@ def _load(visit: CheckedVisit, contrasts: Sequence[str], reference: str, setting
         if contrast != reference:
             engine = ENGINES[settings.registration]
             transforms[contrast] = engine(images[reference], images[contrast], degrees=6, threads=settings.threads)
-    return _Loaded(visit.label, images, transforms, own_brain, stripped, {})
+    return _Loaded(visit.label, images, transforms, own_brain, stripped, {}, visit.visit.doubts)
 
 
 def _own_brain(

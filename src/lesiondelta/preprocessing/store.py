@@ -159,13 +159,13 @@ def _on(grid: Grid, volume: Volume) -> Volume:
             f"{volume.name} is not on the grid that its record names: another run has written it since. Run the "
             "patient again."
         )
-    return replace(volume, affine=grid.affine)
+    return replace(volume, affine=grid.affine, forms=grid.forms)
 
 
 def _plain(grid: Grid) -> dict[str, Any]:
-    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
+    return {"shape": list(grid.shape), "affine": grid.affine.tolist(), "forms": grid.forms}
 
 
 def _grid(plain: Mapping[str, Any]) -> Grid:
     x, y, z = plain["shape"]
-    return Grid((x, y, z), np.array(plain["affine"]))
+    return Grid((x, y, z), np.array(plain["affine"]), plain.get("forms"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lesiondelta.errors import CohortError, ImageError
-from lesiondelta.files import sha256
+from lesiondelta.files import files_below, sha256
 from lesiondelta.images import Affine, Volume, read_image, read_mask
 from lesiondelta.preprocessing.regions import atlas_to
 from lesiondelta.simulation.anatomy import Anatomy, image_anatomy
@@ -87,4 +87,4 @@ def find_lesion_masks(folder: Path) -> list[Path]:
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
     if not folder.is_dir():
         raise CohortError(f"{folder} is not a folder.")
-    return sorted(path for path in folder.rglob("*.nii*") if path.name.endswith(tuple(endings)))
+    return [path for path in files_below(folder, "*.nii*") if path.name.endswith(tuple(endings))]

@@ -1,0 +1,160 @@
+"""DICOM files one by one: what is one, whether it is whole, and its header and pixels.
+
+A file that begins as DICOM and cannot be read is never taken for another file: without it, its volume would be shorter.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    UID,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
+from pydicom.valuerep import VR
+
+from lesiondelta.errors import ImageError
+
+MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+IDENTIFIERS = ("SOPInstanceUID", "SeriesInstanceUID")
+SIZE = ("Rows", "Columns", "BitsAllocated")
+PREAMBLE = 128
+FIRST_GROUPS, LAST_FIRST_ELEMENT, LONGEST_FIRST_VALUE = (0x0002, 0x0008), 0x0020, 256
+"""What a file without preamble and file header begins with."""
+UNCOMPRESSED = ("", ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+PIXELS, END_OF_SEQUENCE = b"\xe0\x7f\x10\x00O", b"\xfe\xff\xdd\xe0"
+OTHER_ENDINGS = {
+    ".bat", ".bmp", ".bval", ".bvec", ".cfg", ".csv", ".css", ".db", ".doc", ".docx", ".exe", ".gif", ".gz", ".htm",
+    ".html", ".inf", ".ini", ".jpeg", ".jpg", ".js", ".json", ".lock", ".log", ".md", ".nii", ".pdf", ".png", ".py",
+    ".sh", ".tif", ".tiff", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".zip",
+}  # fmt: skip
+"""Of files that may be empty without being an image that was lost."""
+
+
+def read_header(path: Path, tags: Sequence[str]) -> Dataset | None:
+    """Read these attributes of an MR image; None for any other file.
+
+    Raises
+    ------
+    ImageError
+        It is empty, cannot be opened, or begins as DICOM and is damaged or cut off.
+    """
+    if not begins_as_dicom(path):
+        return None
+    try:
+        wanted = list({*tags, *SIZE, "SOPClassUID", "NumberOfFrames", "SamplesPerPixel"})
+        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=wanted)
+        kind = _kind(path) or header.get("SOPClassUID")
+        if kind and kind not in MR_IMAGES and (_kind(path) or "SOPInstanceUID" in header):
+            return None  # a class at whose end the file ends may have been cut off
+        list(public(header))  # pydicom decodes a value when it is asked for
+    except Exception as error:  # pydicom raises a dozen kinds
+        if _kind(path) not in ("", *MR_IMAGES):
+            return None
+        raise ImageError(
+            f"The header of {path} is damaged ({type(error).__name__}): copy or export it again."
+        ) from error
+    absent = [name for name in IDENTIFIERS if not header.get(name)] if "Rows" in header else []
+    if absent:
+        raise ImageError(f"{path} lacks {' and '.join(absent)}, which says where it belongs: export it again.")
+    if kind not in MR_IMAGES or not _is_whole(path, header):
+        raise ImageError(f"{path} begins as a DICOM image and is cut off: copy or export it again.")
+    return header
+
+
+def begins_as_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM, with or without preamble and file header.
+
+    Raises
+    ------
+    ImageError
+        It cannot be opened, or is empty and not named as another kind of file.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(PREAMBLE + 4)
+    except OSError as error:
+        raise ImageError(
+            f"{path} cannot be opened ({error.strerror or error}): see to its permissions or to the link, or take it "
+            "away if it is no image."
+        ) from error
+    if not start and path.suffix.lower() not in OTHER_ENDINGS and not path.name.startswith("."):
+        raise ImageError(f"{path} is empty: copy or export it again, or take it away if it is no image.")
+    return start[PREAMBLE:] == b"DICM" or _begins_with_element(start)
+
+
+def _begins_with_element(start: bytes) -> bool:
+    """Whether the first bytes are an attribute as DICOM images begin with, in any byte order."""
+    if len(start) < 8:
+        return False
+    for order in "<>":
+        group, element = struct.unpack(f"{order}HH", start[:4])
+        (length,) = struct.unpack(f"{order}I", start[4:8])
+        typed = start[4:6].decode("latin-1") in VR.__members__
+        if group in FIRST_GROUPS and element <= LAST_FIRST_ELEMENT and (typed or length <= LONGEST_FIRST_VALUE):
+            return True
+    return False
+
+
+def _kind(path: Path) -> str:
+    """The class of object that the file header names; empty where there is none."""
+    try:
+        return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
+    except Exception:  # pydicom raises a dozen kinds
+        return ""
+
+
+def _is_whole(path: Path, header: Dataset) -> bool:
+    """Whether the file goes on to the end of its pixels."""
+    try:
+        numbers = [int(header[name].value) for name in SIZE]
+    except (KeyError, TypeError, ValueError):
+        return False
+    rows, columns, bits = numbers
+    frames, samples = (int(header.get(name) or 1) for name in ("NumberOfFrames", "SamplesPerPixel"))
+    syntax = header.file_meta.get("TransferSyntaxUID", "")
+    if syntax in UNCOMPRESSED:
+        return path.stat().st_size >= rows * columns * frames * samples * bits // 8
+    if UID(syntax).is_transfer_syntax and UID(syntax).is_encapsulated:
+        content = path.read_bytes()
+        return content.find(END_OF_SEQUENCE, content.rfind(PIXELS)) > 0
+    return True
+
+
+def read_dataset(path: Path) -> Dataset:
+    """The whole file as pydicom and highdicom want it: with a transfer syntax, even if it has no file header."""
+    dataset = dcmread(path, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def transfer_syntax(path: Path) -> UID:
+    """How its pixels are stored."""
+    return UID(read_dataset(path).file_meta.TransferSyntaxUID)
+
+
+def same_image(path: Path, other: Path) -> bool:
+    """Whether two files show the same pixels at the same place."""
+    one, two = read_dataset(path), read_dataset(other)
+    names = ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "PixelData")
+    return all(one.get(name) == two.get(name) for name in names)
+
+
+def public(dataset: Dataset) -> Iterator[Any]:
+    """The elements of a header at all depths, but for the makers' private ones: Philips keeps a second header there."""
+    for element in dataset:
+        if not element.tag.is_private:
+            yield element
+            for one in element.value if element.VR == "SQ" else ():
+                yield from public(one)
