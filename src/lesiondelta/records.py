@@ -78,7 +78,8 @@ class Provenance:
     dicom : label -> files of the FLAIR's series, of visits from DICOM
     priors : for each segmented visit the index of the one that it was segmented with
     threshold, min_lesion_mm3 : probability above which a voxel is lesion, and the smallest lesion that counts
-    cautions : what a reader of any of the results has to be told
+    cautions : what a reader of any results of the segmenter has to be told
+    doubts : what is unsure about all visits of this patient
     """
 
     order: tuple[str, ...]
@@ -92,6 +93,7 @@ class Provenance:
     models: tuple[Mapping[str, str], ...]
     cautions: tuple[str, ...]
     settings: Settings
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,15 @@ def any_failed(results: Sequence[VisitResult]) -> bool:
     return any(result.status == "failed" for result in results)
 
 
-def all_results(out: Path) -> list[VisitResult]:
-    """Results of every patient in an output folder, by label."""
-    return [result for label in recorded_patients(out) for result in _results(out, label)]
+def all_results(out: Path) -> tuple[list[VisitResult], tuple[str, ...]]:
+    """Results of every patient in an output folder, by label, and the cautions of what segmented them."""
+    records = {label: read_record(out, label) for label in recorded_patients(out)}
+    results = [result for label, record in records.items() for result in _results(out, label, record)]
+    known = (record.provenance.cautions for record in records.values() if record and record.provenance)
+    return results, tuple(dict.fromkeys(caution for cautions in known for caution in cautions))
 
 
-def _results(out: Path, patient: str) -> tuple[VisitResult, ...]:
-    record = read_record(out, patient)
+def _results(out: Path, patient: str, record: Record | None) -> tuple[VisitResult, ...]:
     if record is not None:
         return results_of(record)
     why = f"its record {record_path(out, patient)} cannot be read: give the command again"

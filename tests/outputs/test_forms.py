@@ -86,7 +86,7 @@ def test_a_mask_that_simpleitk_has_saved_is_taken(plan):
     saved.CopyInformation(flair)
     sitk.WriteImage(saved, str(path))
     assert not same_forms(path, image_path(plan.raw, "01", "2", "FLAIR"))
-    results = report_cohort(plan.out)
+    results, _ = report_cohort(plan.out)
     assert {result.status for result in results} == {"flagged"}, results
     assert read_record(plan.out, "01").corrections.keys() == {"2"}
     assert np.array_equal(np.asarray(nib.load(path).dataobj), edited.T)

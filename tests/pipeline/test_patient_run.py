@@ -87,7 +87,7 @@ import sys
 from pathlib import Path
 from lesiondelta.pipeline.rebuild import report_cohort
 
-results = report_cohort(Path({str(plan.out)!r}))
+results, _ = report_cohort(Path({str(plan.out)!r}))
 assert {{result.status for result in results}} == {{"flagged"}}, results
 print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"itk", "highdicom", "nnunetv2", "torch"}}))
 """
@@ -109,7 +109,7 @@ def test_results_of_a_version_that_recorded_less_are_run_again_and_keep_correcti
     edited[:] = 0
     edited[5:8, 5:8, 5:8] = 1
     nib.save(nib.Nifti1Image(edited, image.affine, image.header), mask)
-    refused = report_cohort(plan.out)
+    refused, _ = report_cohort(plan.out)
     assert {result.status for result in refused} == {"failed"}
     assert "run it without --reports-only first, which keeps masks corrected by hand" in refused[0].reason
     assert np.array_equal(np.asarray(nib.load(mask).dataobj), edited)

@@ -288,7 +288,7 @@ def test_a_patient_another_run_is_working_on_is_left_to_it_and_the_others_go_on(
     before, record = stamps(tmp_path / "out"), records.record_path(tmp_path / "out", "01").read_bytes()
     with records.only_run(tmp_path / "out", "01"):
         busy, other = run(tmp_path, models[:1], threshold=0.3)
-        (again,) = report_cohort(tmp_path / "out", ["01"])
+        (again,), _ = report_cohort(tmp_path / "out", ["01"])
     for result in (busy, again):
         assert (result.status, result.visit) == ("failed", "1")
         assert "Another run is working on sub-01 in" in result.reason

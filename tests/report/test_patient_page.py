@@ -159,11 +159,10 @@ def test_a_single_visit_and_no_lesion_have_a_report_too(report, tmp_path):
     assert text.count("<canvas") == 1
 
 
-def test_what_is_said_of_all_visits_is_said_once(report, tmp_path):
-    visits = [replace(visit, status="flagged", reason=f"no brain; {HOSTILE}") for visit in report.visits]
-    write_report(tmp_path / "page.html", replace(report, visits=visits, cautions=[HOSTILE + "."], failed={}))
+def test_the_models_caution_stands_on_top_once(report, tmp_path):
+    write_report(tmp_path / "page.html", replace(report, cautions=["the model knows two patients"], failed={}))
     text = without_viewer((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert text.count("no brain; see above") == 2
+    assert text.count("the model knows two patients") == 1
 
 
 def test_a_failed_visit_without_a_session_has_a_name(report, tmp_path):

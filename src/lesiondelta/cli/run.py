@@ -124,7 +124,7 @@ def _write_group(out: Path) -> None:
     with nothing_built():
         if not (out / FOLDER).is_dir():
             raise OutputError(f"{out} holds no results: run the level participant first.")
-        results = write_group(out)
+        results, _ = write_group(out)
     console.out.print(f"{len(results)} visits: {out / PAGE}", soft_wrap=True, markup=False)
     print_reasons([result for result in results if result.status == "failed"])
     exit_if_failed(results)
@@ -144,8 +144,8 @@ def _rebuild_reports(context: typer.Context, bids: Path, out: Path, participants
             )
         require_own_results(out, bids)
         with console.log_lines(console.print_warning, logging.WARNING, logging.WARNING):
-            results = report_cohort(out, participants)
-    print_results(results, out)
+            results, cautions = report_cohort(out, participants)
+    print_results(results, out, cautions)
 
 
 def register(app: typer.Typer) -> None:

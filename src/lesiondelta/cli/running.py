@@ -46,13 +46,15 @@ def run_and_print(cohort: "Cohort", plan: "RunPlan", nprocs: int = 1, stop_on_fi
 
         with console.log_lines(lambda line: advance(line, step=0)):
             results = run_cohort(cohort, plan, processes=nprocs, stop_on_first_crash=stop_on_first_crash, report=report)
-    print_results(results, plan.out)
+    print_results(results, plan.out, plan.cautions)
 
 
-def print_results(results: "Sequence[VisitResult]", out: Path) -> None:
-    """Print a table of visits and every reason; exit with 1 if a visit failed."""
+def print_results(results: "Sequence[VisitResult]", out: Path, cautions: Sequence[str]) -> None:
+    """Print the cautions, a table of visits and every reason; exit with 1 if a visit failed."""
     from rich.table import Table
 
+    for caution in cautions:
+        console.out.print(f"Note: {caution}.", soft_wrap=True, markup=False, highlight=False)
     table = Table("patient", "visit", "status", "lesions", "volume (ml)", box=None)
     for result in results:
         lesions, volume = result.figures.get("lesions"), result.figures.get("lesion_volume_mm3")

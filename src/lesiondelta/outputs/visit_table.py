@@ -25,10 +25,12 @@ COLUMNS = {
 """What the columns mean; * stands for several names."""
 
 
-def write_visit_tables(out: Path, table: Path, results: Sequence[VisitResult]) -> None:
-    """Write the cohort table, its data dictionary and every patient's own table."""
+def write_visit_tables(out: Path, table: Path, results: Sequence[VisitResult], cautions: Sequence[str] = ()) -> None:
+    """Write the cohort table, its data dictionary, which says the cautions, and every patient's own table."""
     _write(table, results)
-    write_json(table.with_suffix(".json"), {name: {"Description": meaning} for name, meaning in COLUMNS.items()})
+    about: dict[str, dict[str, object]] = {name: {"Description": meaning} for name, meaning in COLUMNS.items()}
+    about["status"]["Cautions"] = list(cautions)
+    write_json(table.with_suffix(".json"), about)
     for patient in dict.fromkeys(result.patient for result in results):
         own = [result for result in results if result.patient == patient]
         _write(PatientFiles(out, patient).visit_table, own)

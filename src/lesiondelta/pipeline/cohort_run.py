@@ -23,7 +23,7 @@ from lesiondelta.settings import Settings
 def check_start(plan: RunPlan) -> RunPlan:
     """See that models, device, programs and folders can be used, before anything runs.
 
-    Returns the plan with the spacing that the models work at. Raises LesionDeltaError if nothing can be started.
+    Returns the plan with the models' spacing and cautions. Raises LesionDeltaError if nothing can be started.
     """
     settings = plan.settings
     choose_device(settings.segmentation.device)
@@ -34,7 +34,7 @@ def check_start(plan: RunPlan) -> RunPlan:
     if plan.work:
         require_writable(plan.work)
     prepare_output(plan.out, plan.raw, _description(settings, segmenter))
-    return replace(plan, settings=settings)
+    return replace(plan, settings=settings, cautions=segmenter.facts.cautions)
 
 
 def _description(settings: Settings, segmenter: Segmenter) -> dict[str, Any]:

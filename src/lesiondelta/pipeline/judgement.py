@@ -48,7 +48,7 @@ def _judge_visit(tracked: TrackedPatient, index: int) -> VisitResult:
         *implausible(visit, brain_mm3, final.own_mask),
         *uncovered(visit.prepared, prepared.brain),
         *uncompared(tracked.lesions, index),
-        *provenance.cautions,
+        *provenance.doubts,
     ]
     status: Status = "flagged" if reasons else "ok" if visit.lesions else "ok-zero-lesions"
     figures: dict[str, float | str] = {

@@ -31,13 +31,15 @@ Results = tuple[VisitResult, ...]
 class RunPlan:
     """What all patients of one run share; it travels to the worker processes.
 
-    `raw` is the dataset that the images belong to, `work` keeps prepared images for another run.
+    `raw` is the dataset that the images belong to, `work` keeps prepared images for another run; `cautions` are the
+    segmenter's, once it is known.
     """
 
     out: Path
     raw: Path | None
     settings: Settings
     work: Path | None = None
+    cautions: tuple[str, ...] = ()
 
 
 def run_patient(patient: Patient, plan: RunPlan, segmenter: Segmenter) -> Results:

@@ -49,11 +49,11 @@ def rebuild(files: PatientFiles, record: Record | None) -> tuple[VisitResult, ..
     return finish(files, record.fingerprint, judged, kept.union(written))
 
 
-def report_cohort(out: Path, participants: Sequence[str] | None = None) -> list[VisitResult]:
+def report_cohort(out: Path, participants: Sequence[str] | None = None) -> tuple[list[VisitResult], tuple[str, ...]]:
     """Write again what follows from the masks in `out`, those corrected by hand included, and the cohort's table.
 
     `participants` are labels with or without sub-; None for all that have results. A patient of whom this fails keeps
-    what it has, and has status `failed` in what is returned.
+    what it has, and has status `failed` in what is returned: the results, and the cautions of what segmented them.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def report_cohort(out: Path, participants: Sequence[str] | None = None) -> list[
         whom = ", ".join(f"sub-{label}" for label in absent)
         raise OutputError(f"{out} holds no results{f' of {whom}' if whom else ''}: run without --reports-only first.")
     results = [result for label in asked for result in _rebuilt(PatientFiles(out, label))]
-    write_group(out)
-    return results
+    _, cautions = write_group(out)
+    return results, cautions
 
 
 def _rebuilt(files: PatientFiles) -> tuple[VisitResult, ...]:

@@ -47,8 +47,9 @@ def provenance_of(
         min_lesion_mm3=segmenter.facts.limits.min_lesion_mm3,
         method=segmenter.facts.method,
         models=segmenter.facts.identities,
-        cautions=tuple(dict.fromkeys([*patient.cautions, *segmenter.facts.cautions])),
+        cautions=tuple(dict.fromkeys(segmenter.facts.cautions)),
         settings=settings,
+        doubts=patient.cautions,
     )
 
 

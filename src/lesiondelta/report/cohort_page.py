@@ -14,8 +14,8 @@ from lesiondelta.report.rates import a_year
 ORDER = {"failed": 0, "flagged": 1, "ok": 2, "ok-zero-lesions": 2}
 
 
-def write_group_page(path: Path, results: Sequence[VisitResult]) -> None:
-    """Write the page atomically; reports are linked where they lie beside it."""
+def write_group_page(path: Path, results: Sequence[VisitResult], cautions: Sequence[str] = ()) -> None:
+    """Write the page atomically, with the cautions on top; reports are linked where they lie beside it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("lesiondelta.report"), autoescape=True, undefined=StrictUndefined)
@@ -24,6 +24,7 @@ def write_group_page(path: Path, results: Sequence[VisitResult]) -> None:
     page = environment.get_template("group.html").render(
         patients=patients,
         visits=len(results),
+        cautions=cautions,
         counts={status: sum(result.status == status for result in results) for status in ORDER},
         changes=[str(change) for change in Change],
         version=__version__,

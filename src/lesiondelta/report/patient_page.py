@@ -96,7 +96,6 @@ def write_report(path: Path, report: Report) -> None:
         report=report,
         version=__version__,
         colours={str(change): colour for change, colour in COLOURS.items()},
-        reasons={visit.label: _reason(visit, report.cautions) for visit in report.visits},
         failed={visit_name(label): why for label, why in report.failed.items()},
         volumes=_volumes(report.visits),
         rates=_rates(report),
@@ -108,14 +107,6 @@ def write_report(path: Path, report: Report) -> None:
         settings=json.dumps(report.settings.model_dump(mode="json"), indent=1),
     )
     write_text(path, page)
-
-
-def _reason(visit: ReportVisit, cautions: Sequence[str]) -> str:
-    """Why a visit is flagged, without what is said of all of them on top of the page."""
-    reason = visit.reason
-    for caution in cautions:
-        reason = reason.replace(caution.rstrip("."), "see above")
-    return reason
 
 
 def _step(report: Report, index: int, centres: Mapping[tuple[str, int], tuple[float, float, float]]) -> dict[str, Any]:
