@@ -111,11 +111,13 @@ def compared(a: Head, b: Head) -> str:
     transform = elastix(a.images["FLAIR"].image, b.images["FLAIR"].image, degrees=12, mask=mask)
     placed = {name: Located(image.image, image.transform @ transform) for name, image in b.images.items()}
     person = {name: displacement_mm(a.images[name], placed[name], a.brain) for name in a.images if name in placed}
-    residual = gate.residual_mm(a.images["FLAIR"], placed["FLAIR"], a.brain)
+    residual = gate.residual(a.images["FLAIR"], placed["FLAIR"], a.brain)
     stretch = "/".join(f"{s:.2f}" for s in gate.scales(transform))
     kind = "same " if a.person == b.person else "other"
     figures = "  ".join(f"{name} {mm:5.2f} mm" for name, mm in person.items())
-    return f"{kind} {a.name:>12} <- {b.name:<12} person: {figures}  residual {residual:5.2f} mm  scales {stretch}"
+    return (
+        f"{kind} {a.name:>12} <- {b.name:<12} person: {figures}  residual {residual.value_mm:5.2f} mm  scales {stretch}"
+    )
 
 
 if __name__ == "__main__":

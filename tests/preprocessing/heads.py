@@ -1,4 +1,4 @@
-"""Small heads with texture: an ellipsoid of 1.2 litres, its folds drawn from one person's seed."""
+"""Small heads with texture: an ellipsoid of 1.2 litres in cortex, its folds drawn from one person's seed."""
 
 from datetime import datetime
 
@@ -21,7 +21,7 @@ def person(seed: int, spacing_mm: float = SPACING_MM, skull: bool = False) -> di
     places = np.indices(shape).transpose(1, 2, 3, 0) * spacing_mm + affine[:3, 3]
     radius = np.linalg.norm(places / (62, 78, 58), axis=-1)
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 8 / spacing_mm)
-    folds = noise / noise.std()
+    folds = np.where(radius < 0.88, noise / noise.std(), -1)  # cortex around them
     tissue = {"T1w": np.where(folds > 0, 500.0, 380.0), "FLAIR": np.where(folds > 0, 180.0, 280.0)}
     smooth = {name: ndimage.gaussian_filter(values, 4 / spacing_mm) for name, values in tissue.items()}
     images = {name: np.where(radius < 1, values, 0) for name, values in smooth.items()}

@@ -35,7 +35,7 @@ def test_aligned_contrasts_pass(head, brain):
 def test_misalignment_is_measured_and_refused(head, brain, error):
     points = np.argwhere(brain.data) @ brain.affine[:3, :3].T + brain.affine[:3, 3]
     truth = np.linalg.norm(points @ (error[:3, :3] - np.eye(3)).T + error[:3, 3], axis=1).mean()
-    found = gate.residual_mm(located(head["FLAIR"]), located(head["T1w"], error), brain)
+    found = gate.residual(located(head["FLAIR"]), located(head["T1w"], error), brain).value_mm
     assert 0.5 * truth < found < 2 * truth
     with pytest.raises(RegistrationError, match=r"T1w and FLAIR are .* mm out of line"):
         gate.check_alignment(located(head["FLAIR"]), located(head["T1w"], error), brain)
@@ -58,9 +58,12 @@ def test_parabola_by_hand():
 
 
 def test_information_of_equal_levels_is_their_entropy():
-    levels = np.repeat([0.0, 10.0], 500)
-    assert gate._information(levels, levels) == pytest.approx(np.log(2))
-    assert gate._information(levels, np.tile([0.0, 10.0], 500)) == pytest.approx(0, abs=1e-12)
+    levels, groups = np.repeat([0.0, 10.0], 500), np.arange(1000) % gate.GROUPS
+    joint = gate._joint(levels, levels, groups)
+    assert gate._information(joint.sum(axis=0)) == pytest.approx(np.log(2))
+    assert joint.sum(axis=(1, 2)).tolist() == [125] * gate.GROUPS
+    other = gate._joint(levels, np.tile([0.0, 10.0], 500), groups).sum(axis=0)
+    assert gate._information(other) == pytest.approx(0, abs=1e-12)
 
 
 def test_one_person_under_bias_contrast_and_lesions(head, brain):

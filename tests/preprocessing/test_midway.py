@@ -57,6 +57,6 @@ def test_a_patient_half_way(tmp_path, monkeypatch):
     inside = prepared.brain.data
     for contrast in ("T1w", "FLAIR"):
         values = [visit.images[contrast].data[inside] for visit in prepared.visits]
-        assert np.corrcoef(*values)[0, 1] > 0.97
+        assert np.corrcoef(*values)[0, 1] > 0.96
     truth = resample(brain_of(first), prepared.grid, here, order="nearest").data
     assert 2 * (truth & inside).sum() / (truth.sum() + inside.sum()) > 0.95

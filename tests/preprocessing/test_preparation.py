@@ -148,7 +148,8 @@ def test_another_persons_visit_is_refused_and_named(tmp_path):
 
 
 def test_another_persons_t1w_alone_is_refused(tmp_path):
-    patient = write_patient(tmp_path, [person(0), {"FLAIR": person(0)["FLAIR"], "T1w": person(9)["T1w"]}])
+    fine, other = person(0, 2.0), person(9, 2.0)
+    patient = write_patient(tmp_path, [fine, {"FLAIR": fine["FLAIR"], "T1w": other["T1w"]}])
     prepared = prepare(patient, GATED)
     assert [visit.label for visit in prepared.visits] == ["0"]
     assert "01_1_T1w.nii.gz" in prepared.failures["1"]
@@ -161,9 +162,9 @@ def test_same_input_same_output_and_picklable(tmp_path):
         for contrast in a.images:
             np.testing.assert_array_equal(a.images[contrast].data, b.images[contrast].data)
         assert a.quality == b.quality
-    assert {"T1w_residual_mm", "baseline_residual_mm", "baseline_FLAIR_person_mm", "baseline_T1w_person_mm"} == set(
-        first.visits[1].quality
-    )
+    figures = {"T1w_residual_mm", "baseline_residual_mm", "baseline_FLAIR_person_mm", "baseline_T1w_person_mm"}
+    figures |= {"T1w_residual_error_mm", "baseline_residual_error_mm", "T1w_coverage", "FLAIR_coverage"}
+    assert figures == set(first.visits[1].quality)
 
 
 def test_bias_field_is_removed(tmp_path):

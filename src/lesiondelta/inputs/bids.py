@@ -21,7 +21,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -47,6 +47,11 @@ LONG_NAMES = {
     "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec",
     "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res",
 }  # fmt: skip
+ENTITIES = {
+    *LONG_NAMES.values(), "run", "echo", "flip", "mt", "part", "proc", "hemi", "space", "split", "chunk", "label",
+    "mod", "task", "trc", "stain", "sample", "recording", "suffix", "extension",
+}  # fmt: skip
+"""What a filter may name, beside the long names."""
 
 Filters = Mapping[str, Mapping[str, Any]]
 
@@ -129,11 +134,19 @@ def read_filters(path: Path) -> Filters:
     known = {contrast.lower(): contrast for contrast in CONTRASTS}
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise CohortError(f'The filter file {path} must look like {{"t1w": {{"run": 1}}, "flair": {{"rec": null}}}}.')
-    return {
+    filters = {
         known[name.lower()]: {LONG_NAMES.get(key, key): value for key, value in entities.items() if key != "datatype"}
         for name, entities in content.items()
         if name.lower() in known  # filters of other tools may share the file
     }
+    if content and not filters:
+        raise CohortError(f"The filter file {path} names {', '.join(content)}, but neither t1w nor flair: correct it.")
+    if unknown := {key for entities in filters.values() for key in entities} - ENTITIES:
+        raise CohortError(
+            f"The filter file {path} names {', '.join(sorted(unknown))}, which is no BIDS entity: choose from "
+            f"{', '.join(sorted({*LONG_NAMES, *ENTITIES}))}."
+        )
+    return filters
 
 
 def parse_name(path: Path) -> BidsFile | None:
@@ -252,7 +265,19 @@ def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | 
     notes += doubts
     if brain_mask or brain_masks:
         notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
-    return Visit(session, images, acquired, brain_mask, reference), notes
+    return Visit(session, images, acquired, brain_mask, reference, doubts=tuple(_agents(images))), notes
+
+
+def _agents(images: Mapping[str, Path]) -> Iterator[str]:
+    """Which images were acquired with a contrast agent, by their names and sidecars: no model here has seen one."""
+    for contrast, path in images.items():
+        file, sidecar = parse_name(path), path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
+        try:
+            agent = json.loads(sidecar.read_text(encoding="utf-8")).get("ContrastBolusIngredient")
+        except (OSError, ValueError, AttributeError):
+            agent = None
+        if agent := agent or (file.entities.get("ce") if file else None):
+            yield f"the {contrast} was acquired with a contrast agent ({agent})"
 
 
 def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
@@ -266,6 +291,10 @@ def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
 def _images(anat: Path, filters: Filters) -> tuple[dict[str, Path], list[str]]:
     files, images, notes = _own_files(anat), {}, []
     missing = [contrast for contrast in CONTRASTS if not _candidates(files, contrast, filters)]
+    filtered = [contrast for contrast in missing if _candidates(files, contrast, {})]
+    if filtered and filtered == missing:
+        names = ", ".join(f.path.name for contrast in filtered for f in _candidates(files, contrast, {}))
+        raise CohortError(f"{anat}: none of {names} fits the filter for {_and(filtered)}: correct --bids-filter-file.")
     if missing:
         raise CohortError(
             f"{anat} has no {_and(missing)} image: add it or leave the visit out."
@@ -298,9 +327,9 @@ def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> l
 
 
 def _matches(file: BidsFile, entities: Mapping[str, Any]) -> bool:
-    return all(
-        _fits(file.suffix if name == "suffix" else file.entities.get(name), value) for name, value in entities.items()
-    )
+    ending = ".nii.gz" if file.path.name.endswith(".gz") else ".nii"
+    own = {**file.entities, "suffix": file.suffix, "extension": ending}
+    return all(_fits(own.get(name), value) for name, value in entities.items())
 
 
 def _fits(found: str | None, wanted: Any) -> bool:  # noqa: ANN401  (JSON)
@@ -316,8 +345,10 @@ def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[s
     plain = [file for file in candidates if "ce" not in file.entities] or list(candidates)
     others = [{name: value for name, value in file.entities.items() if name != "run"} for file in plain]
     runs = [file.entities.get("run", "0") for file in plain]
+    names = ", ".join(file.path.name for file in plain)
+    if len({tuple(sorted(file.entities.items())) for file in plain}) < len(plain):
+        raise CohortError(f"{plain[0].path.parent} has one {contrast} image twice ({names}): remove all but one.")
     if any(other != others[0] for other in others) or len(set(runs)) < len(runs):
-        names = ", ".join(file.path.name for file in plain)
         raise CohortError(
             f"{plain[0].path.parent} has {len(plain)} {contrast} images ({names}): choose one with --bids-filter-file."
         )

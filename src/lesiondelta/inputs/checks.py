@@ -1,9 +1,11 @@
 """What is looked at before any long work starts: can every image be read, and is it given once."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from lesiondelta.cohort import Patient, Visit, visit_name
 from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError
@@ -78,7 +80,17 @@ def _read(visit: Visit, contrasts: Sequence[str], contents: VisitContents) -> Ch
         if not mask.data.any():
             raise CohortError(f"The brain mask {visit.brain_mask} is empty: correct it, or leave it out.")
         mask = images["FLAIR"].with_data(mask.data)
-    return CheckedVisit(visit, images, mask, contents)
+    doubts = (doubt for image in images.values() for doubt in _doubts(image))
+    return CheckedVisit(replace(visit, doubts=(*visit.doubts, *doubts)), images, mask, contents)
+
+
+def _doubts(image: Volume) -> Iterator[str]:
+    """What is odd about an image's place in space."""
+    if np.array_equal(np.abs(image.affine), np.eye(4)):
+        yield (
+            f"the header of {image.name} has voxels of 1 mm and no origin: its geometry was probably lost, and neither "
+            "sizes nor sides are assured"
+        )
 
 
 def _given_twice(patient: Patient, contrasts: Sequence[str], contents: Sequence[VisitContents]) -> dict[str, str]:

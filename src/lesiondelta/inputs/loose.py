@@ -17,7 +17,7 @@ from lesiondelta.files import atomic, write_json
 from lesiondelta.images import write_volume
 from lesiondelta.inputs.bids import LABEL
 from lesiondelta.inputs.dicom import Series, discreet, holds_dicom, read_series
-from lesiondelta.inputs.studies import TIMES, choose_visits, named_series, unsuitable
+from lesiondelta.inputs.studies import TIMES, choose_visits, enhanced, named_series, unsuitable
 
 PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
 AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
@@ -202,7 +202,9 @@ def _visit(images: Images, label: str, number: int, dated: bool, converted: Path
     files = flair.files if isinstance(flair, Series) else ()
     left_out = {name: one.left_out for name, one in images.items() if isinstance(one, Series) and one.left_out}
     doubts = (f"an image at another angle ({file.name}) was left out of the {name}" for name, file in left_out.items())
-    return Visit(str(number), paths, _acquired(images) if dated else None, dicom=files, doubts=tuple(doubts))
+    series = {name: one for name, one in images.items() if isinstance(one, Series)}
+    agents = (f"the {name} was acquired with a contrast agent" for name, one in series.items() if enhanced(one))
+    return Visit(str(number), paths, _acquired(images) if dated else None, dicom=files, doubts=(*doubts, *agents))
 
 
 def _converted(series: Series, path: Path) -> Path:

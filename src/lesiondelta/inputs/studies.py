@@ -143,14 +143,14 @@ def unsuitable(series: Series) -> str:
         return "no magnitude"
     if kind & COMPUTED:
         return "computed"
-    if _enhanced(series):
+    if enhanced(series):
         return "contrast agent"
     if len(series.frames) < FEWEST_SLICES:
         return "few slices"
     return ""
 
 
-def _enhanced(series: Series) -> bool:
+def enhanced(series: Series) -> bool:
     """Whether an agent, its amount or any name says so; `pre contrast` and `W/WO CONTRAST` do not."""
     agent = str(series.value("ContrastBolusAgent", "ContrastBolusAgentSequence") or "no").strip().lower()
     amounts = [series.number(name) or 0 for name in ("ContrastBolusVolume", "ContrastBolusTotalDose")]

@@ -81,7 +81,7 @@ def require_labelled(cohort: Cohort) -> None:
 
 def _prepare(patient: Patient, work: Path, settings: PreprocessingSettings) -> Warned:
     checked = check_patient(patient, CONTRASTS)
-    prepared = prepared_patient(checked, settings, CONTRASTS, work)
+    prepared = prepared_patient(checked, settings, CONTRASTS, work, atlas=True)
     problems = {**checked.problems, **prepared.failures}
     if problems:
         said = "; ".join(f"{visit_name(label)}: {why}" for label, why in problems.items())

@@ -9,6 +9,7 @@ from scipy import ndimage
 from lesiondelta.atlas import mni152
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Array, Volume, read_mask, resample, write_volume
+from lesiondelta.preprocessing.appearance import extent_mm
 from lesiondelta.preprocessing.elastix import centre_mm, elastix
 from lesiondelta.preprocessing.points import coarse, dilate, litres, voxels_mm
 from lesiondelta.preprocessing.programs import call, require_program
@@ -17,6 +18,8 @@ STRIPPED_SPREAD = 0.008
 """Interquartile range of an image's darkest 30 % over its percentile 98: below, the background is a constant."""
 BRAIN_LITRES = (0.7, 2.2)
 """Volume of a brain with its fluid; a head without its neck has more than 2.5."""
+EXTENT, USUAL_EXTENT = (0.4, 1.25), 0.7
+"""Of the brain along an axis, as a share of the atlas's; real ones have 0.84 to 1.02 (decision 014)."""
 COARSE_MM = 2.0
 CENTRE_MM = 40.0
 """Radius around the head's centre where only brain lies."""
@@ -74,6 +77,28 @@ def extract(image: Volume, method: str, threads: int = 1) -> Volume:
     mask = atlas_mask(image, threads) if method == "atlas" else program_mask(image, method)
     require_plausible(mask, image.name)
     return mask
+
+
+def require_extent(mask: Volume, source: str) -> list[str]:
+    """Doubts about how long, wide and high the brain is, beside the atlas's: it may be a part, or its voxels no mm.
+
+    Raises
+    ------
+    RegistrationError
+        No brain is so long along an axis, or so short.
+    """
+    sizes, atlas = extent_mm(mask), extent_mm(mni152("brain", 2))
+    figures = " x ".join(f"{size:.0f}" for size in sizes)
+    usual = " x ".join(f"{size:.0f}" for size in atlas)
+    shares = sizes / atlas
+    if shares.max() > EXTENT[1] or shares.min() < EXTENT[0]:
+        raise RegistrationError(
+            f"The brain in {source} measures {figures} mm (left-right, back-front, down-up; the atlas's {usual}): see "
+            "whether the voxel sizes in its header are right, and whether it shows the brain."
+        )
+    if shares.min() < USUAL_EXTENT:
+        return [f"the brain in {source} measures only {figures} mm (the atlas's {usual}): it may be a part of one"]
+    return []
 
 
 def require_plausible(mask: Volume, source: str) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from lesiondelta.cohort import CONTRASTS
-from lesiondelta.errors import LesionDeltaError, NoVisitError, RegistrationError
+from lesiondelta.errors import ImageError, LesionDeltaError, NoVisitError, RegistrationError
 from lesiondelta.images import (
     Affine,
     Grid,
@@ -22,12 +22,12 @@ from lesiondelta.images import (
     resample,
 )
 from lesiondelta.inputs.checks import CheckedPatient, CheckedVisit
-from lesiondelta.preprocessing import brain, gate, programs
+from lesiondelta.preprocessing import appearance, brain, gate, programs
 from lesiondelta.preprocessing.intensity import correct_bias
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.midway import midway
-from lesiondelta.preprocessing.points import apply, dilate, inside_mm
-from lesiondelta.preprocessing.regions import atlas_to
+from lesiondelta.preprocessing.points import apply, coarse_mask, dilate, inside_mm
+from lesiondelta.preprocessing.regions import atlas_to, regions_of
 from lesiondelta.preprocessing.registration import ENGINES, REFINERS
 from lesiondelta.settings import PreprocessingSettings
 
@@ -35,12 +35,15 @@ log = logging.getLogger(__name__)
 
 PREPARATION = 4
 """Raised with every change of what is prepared from the same images and settings: older results are redone then."""
+NO_ATLAS = "the atlas does not fit the brain: lesions have no location, and what the images show was not checked"
 MARGIN_MM = 3.0
 """Around the brain, in the patient's grid."""
 REACH_MM = 20.0
 """How far the brain may reach beyond the baseline's field of view."""
 NEAR_MM = 10.0
 """Around the brain, where the registration of visits looks."""
+COVERAGE_MM, LEAST_COVERED = 3.0, 0.95
+"""Distance of the points that have to lie within an image, and the share of them below which it is doubtful."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def prepare_patient(
     visits = [_warned(visit, loaded, failures) for visit in (baseline, *placed)]
     if settings.space == "midway":
         visits, mask = _half_way(visits, mask, reference, settings.spacing_mm)
+    visits = [_covered(visit, mask) for visit in visits]
     mask = _common_brain(visits, mask, reference, settings.spacing_mm)
     prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
     _require_visits(patient, prepared, failures)
@@ -139,6 +143,37 @@ def with_atlas(prepared: PreparedPatient, threads: int = 1) -> PreparedPatient:
     except RegistrationError as error:
         log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
         return prepared
+
+
+def with_appearance(prepared: PreparedPatient, refuse: bool = True) -> PreparedPatient:
+    """The patient without visits whose images show something else than their names say, if `refuse`.
+
+    What is doubtful becomes a warning of its visit, and the figures become part of its quality.
+    """
+    kept, failures, from_atlas = [], dict(prepared.failures), _fitting_atlas(prepared)
+    for visit in prepared.visits:
+        located = {name: Located(image, np.eye(4)) for name, image in visit.images.items()}
+        found = {} if from_atlas is None else appearance.seen(located, prepared.brain, from_atlas)
+        wrong, doubtful = appearance.what_is_wrong(found, {name: image.name for name, image in visit.images.items()})
+        if wrong and refuse:
+            failures[visit.label] = " ".join(wrong)
+            continue
+        figures = {f"{name}_{what}": value for name, one in found.items() for what, value in vars(one).items()}
+        warnings = [*wrong, *doubtful] if found else [NO_ATLAS]
+        kept.append(replace(visit, quality={**visit.quality, **figures}, warnings=(*visit.warnings, *warnings)))
+    return replace(prepared, visits=tuple(kept), failures=failures)
+
+
+def _fitting_atlas(prepared: PreparedPatient) -> Affine | None:
+    """Where the atlas lies, if it was registered and lies on the brain."""
+    try:
+        return (
+            prepared.from_atlas
+            if prepared.from_atlas is not None and regions_of(prepared.brain, prepared.from_atlas).any()
+            else None
+        )
+    except RegistrationError:
+        return None
 
 
 def _require_visits(patient: CheckedPatient, found: Sequence[object], failures: Mapping[str, str]) -> None:
@@ -199,8 +234,25 @@ def _brain_from(patient: CheckedPatient, baseline: _Loaded, settings: Preprocess
 def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:
     """The visit, checked, and the brain in the space of its reference."""
     mask = _find_brain(visit, reference, settings)
+    if settings.gate:
+        doubts = brain.require_extent(mask, visit.images[reference].name)
+        visit = replace(visit, warnings=(*visit.warnings, *doubts))
+        _require_names(visit, mask)
     visit = _refined(visit, reference, mask, np.eye(4), settings)
     return (_checked_contrasts(visit, reference, mask) if settings.gate else visit), mask
+
+
+def _require_names(visit: _Loaded, mask: Volume) -> None:
+    """Raise ImageError where the images plainly show something else than their names say.
+
+    Before the gate, which refuses them without knowing why; the atlas is not registered yet.
+    """
+    images = {name: Located(image, visit.transforms[name]) for name, image in visit.images.items()}
+    found = appearance.seen(images, mask, appearance.by_extent(mask))
+    names = {name: image.name for name, image in visit.images.items()}
+    wrong, _ = appearance.what_is_wrong(found, names, appearance.BY_EXTENT)
+    if wrong:
+        raise ImageError(wrong[0])
 
 
 def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> Volume:
@@ -225,6 +277,7 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     placed = replace(visit, transforms=transforms)
     if not settings.gate:
         return placed
+    _require_names(placed, mask)
     placed = _checked_contrasts(placed, reference, mask)
     before, now = Located(fixed, np.eye(4)), Located(moving, transform)
     placed = _noted(placed, "baseline_residual_mm", gate.check_alignment(before, now, mask))
@@ -272,7 +325,8 @@ def _checked_contrasts(visit: _Loaded, reference: str, mask: Volume) -> _Loaded:
 
 
 def _noted(visit: _Loaded, name: str, check: gate.Check) -> _Loaded:
-    quality = {**visit.quality, name: check.value_mm}
+    error = {} if check.error_mm is None else {name.replace("_mm", "_error_mm"): check.error_mm}
+    quality = {**visit.quality, name: check.value_mm, **error}
     return replace(visit, quality=quality, warnings=visit.warnings + check.warnings)
 
 
@@ -292,6 +346,18 @@ def _half_way(
     moved = resample(mask, isotropic_grid(corners, spacing_mm), to_baseline, order="linear")
     placed = [replace(v, transforms={c: own @ to_baseline for c, own in v.transforms.items()}) for v in visits]
     return placed, _as_mask(moved)
+
+
+def _covered(visit: _Loaded, mask: Volume) -> _Loaded:
+    """The visit with the share of the brain that lies within each image, before the brain is cut to what is shown."""
+    points = inside_mm(coarse_mask(mask, COVERAGE_MM))
+    quality, warnings = dict(visit.quality), list(visit.warnings)
+    for contrast, image in visit.images.items():
+        share = float(Located(image, visit.transforms[contrast]).covers(points).mean())
+        quality[f"{contrast}_coverage"] = share
+        if share < LEAST_COVERED:
+            warnings.append(f"the {contrast} shows {share:.0%} of the brain")
+    return replace(visit, quality=quality, warnings=tuple(warnings))
 
 
 def _common_brain(visits: Sequence[_Loaded], mask: Volume, reference: str, spacing_mm: float) -> Volume:

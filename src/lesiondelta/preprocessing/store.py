@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lesiondelta import __version__
-from lesiondelta.errors import GeometryError, LesionDeltaError
+from lesiondelta.errors import GeometryError, LesionDeltaError, NoVisitError
 from lesiondelta.files import alone, require_writable, write_json
 from lesiondelta.images import GRID_TOLERANCE_MM, Grid, Volume, read_image, read_mask, write_volume
 from lesiondelta.inputs.checks import CheckedPatient
@@ -22,6 +22,7 @@ from lesiondelta.preprocessing.preparation import (
     PreparedPatient,
     PreparedVisit,
     prepare_patient,
+    with_appearance,
     with_atlas,
 )
 from lesiondelta.settings import PreprocessingSettings
@@ -41,7 +42,8 @@ def prepared_patient(
 ) -> PreparedPatient:
     """Prepare a patient, or read it from `work` if the same input was prepared there with the same settings.
 
-    `atlas`: register the atlas too. A patient with a failed visit is not kept: its cause may be gone.
+    `atlas`: register the atlas too, and see what the images show. A patient with a failed visit is not kept: its cause
+    may be gone.
     """
     if work is None:
         return _prepare(patient, settings, contrasts, atlas)
@@ -71,7 +73,12 @@ def _prepare(
     patient: CheckedPatient, settings: PreprocessingSettings, contrasts: Sequence[str], atlas: bool
 ) -> PreparedPatient:
     prepared = prepare_patient(patient, settings, contrasts)
-    return with_atlas(prepared, settings.threads) if atlas else prepared
+    if not atlas:
+        return prepared
+    checked = with_appearance(with_atlas(prepared, settings.threads), refuse=settings.gate)
+    if not checked.visits:
+        raise NoVisitError(patient.label, checked.failures)
+    return checked
 
 
 def image_path(work: Path, patient: str, visit: str, name: str) -> Path:

@@ -1,0 +1,123 @@
+"""What images show, against what their names say: how bright grey matter and fluid are beside white matter.
+
+In a T1w image white matter is brighter than grey, and fluid is dark; in a FLAIR fluid is dark, and white matter no
+brighter than grey; in a T2w image fluid is brightest. The atlas says where each of them lies. Decision 014 has the
+figures that the limits rest on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import ndimage
+
+from lesiondelta.atlas import Region, mni152, mni152_regions
+from lesiondelta.images import Affine, Array, Volume
+from lesiondelta.preprocessing.located import Located
+from lesiondelta.preprocessing.points import apply, coarse_mask, inside_mm, sample
+
+WORKING_MM = 2.0
+TISSUES = {"white": 0.9, "grey": 0.75, "fluid": 0.9}
+"""Shares of tissue in the atlas above which a place counts."""
+LEAST_POINTS = 100
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What certainly is wrong, and what is doubtful; contrast is that of white and grey matter."""
+
+    t1w_contrast: tuple[float, float]
+    flair_contrast: tuple[float, float]
+    apart: tuple[float, float]
+    """Contrast of the T1w less that of the FLAIR."""
+    fluid: tuple[float, float]
+
+
+LIMITS = Limits((-0.03, 0.05), (0.10, 0.06), (-0.05, 0.05), (1.5, 1.1))
+BY_EXTENT = Limits((-np.inf, -np.inf), (np.inf, np.inf), (-0.03, -0.03), (1.25, 1.25))
+"""Where the atlas is laid upon the brain only by its length, width and height."""
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """Medians of an image: `contrast` is (white - grey) / white matter, `fluid` that of the ventricles over white."""
+
+    contrast: float
+    fluid: float
+
+
+def seen(images: Mapping[str, Located], brain: Volume, from_atlas: Affine) -> dict[str, Appearance]:
+    """How each image, located in the space of the brain mask, shows the atlas's tissues; nothing if they are few."""
+    points = inside_mm(coarse_mask(brain, WORKING_MM))
+    in_atlas = apply(np.linalg.inv(from_atlas), points)
+    places = {name: sample(_map(name), in_atlas) > share for name, share in TISSUES.items()}
+    if min(np.count_nonzero(place) for place in places.values()) < LEAST_POINTS:
+        return {}
+    return {name: _appearance(image.coarse(WORKING_MM).at(points), places) for name, image in images.items()}
+
+
+def by_extent(brain: Volume) -> Affine:
+    """Where the atlas lies if its brain is as long, wide and high as this one, and in its place."""
+    (low, high), (own_low, own_high) = (_box(mask) for mask in (mni152("brain", 2), brain))
+    scales = (own_high - own_low) / (high - low)
+    transform = np.diag([*scales, 1.0])
+    transform[:3, 3] = (own_low + own_high) / 2 - scales * (low + high) / 2
+    return transform
+
+
+def extent_mm(brain: Volume) -> Array:
+    """Size of a brain along the axes of the world, without the outermost percent at either end."""
+    low, high = _box(brain)
+    size: Array = high - low
+    return size
+
+
+def what_is_wrong(
+    found: Mapping[str, Appearance], names: Mapping[str, str], limits: Limits = LIMITS
+) -> tuple[list[str], list[str]]:
+    """What certainly is not as the names (by contrast, of files) say, in sentences, and what may not be."""
+    wrong: list[str] = []
+    doubtful: list[str] = []
+
+    def judge(value: float, certain: float, doubt: float, sentence: str) -> None:
+        """The value speaks for the sentence, the more the higher."""
+        if value > min(certain, doubt):
+            (wrong if value > certain else doubtful).append(sentence)
+
+    for contrast, one in found.items():
+        said = f"{names[contrast]} was given as {contrast}, but shows fluid brighter than white matter, as a T2w does"
+        judge(one.fluid, *limits.fluid, f"{said}: give the {contrast}.")
+    if not (wrong or doubtful) and {"T1w", "FLAIR"} <= set(found):
+        said = (
+            f"T1w and FLAIR seem to be exchanged: beside white matter, grey matter is brighter in {names['T1w']} than "
+            f"in {names['FLAIR']}. Exchange the two."
+        )
+        judge(found["FLAIR"].contrast - found["T1w"].contrast, -limits.apart[0], -limits.apart[1], said)
+    if not (wrong or doubtful) and "T1w" in found:
+        said = f"{names['T1w']} was given as T1w, but shows white matter no brighter than grey: give the T1w."
+        judge(-found["T1w"].contrast, -limits.t1w_contrast[0], -limits.t1w_contrast[1], said)
+    if not (wrong or doubtful) and "FLAIR" in found:
+        said = f"{names['FLAIR']} was given as FLAIR, but shows white matter brighter than grey: give the FLAIR."
+        judge(found["FLAIR"].contrast, *limits.flair_contrast, said)
+    return wrong, doubtful
+
+
+def _appearance(values: Array, places: Mapping[str, Array]) -> Appearance:
+    white, grey, fluid = (float(np.median(values[places[name]])) for name in ("white", "grey", "fluid"))
+    return Appearance((white - grey) / max(white, 1e-6), fluid / max(white, 1e-6))
+
+
+def _box(mask: Volume) -> tuple[Array, Array]:
+    low, high = np.percentile(inside_mm(mask), (1, 99), axis=0)
+    return low, high
+
+
+@cache
+def _map(tissue: str) -> Volume:
+    """The atlas's share of a tissue where it certainly is: white matter and cortex of the cerebrum, the ventricles."""
+    regions = mni152_regions()
+    if tissue == "fluid":
+        return regions.with_data(ndimage.binary_erosion(regions.data == Region.VENTRICLES).astype(np.float32))
+    share, region = mni152(tissue), Region.WHITE if tissue == "white" else Region.CORTEX  # type: ignore[arg-type]
+    return share.with_data(np.where(regions.data == region, share.data, 0))
