@@ -218,6 +218,26 @@ def test_a_name_in_another_alphabet_is_kept(tmp_path):
     assert str(pydicom.dcmread(path).PatientName) == "ŁUKASZ^Ż"
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of what the test writes
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"),
+        ("ISO_IR 13", "\uff94\uff8f\uff80\uff9e^\uff80\uff9b\uff73"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=\u6d2a^\u5409\u6d1e=\ud64d^\uae38\ub3d9"),
+        ("GB18030", "Wang^XiaoDong=\u738b^\u5c0f\u4e1c"),
+        ("ISO_IR 6", "MILLER^ANN"),
+        ("ISO 2022 IR 100", "M\u00dcLLER^\u00c9VE"),
+        (["ISO_IR 100", "ISO 2022 IR 144"], "M\u00dcLLER^ANN"),
+    ],
+)
+def test_names_of_japan_korea_china_and_odd_character_sets_are_kept(charset, name, tmp_path):
+    path, _ = written(tmp_path, "axial", SpecificCharacterSet=charset, PatientName=name)
+    found = pydicom.dcmread(path)
+    assert str(found.PatientName) == name
+    assert found.SpecificCharacterSet == "ISO_IR 192"
+
+
 def test_a_source_that_is_gone_is_named(tmp_path):
     _, labels = written(tmp_path, "axial")
     with pytest.raises(ImageError, match=r"The headers of .*gone allow no DICOM SEG"):
@@ -225,17 +245,17 @@ def test_a_source_that_is_gone_is_named(tmp_path):
     assert not (tmp_path / "new.dcm").exists()
 
 
-def test_headers_that_allow_no_dicom_seg_cost_no_other_result(tmp_path, caplog):
+def test_headers_that_allow_no_dicom_seg_cost_no_other_result(tmp_path):
     series = written_series(tmp_path, "axial")
     labels, place = lesions_on(read_series(series)), Place(tmp_path / "out", "x", "1")
     for file in series.files:
         image = pydicom.dcmread(file)
         del image.FrameOfReferenceUID
         image.save_as(file)
-    write_segmentations(place, labels, CHANGES, DicomSource(series.files, series.files[0]))
+    (missing,) = write_segmentations(place, labels, CHANGES, DicomSource(series.files, series.files[0]))
     assert slicer_path(place).is_file()
     assert not dicom_path(place).exists()
-    assert "allow no DICOM SEG" in caplog.text
+    assert "there is no DICOM SEG: The headers of " in missing
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -264,12 +284,12 @@ def test_slicer_opens_a_visit_without_lesions(tmp_path):
     assert slicerio.read_segmentation(str(tmp_path / "none.seg.nrrd"))["segments"] == []
 
 
-def test_a_sheared_visit_has_no_segmentation_for_slicer_not_even_an_older_one(tmp_path, caplog):
+def test_a_sheared_visit_has_no_segmentation_for_slicer_not_even_an_older_one(tmp_path):
     place, straight = Place(tmp_path, "01", "1"), lesions_on(speckle("axial"))
-    write_segmentations(place, straight, CHANGES, None)
+    assert write_segmentations(place, straight, CHANGES, None) == []
     assert slicer_path(place).is_file()
     shear = np.eye(4)
     shear[0, 1] = 0.2
-    write_segmentations(place, Volume(straight.data, straight.affine @ shear), CHANGES, None)
+    (missing,) = write_segmentations(place, Volume(straight.data, straight.affine @ shear), CHANGES, None)
     assert not slicer_path(place).exists()
-    assert "sub-01_ses-1: the FLAIR's axes are sheared" in caplog.text
+    assert "there is no .seg.nrrd, which cannot hold the FLAIR's sheared axes" in missing

@@ -24,6 +24,7 @@ TYPE_2 = (
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
 """What a header has to have, empty or not; those who take names away sometimes take the attributes along."""
+UTF_8 = "ISO_IR 192"
 SERIES_NUMBER = 9000
 """Where archives list what was made from the images."""
 
@@ -121,6 +122,7 @@ def _segment(index: int, number: int, change: Change | None, study: str, by_hand
 
 def _complete(image: Dataset, series: Series, slice_mm: float) -> Dataset:
     """Empty what is absent or not what the standard allows, which is what anonymising leaves; one angle for all."""
+    _use_unicode(image)
     for name in TYPE_2:
         if name not in image or not _allowed(name, str(image[name].value or "")):
             setattr(image, name, "")
@@ -130,6 +132,15 @@ def _complete(image: Dataset, series: Series, slice_mm: float) -> Dataset:
         image.ImageOrientationPatient = series.headers[0].ImageOrientationPatient
         image.SliceThickness = image.get("SliceThickness") or f"{slice_mm:.6g}"
     return image
+
+
+def _use_unicode(image: Dataset) -> None:
+    """Text in UTF-8: highdicom refuses the character sets of Japan, Korea and China, `ISO_IR 6` and others."""
+    if str(image.get("SpecificCharacterSet") or "") not in ("", UTF_8):
+        if image.SpecificCharacterSet == "ISO_IR 6":  # the default, which has no name
+            del image.SpecificCharacterSet
+        image.decode()
+        image.SpecificCharacterSet = UTF_8
 
 
 def _share(image: Dataset, groups: tuple[str, ...]) -> None:

@@ -55,37 +55,36 @@ class DicomSource:
 
 def write_segmentations(
     place: Place, labels: Volume, changes: Changes, source: DicomSource | None, *, by_hand: bool = False
-) -> None:
+) -> list[str]:
     """Write the segmentation for Slicer, and DICOM SEG for a visit from DICOM that has lesions.
 
-    `by_hand`: a reader has corrected the mask. Where the axes are sheared, the series is gone or its headers allow no
-    DICOM SEG, the log says so: all other results stand.
+    `by_hand`: a reader has corrected the mask. Returns what could not be written, and why: the axes are sheared, the
+    series is gone, or its headers allow no DICOM SEG. All other results stand.
     """
+    missing = []
     for path in segmentation_files(place):
         path.unlink(missing_ok=True)  # of the mask before it was corrected
     try:
         write_slicer(slicer_path(place), labels, changes)
     except ImageError as error:
-        log.warning("%s: there is no .seg.nrrd: %s", place.stem, error)
-    except GeometryError:  # the masks are no worse for it
-        log.warning(
-            "%s: the FLAIR's axes are sheared, which .seg.nrrd cannot hold: take the lesions from the NIfTI files",
-            place.stem,
-        )
+        missing.append(f"there is no .seg.nrrd: {error}")
+    except GeometryError:
+        missing.append("there is no .seg.nrrd, which cannot hold the FLAIR's sheared axes: take the NIfTI files")
     if source is None:
-        return
+        return missing
     absent = [path for path in (*source.series, source.baseline) if not path.is_file()]
     if not changes:
         log.info("%s has no lesion: there is no DICOM SEG, which cannot be empty", place.stem)
     elif absent:
-        log.warning("%s: %s is gone: there is no DICOM SEG without the series", place.stem, absent[0])
+        missing.append(f"there is no DICOM SEG, because {absent[0]} is gone")
     else:
         try:
             from lesiondelta.outputs.dicom_seg import write_dicom  # highdicom takes a second to import
 
             write_dicom(dicom_path(place), labels, changes, source.series, source.baseline, by_hand=by_hand)
-        except ImageError as error:  # the masks are no worse for it
-            log.warning("%s: %s", place.stem, error)
+        except ImageError as error:
+            missing.append(f"there is no DICOM SEG: {error}")
+    return missing
 
 
 def write_slicer(path: Path, labels: Volume, changes: Changes) -> None:

@@ -15,10 +15,11 @@ from lesiondelta.pipeline.tracked_lesions import TrackedLesions
 
 def write_maps(
     place: Place, visit: FinalVisit, tracked: TrackedLesions, index: int, source: DicomSource | None = None
-) -> None:
+) -> list[str]:
     """Write the numbered lesions of a visit, and what became of them, on the grid of its own FLAIR.
 
-    Its mask there has been written. `source` is the visit's DICOM, where that is what it came as.
+    Its mask there has been written. `source` is the visit's DICOM, where that is what it came as. Returns what could
+    not be written, and why.
     """
     segmented = tracked.visits[index]
     lesions = lesions_on_own_grid(visit.own_mask, segmented, tracked.tracking.instances[index])
@@ -32,7 +33,7 @@ def write_maps(
     write_lesion_maps(place, tracked.visits[index - 1].label if index else None, lesions, changes, facts)
     labels = with_resolved(lesions, before, tracked, index)
     by_hand = visit.correction is not None
-    write_segmentations(place, labels, _changes_of(labels, tracked, index), source, by_hand=by_hand)
+    return write_segmentations(place, labels, _changes_of(labels, tracked, index), source, by_hand=by_hand)
 
 
 def lesions_on_own_grid(mask: Volume, visit: SegmentedVisit, instances: Array) -> Volume:

@@ -1,7 +1,8 @@
 """The status of every visit, why it has to be looked at, and the row of figures for the tables."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lesiondelta.cohort import visit_name
 from lesiondelta.images import Volume
@@ -12,6 +13,8 @@ from lesiondelta.pipeline.tracked import TrackedPatient
 from lesiondelta.pipeline.tracked_lesions import change_figures, uncompared
 from lesiondelta.preprocessing.preparation import PreparedVisit
 from lesiondelta.records import Provenance, Status, VisitResult
+
+log = logging.getLogger(__name__)
 
 LARGE_LESIONS_ML = 200.0
 BRAIN_ML = (700.0, 2200.0)
@@ -34,6 +37,17 @@ def judge(tracked: TrackedPatient) -> JudgedPatient:
     for index, visit in enumerate(tracked.visits):
         found[visit.label] = _judge_visit(tracked, index)
     return JudgedPatient(tracked, {visit: found[visit] for visit in provenance.order if visit in found})
+
+
+def with_missing(judged: JudgedPatient, label: str, missing: Sequence[str]) -> JudgedPatient:
+    """The patient with outputs that a visit lacks among its reasons."""
+    if not missing:
+        return judged
+    result = judged.results[label]
+    for what in missing:
+        log.warning("sub-%s, %s: %s", result.patient, visit_name(label), what)
+    reason = "; ".join(one.rstrip(".") for one in (result.reason, *missing) if one)
+    return replace(judged, results={**judged.results, label: replace(result, status="flagged", reason=reason)})
 
 
 def _judge_visit(tracked: TrackedPatient, index: int) -> VisitResult:

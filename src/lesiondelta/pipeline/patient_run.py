@@ -113,7 +113,7 @@ class PatientRun:
 
     def write(self, judged: JudgedPatient) -> Results:
         """Write tables, maps, pictures and the report, and record that all is done."""
-        written = write_results(self.files, judged)
+        written, judged = write_results(self.files, judged)
         automatic = visit_files_of(self.files, judged.tracked.segmented.visits, self.segmenter.facts.contrasts)
         return finish(self.files, self.fingerprint, judged, [*written, *automatic])
 

@@ -43,7 +43,7 @@ def rebuild(files: PatientFiles, record: Record | None) -> tuple[VisitResult, ..
         files.out, replace(record, masks=masks)
     )  # if this run is killed, nothing else is as it was left
     judged = judge(follow(files, segmented, record.fingerprint, masks))
-    written = write_results(files, judged)
+    written, judged = write_results(files, judged)
     maybe = [path for label in record.segmented_visits for path in segmentation_files(files.visit(label))]
     kept = {files.out / name for name in record.files}.difference(maybe)
     return finish(files, record.fingerprint, judged, kept.union(written))

@@ -11,7 +11,7 @@ from lesiondelta.outputs.lesions import map_files, table_files, write_lesion_tab
 from lesiondelta.outputs.segmentations import DicomSource, segmentation_files
 from lesiondelta.pipeline.change_maps import write_maps
 from lesiondelta.pipeline.corrections import used_corrections
-from lesiondelta.pipeline.judgement import JudgedPatient
+from lesiondelta.pipeline.judgement import JudgedPatient, with_missing
 from lesiondelta.pipeline.report_building import report_of
 from lesiondelta.pipeline.tracked import hashes_left
 from lesiondelta.pipeline.tracked_lesions import lesion_rows, step_rows
@@ -23,18 +23,22 @@ from lesiondelta.report.pictures import Panel, write_picture
 log = logging.getLogger(__name__)
 
 
-def write_results(files: PatientFiles, judged: JudgedPatient) -> list[Path]:
-    """Write tables, maps, pictures and report, and return all of them but pictures."""
+def write_results(files: PatientFiles, judged: JudgedPatient) -> tuple[list[Path], JudgedPatient]:
+    """Write tables, maps, pictures and report.
+
+    Returns all of them but pictures, and the patient with what could not be written among the reasons of its visits.
+    """
     tracked, lesions, provenance = judged.tracked, judged.tracked.lesions, judged.tracked.segmented.provenance
     rows, steps = lesion_rows(lesions), step_rows(lesions)
     write_lesion_tables(files, rows, steps)
     for index, visit in enumerate(tracked.visits):
         place = files.visit(visit.label)
-        write_maps(place, visit, lesions, index, dicom_source(provenance, visit.label))
+        missing = write_maps(place, visit, lesions, index, dicom_source(provenance, visit.label))
+        judged = with_missing(judged, visit.label, missing)
         _draw(place, judged.results[visit.label], lesions.visits, index, provenance.priors[index])
     log.info("sub-%s: writing the report", files.patient)
     write_report(files.report, report_of(judged, rows, steps))
-    return _written(files, [visit.label for visit in tracked.visits])
+    return _written(files, [visit.label for visit in tracked.visits]), judged
 
 
 def _written(files: PatientFiles, visits: Sequence[str]) -> list[Path]:
