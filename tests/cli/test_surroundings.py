@@ -1,7 +1,6 @@
 """Where a system gives less than usual: names that are no text, no modes, no shared memory, no temporary files."""
 
 import json
-import logging
 import multiprocessing.synchronize
 import os
 import stat
@@ -26,9 +25,10 @@ EASY = (
 
 
 @pytest.fixture
-def odd(tmp_path, monkeypatch):
+def odd(tmp_path, monkeypatch, request):
     """A folder whose name is Latin-1. Its name must not reach pytest's own log, which xdist cannot send."""
-    monkeypatch.setattr(logging.getLogger("lesiondelta"), "propagate", False)
+    own_log = request.config.pluginmanager.get_plugin("logging-plugin").report_handler
+    monkeypatch.setattr(own_log, "emit", lambda record: None)
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     write_patient(folder / "bids", "01", ("1", "2"))
     write_references(folder / "bids", "01", ("1", "2"))
