@@ -24,8 +24,9 @@ RESIDUAL_FAIL_MM, RESIDUAL_WARN_MM = 1.0, 0.6
 CERTAINTY, OF_A_SLICE = 1.645, 0.05
 """Standard errors by which a residual may exceed its limit (95 %, one-sided), and the share of the thickest slice that
 this may be."""
-SHARP_MM = 0.2
-"""Standard error of one person's images at most: 0.06 to 0.14 mm, of two people's 0.87 mm and more (decision 011)."""
+SHARP_MM, BLURRED_MM = 0.2, 0.4
+"""Standard errors up to which a residual may exceed its limit, and from which on it is doubtful: one person's images
+have 0.06 to 0.19 mm, two people's 0.87 mm and more (decision 011)."""
 GROUPS, BLOCK_MM = 8, 20.0
 """Of the brain's points, which are left out in turn to find the standard error; neighbours are left out together."""
 SCALE_LIMIT = 0.05
@@ -67,7 +68,7 @@ def check_alignment(fixed: Located, moving: Located, brain: Volume) -> Check:
     if not found.value_mm <= limit:  # so that NaN fails, too
         raise RegistrationError(f"{names} are {figures}: look at both, or try another registration engine.")
     doubt = f"{names} may be {figures}: look at both."
-    doubtful = found.value_mm > RESIDUAL_WARN_MM or not sharp
+    doubtful = found.value_mm > RESIDUAL_WARN_MM or found.error_mm > BLURRED_MM
     return Check(found.value_mm, (doubt,) if doubtful else (), found.error_mm)
 
 
