@@ -312,9 +312,18 @@ def _to_the_end(packed: gzip.GzipFile) -> None:
         pass
 
 
+def _require_grey(image: Any, path: Path) -> None:  # noqa: ANN401
+    """Raise ImageError for colours, and for complex numbers, of which a cast would keep the real part."""
+    kind = image.get_data_dtype()
+    if kind.fields or kind.kind == "c":
+        what = "colours" if kind.fields else "complex numbers"
+        raise ImageError(f"{path} holds {what}: give the grey image of magnitudes that it was made from.")
+
+
 def _load(path: Path, dtype: type) -> tuple[Any, Array]:
     """The image and its voxels; what is packed is read to its end, where the checksum is: nibabel stops before it."""
     image = nib.load(path)
+    _require_grey(image, path)
     if path.suffix.lower() in PACKED and isinstance(image, SerializableImage):
         with gzip.open(path) as packed:
             data: Array = np.asarray(type(image).from_stream(packed).dataobj, dtype=dtype)

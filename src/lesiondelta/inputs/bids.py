@@ -24,7 +24,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,8 @@ ENTITIES = {
     "mod", "task", "trc", "stain", "sample", "recording", "suffix", "extension",
 }  # fmt: skip
 """What a filter may name, beside the long names."""
+
+NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 Filters = Mapping[str, Mapping[str, Any]]
 
@@ -130,7 +131,9 @@ def read_filters(path: Path) -> Filters:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CohortError(f"The filter file {path} cannot be read ({error}).") from error
+        raise CohortError(
+            f'The filter file {path} cannot be read as JSON ({error}): correct it, such as {{"t1w": {{"run": 1}}}}.'
+        ) from error
     known = {contrast.lower(): contrast for contrast in CONTRASTS}
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise CohortError(f'The filter file {path} must look like {{"t1w": {{"run": 1}}, "flair": {{"rec": null}}}}.')
@@ -151,7 +154,7 @@ def read_filters(path: Path) -> Filters:
 
 def parse_name(path: Path) -> BidsFile | None:
     """Take a NIfTI file name apart; None where it is not a BIDS name."""
-    name = re.sub(r"\.nii(\.gz)?$", "", path.name)
+    name = NIFTI.sub("", path.name)
     *parts, suffix = name.split("_")
     matches = [ENTITY.fullmatch(part) for part in parts]
     if name == path.name or not parts or not all(matches) or not suffix.isalnum():
@@ -167,7 +170,7 @@ def natural(label: str) -> tuple[tuple[int, int | str], ...]:
 def bids_files(folder: Path) -> list[BidsFile]:
     """The images of one folder, in natural order."""
     paths = entries(folder) if folder.is_dir() else []
-    named = [path for path in paths if fnmatchcase(path.name, "*.nii*")]
+    named = [path for path in paths if NIFTI.search(path.name)]
     return [file for path in sorted(named, key=lambda path: natural(path.name)) if (file := parse_name(path))]
 
 
@@ -271,7 +274,7 @@ def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | 
 def _agents(images: Mapping[str, Path]) -> Iterator[str]:
     """Which images were acquired with a contrast agent, by their names and sidecars: no model here has seen one."""
     for contrast, path in images.items():
-        file, sidecar = parse_name(path), path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
+        file, sidecar = parse_name(path), path.with_name(NIFTI.sub(".json", path.name))
         try:
             agent = json.loads(sidecar.read_text(encoding="utf-8")).get("ContrastBolusIngredient")
         except (OSError, ValueError, AttributeError):
@@ -327,7 +330,7 @@ def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> l
 
 
 def _matches(file: BidsFile, entities: Mapping[str, Any]) -> bool:
-    ending = ".nii.gz" if file.path.name.endswith(".gz") else ".nii"
+    ending = ".nii.gz" if file.path.suffix.lower() == ".gz" else ".nii"
     own = {**file.entities, "suffix": file.suffix, "extension": ending}
     return all(_fits(own.get(name), value) for name, value in entities.items())
 
