@@ -20,6 +20,8 @@ COLUMNS = {
     "*_lesions": "Number of lesions that have done this since the visit before; n/a at the first visit.",
     "correction": "What a reader has changed in the mask by hand; n/a where it is the model's.",
     "brain_volume_mm3": "Of the brain mask, the same for all visits.",
+    "*_noise": "Noise within slices / brain, in the image as it was given.",
+    "*_slice_mm": "Distance of the slices, the longest edge of a voxel.",
     "*_coverage": "Share of the brain that lies within the image.",
     "*_contrast": "(White - grey matter) / white matter, medians of the image.",
     "*_fluid": "Fluid of the ventricles / white matter, medians of the image.",

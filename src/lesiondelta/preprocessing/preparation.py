@@ -23,6 +23,7 @@ from lesiondelta.images import (
 )
 from lesiondelta.inputs.checks import CheckedPatient, CheckedVisit
 from lesiondelta.preprocessing import appearance, brain, gate, programs
+from lesiondelta.preprocessing import quality as quality_of
 from lesiondelta.preprocessing.intensity import correct_bias
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.midway import midway
@@ -127,7 +128,7 @@ def prepare_patient(
     visits = [_warned(visit, loaded, failures) for visit in (baseline, *placed)]
     if settings.space == "midway":
         visits, mask = _half_way(visits, mask, reference, settings.spacing_mm)
-    visits = [_covered(visit, mask) for visit in visits]
+    visits = [_measured(visit, mask, reference) for visit in visits]
     mask = _common_brain(visits, mask, reference, settings.spacing_mm)
     prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
     _require_visits(patient, prepared, failures)
@@ -348,8 +349,8 @@ def _half_way(
     return placed, _as_mask(moved)
 
 
-def _covered(visit: _Loaded, mask: Volume) -> _Loaded:
-    """The visit with the share of the brain that lies within each image, before the brain is cut to what is shown."""
+def _measured(visit: _Loaded, mask: Volume, reference: str) -> _Loaded:
+    """The visit with each image's noise and the share of the brain that it shows, before the brain is cut to that."""
     points = inside_mm(coarse_mask(mask, COVERAGE_MM))
     quality, warnings = dict(visit.quality), list(visit.warnings)
     for contrast, image in visit.images.items():
@@ -357,6 +358,12 @@ def _covered(visit: _Loaded, mask: Volume) -> _Loaded:
         quality[f"{contrast}_coverage"] = share
         if share < LEAST_COVERED:
             warnings.append(f"the {contrast} shows {share:.0%} of the brain")
+        to_mask = np.asarray(np.linalg.inv(visit.transforms[contrast]), dtype=np.float64)
+        inside = resample(mask, image.grid, to_mask, order="nearest").data
+        noise, slice_mm = quality_of.noise(image, inside), quality_of.slice_mm(image)
+        quality |= {f"{contrast}_slice_mm": slice_mm, **({} if noise is None else {f"{contrast}_noise": noise})}
+        if contrast == reference:
+            warnings += quality_of.doubts(contrast, noise, slice_mm)
     return replace(visit, quality=quality, warnings=tuple(warnings))
 
 

@@ -28,6 +28,12 @@ from lesiondelta.settings import Settings
 UNNAMED = len(Change) + 1
 """Label of the first visit's lesions in the viewer: nothing is known of what they did."""
 PICTURED = (Change.NEW, Change.ENLARGING)
+QUALITY = {
+    "FLAIR_noise": "FLAIR noise", "FLAIR_contrast": "FLAIR contrast", "FLAIR_slice_mm": "FLAIR slices, mm",
+    "FLAIR_coverage": "FLAIR coverage", "T1w_noise": "T1w noise", "T1w_contrast": "T1w contrast",
+    "T1w_residual_mm": "T1w off the FLAIR, mm", "baseline_residual_mm": "off the first visit, mm",
+}  # fmt: skip
+"""Figures of a visit that are shown, and their titles; docs/outputs.md says what they mean."""
 MOST_PICTURES = 40
 LEVELS = 64
 """Grey values of the viewer's images: a quarter of what 8 bits hold compresses to half of the size."""
@@ -97,6 +103,7 @@ def write_report(path: Path, report: Report) -> None:
         version=__version__,
         colours={str(change): colour for change, colour in COLOURS.items()},
         failed={visit_name(label): why for label, why in report.failed.items()},
+        quality={name: title for name, title in QUALITY.items() if any(name in v.figures for v in report.visits)},
         volumes=_volumes(report.visits),
         rates=_rates(report),
         steps=steps,
