@@ -106,12 +106,12 @@ def test_people_and_masks_to_simulate_from_lie_behind_links_too(tmp_path):
     assert find_lesion_masks(tmp_path / "masks")
 
 
-def test_models_in_linked_folders_are_listed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+def test_models_in_linked_folders_are_listed(tmp_path, capsys):
     export_tiny_model(tmp_path / "elsewhere/model")
     (tmp_path / "models").mkdir()
     (tmp_path / "models/linked").symlink_to(tmp_path / "elsewhere")
-    assert "linked/model" in call(capsys, "models", "list", tmp_path / "models").out
+    said = call(capsys, "models", "list", tmp_path / "models").out
+    assert "linked/model" in "".join(said.split())  # the table folds it
 
 
 @pytest.fixture

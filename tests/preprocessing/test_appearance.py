@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lesiondelta.atlas import Region, mni152, mni152_regions
 from lesiondelta.errors import NoVisitError, RegistrationError
-from lesiondelta.images import Grid, Volume, isotropic_grid, resample
+from lesiondelta.images import Grid, Volume, resample
 from lesiondelta.inputs.checks import check_patient
 from lesiondelta.preprocessing import appearance, gate
 from lesiondelta.preprocessing.brain import require_extent
@@ -15,34 +14,16 @@ from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.preparation import NO_ATLAS, prepare_patient, with_appearance, with_atlas
 from lesiondelta.preprocessing.store import prepared_patient
 from lesiondelta.settings import PreprocessingSettings
+from tests.brains import atlas_brain, shown
 from tests.preprocessing.heads import moved, person, write_patient
 
 MM = 2.0
-BRIGHTNESS = {  # white matter, grey matter, fluid: medians of real images, white = 1 (decision 014)
-    "T1w": (1.0, 0.83, 0.5), "FLAIR": (1.0, 1.08, 0.45), "T2w": (1.0, 1.25, 3.0), "PDw": (1.0, 1.15, 1.25),
-    "T1w without contrast": (1.0, 1.0, 0.6), "FLAIR like a T1w": (1.0, 0.92, 0.3),
-}  # fmt: skip
 GATED = PreprocessingSettings(registration="none", bias_correction=False, spacing_mm=MM)
 
 
 @pytest.fixture(scope="module")
 def atlas():
-    """Brain and tissues of the atlas on 2 mm, in RAS."""
-    brain = mni152("brain")
-    grid = isotropic_grid(np.array([[-80.0, -114, -80], [80, 82, 90]]), MM)
-    maps = {name: resample(mni152(name), grid, order="linear").data for name in ("white", "grey")}
-    fluid = resample(mni152_regions(), grid, order="nearest").data == Region.VENTRICLES
-    return Volume(resample(brain, grid, order="nearest").data, grid.affine), maps, fluid
-
-
-def shown(atlas, name: str) -> Volume:
-    """An image of the atlas's brain with these brightnesses, 0 outside."""
-    brain, maps, fluid = atlas
-    white, grey, water = BRIGHTNESS[name]
-    rest = np.clip(1 - maps["white"] - maps["grey"], 0, 1)
-    data = 500 * (white * maps["white"] + grey * maps["grey"] + water * rest)
-    data[fluid] = 500 * water
-    return brain.with_data(np.where(brain.data, data, 0).astype(np.float32))
+    return atlas_brain(MM)
 
 
 def judged(atlas, images, limits=appearance.LIMITS, transform=None):

@@ -124,7 +124,7 @@ def test_what_preparation_warned_of_is_logged(bids, tmp_path, caplog, processes)
     content["visits"][1]["warnings"] = ["0.8 mm off"]
     record.write_text(json.dumps(content))
     prepare_training(read_cohort(bids), tmp_path / "work", EASY, processes)
-    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["sub-01 ses-2: 0.8 mm off"]
+    assert "sub-01 ses-2: 0.8 mm off" in [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
 
 
 def test_a_cohort_without_all_references_is_refused(bids, tmp_path):
