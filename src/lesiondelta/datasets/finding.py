@@ -10,7 +10,7 @@ from pathlib import Path
 from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.datasets.layouts import BIDS, COMMON_SPACE, IMAGES, Dataset, Layout
 from lesiondelta.errors import CohortError
-from lesiondelta.files import files_below
+from lesiondelta.files import entries, files_below
 from lesiondelta.inputs.bids import BidsFile, bids_files, natural, read_cohort
 
 ONLY_VISIT = "1"
@@ -167,11 +167,17 @@ def _bids_patients(root: Path) -> tuple[FoundPatient, ...]:
     return patients
 
 
+def _patients_in(folder: Path) -> list[Path]:
+    """The folders `sub-X` in a folder, which need not be there."""
+    found = entries(folder) if folder.is_dir() else []
+    return [path for path in found if path.name.startswith("sub-") and path.is_dir()]
+
+
 def _masks(root: Path) -> list[Path]:
     """Everything in a BIDS dataset that could be a mask of lesions."""
     reference = root / "derivatives" / "reference"
-    named = [path for patient in root.glob("sub-*") for path in files_below(patient, "*_mask.nii*")]
-    known = [path for patient in reference.glob("sub-*") for path in files_below(patient, "*.nii*")]
+    named = [path for patient in _patients_in(root) for path in files_below(patient, "*_mask.nii*")]
+    known = [path for patient in _patients_in(reference) for path in files_below(patient, "*.nii*")]
     return [*(path for path in named if path.parent.name == "anat"), *known]
 
 
