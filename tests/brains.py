@@ -9,7 +9,7 @@ from lesiondelta.images import Array, Volume, isotropic_grid, resample
 
 BRIGHTNESS = {  # white matter, grey matter, fluid: medians of real images, white = 1 (decision 014)
     "T1w": (1.0, 0.83, 0.5), "FLAIR": (1.0, 1.08, 0.45), "T2w": (1.0, 1.25, 3.0), "PDw": (1.0, 1.15, 1.25),
-    "T1w without contrast": (1.0, 1.0, 0.6), "FLAIR like a T1w": (1.0, 0.92, 0.3),
+    "T1w without contrast": (1.0, 1.0, 0.6), "FLAIR like a T1w": (1.0, 0.94, 0.3),
 }  # fmt: skip
 
 

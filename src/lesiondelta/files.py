@@ -48,29 +48,34 @@ def no_entry(error: OSError, place: Path) -> CohortError:
 def files_below(folder: Path, pattern: str = "*") -> list[Path]:
     """All files in a folder and in those below it whose names fit a pattern, sorted.
 
-    Links to folders are followed, but for those that lead back to a folder above. A link that leads nowhere counts as a
-    file, so that whoever reads it says so.
+    Links to folders are followed, each folder once, but for those above the first. A link that leads nowhere counts as
+    a file, so that whoever reads it says so.
 
     Raises
     ------
     CohortError
         A folder cannot be entered.
     """
-    return sorted(path for path in _below(folder, ()) if fnmatchcase(path.name, pattern))
+    return sorted(path for path in _below(folder) if fnmatchcase(path.name, pattern))
 
 
-def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    try:
-        for path in entries(folder):
-            if path.is_dir():
-                yield from _below(path, (*above, real))
-            elif path.is_file() or path.is_symlink():
-                yield path
-    except OSError as error:  # its names can be read, and nothing else
-        raise no_entry(error, folder) from error
+def _below(start: Path) -> Iterator[Path]:
+    seen = {str(above) for above in start.resolve().parents}
+    folders, links = [start], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            for path in entries(folder):
+                if path.is_dir():
+                    (links if path.is_symlink() else folders).append(path)
+                elif path.is_file() or (path.is_symlink() and not path.exists()):
+                    yield path
+        except OSError as error:  # its names can be read, and nothing else
+            raise no_entry(error, folder) from error
 
 
 def is_text(path: Path) -> bool:
@@ -93,13 +98,17 @@ def room_for_temporary_files(out: Path) -> Iterator[None]:
     OutputError
         There is no room there either.
     """
-    if _has_room():
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    system = _free_bytes(None)
+    if system > ROOM_BYTES or system >= _free_bytes(place) > 0:
         yield
         return
-    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     try:
         made = tempfile.TemporaryDirectory(prefix=".lesiondelta-", dir=place)
     except OSError as error:
+        if system:
+            yield
+            return
         raise OutputError(
             f"Neither the system's folder for temporary files nor {place} can be written ({error.strerror or error}): "
             "set TMPDIR to a folder that can."
@@ -115,13 +124,14 @@ def room_for_temporary_files(out: Path) -> Iterator[None]:
             os.environ |= {"TMPDIR": before[1]} if before[1] is not None else {}
 
 
-def _has_room() -> bool:
+def _free_bytes(folder: Path | None) -> int:
+    """Room for temporary files in a folder, None for the system's; 0 where it cannot be written."""
     try:
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")
-        return shutil.disk_usage(tempfile.gettempdir()).free > ROOM_BYTES
+        return shutil.disk_usage(folder or tempfile.gettempdir()).free
     except OSError:
-        return False
+        return 0
 
 
 @contextmanager

@@ -196,8 +196,9 @@ def _poses(grid: Grid) -> list[Grid]:
     header = nib.Nifti1Header()
     header.set_data_shape(grid.shape)
     _set_forms(header, grid.forms)
-    qform, coded = header.get_qform(coded=True)
-    return [grid, replace(grid, affine=qform)] if coded else [grid]
+    if not grid.forms["qform_code"][0]:
+        return [grid]
+    return [grid, replace(grid, affine=header.get_qform())]
 
 
 def resample(
@@ -420,7 +421,11 @@ def _nifti(data: Array, affine: Affine, forms: Forms | None = None) -> Any:  # n
 def _forms(header: Any) -> Forms | None:  # noqa: ANN401
     if not isinstance(header, nib.Nifti1Header):
         return None
-    fields = {name: np.atleast_1d(header[name]).astype(float).tolist() for name in FORMS}
+    fields = {name: np.nan_to_num(np.atleast_1d(header[name]).astype(float)).tolist() for name in FORMS}
+    try:
+        header.get_qform()
+    except ValueError:  # no rotation: not to be handed on
+        fields["qform_code"] = [0.0]
     return {**fields, "pixdim": fields["pixdim"][:4]}
 
 

@@ -45,7 +45,8 @@ class VisitResult:
 class Fingerprint:
     """All that decides a patient's results: program, settings, models and the content of every input.
 
-    `preparation` is the number of `preprocessing.preparation.PREPARATION`, `acquired` the ISO dates of the visits.
+    `preparation` is the number of `preprocessing.preparation.PREPARATION`; of the visits, `acquired` has the ISO dates,
+    `doubts` what their names, sidecars and headers make doubtful.
     """
 
     lesiondelta: str
@@ -55,6 +56,7 @@ class Fingerprint:
     visits: tuple[VisitContents, ...]
     acquired: tuple[str | None, ...]
     problems: Mapping[str, str]
+    doubts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def flairs(self) -> dict[str, str]:

@@ -142,6 +142,7 @@ def test_the_last_reporter_needs_neither_text_nor_room(tmp_path, monkeypatch, ca
     (log,) = tmp_path.glob("lesiondelta-*.log")
     assert r"RuntimeError: caf\udce9" in log.read_text(encoding="utf-8")
     log.unlink()
+    monkeypatch.setattr(Path, "home", broken)  # nobody knows whose it is
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", _full)
     assert r"RuntimeError: caf\udce9" in call(capsys, "doctor").err
 

@@ -53,6 +53,35 @@ def test_the_walk_follows_links_and_ends_in_circles(tmp_path):
     assert names == ["gone.txt", "linked/below/three.txt", "linked/two.txt", "one.txt"]
 
 
+def test_every_folder_is_walked_once_and_none_above(tmp_path):
+    """Siblings that are linked to each other, and a link to the dataset that the results belong to."""
+    for index in range(12):
+        (tmp_path / f"out/{index}").mkdir(parents=True)
+        (tmp_path / f"out/{index}/file.txt").touch()
+        for other in range(12):
+            (tmp_path / f"out/{index}/to{other}").symlink_to(tmp_path / f"out/{other}")
+    (tmp_path / "above.txt").touch()
+    (tmp_path / "out/raw").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out/linked.txt").symlink_to(tmp_path / "pipe")
+    names = [path.relative_to(tmp_path / "out").as_posix() for path in files_below(tmp_path / "out", "*.txt")]
+    assert names == sorted(f"{index}/file.txt" for index in range(12))
+
+
+def test_a_reference_is_no_prediction_of_itself(tmp_path):
+    """Results that hold a link to the dataset, as BIDS recommends: what was not predicted stays missing."""
+    for label in ("01", "02"):
+        write_references(tmp_path / "bids", label, ("1",))
+    reference = tmp_path / "bids/derivatives/reference"
+    (tmp_path / "out/sourcedata").mkdir(parents=True)
+    (tmp_path / "out/sourcedata/raw").symlink_to(tmp_path / "bids")
+    shutil.copytree(reference / "sub-01", tmp_path / "out/sub-01")
+    matching = match_folders(reference, tmp_path / "out")
+    assert [pair.participant for pair in matching.pairs] == ["01"]
+    assert matching.without_prediction == (("02", "1"),)
+    assert len(match_folders(reference, reference).pairs) == 2
+
+
 def test_a_locked_folder_is_named(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     with locked(tmp_path / "a/b"), pytest.raises(CohortError, match=r"a/b cannot be entered \(Permission denied\)"):
@@ -191,10 +220,22 @@ def test_an_image_without_its_identifiers_is_named(series):
         find_series(folder)
 
 
+def test_a_class_that_only_the_file_header_names_is_enough(series):
+    folder, paths, volume = series
+    for path in paths:
+        image = dcmread(path)
+        del image.SOPClassUID
+        image.save_as(path, enforce_file_format=False)
+    assert_shows(*find_series(folder), volume)
+
+
 def test_what_is_no_dicom_is_passed_over(series):
     folder, _, volume = series
     (folder / "notes.txt").touch()
     (folder / ".hidden").touch()
+    (folder / "README").touch()
+    (folder / ".#notes.txt").symlink_to("nobody@nowhere")
+    (folder / "table.img").write_bytes(np.array([8, 12, 7, 300] * 100, np.int32).tobytes())
     (folder / "notes").write_text("\b\0 this is text")
     (folder / "image.nii").write_bytes(np.int32(348).tobytes() + bytes(400))
     assert_shows(*find_series(folder), volume)
@@ -206,6 +247,9 @@ def test_two_slices_with_one_identifier_are_two_and_a_copy_is_none(series):
     second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
     second.save_as(paths[1])
     shutil.copy(paths[4], folder / "a copy")
+    packed = dcmread(paths[5])
+    packed.compress(RLELossless, generate_instance_uid=False)
+    packed.save_as(folder / "a packed copy")
     (found,) = find_series(folder)
     assert len(found.files) == 12
     assert_shows(found, volume)

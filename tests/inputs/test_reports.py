@@ -1,6 +1,7 @@
 """What users of other tools have reported: each is given here, and has the right value or the right sentence."""
 
 import gzip
+import json
 import shutil
 
 import nibabel as nib
@@ -10,6 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
+from lesiondelta.files import write_json
 from lesiondelta.images import Volume, read_image, read_mask, require_same_grid, write_volume
 from lesiondelta.inputs.bids import read_cohort, read_filters
 from lesiondelta.inputs.dicom import find_series, read_series
@@ -116,6 +118,43 @@ def test_an_image_packed_and_unpacked_is_one_too_many(tmp_path):
     assert "has one FLAIR image twice" in patient.problems["1"]
     (patient,) = read_cohort(tmp_path, filters={"FLAIR": {"extension": ".nii"}}).patients
     assert patient.visits[0].images["FLAIR"].suffix == ".nii"
+
+
+@pytest.mark.parametrize("filters", [{"modality": None}, {"extension": "nii.gz"}, {"hemisphere": None}])
+def test_a_filter_of_fmriprep_is_understood(tmp_path, filters):
+    write_patient(tmp_path, "01", ("1",))
+    (tmp_path / "filter.json").write_text(json.dumps({"t1w": filters, "bold": {"task": "rest"}}))
+    (patient,) = read_cohort(tmp_path, filters=read_filters(tmp_path / "filter.json")).patients
+    assert not patient.problems
+
+
+@pytest.mark.parametrize("said", ["NONE", "n/a", ""])
+def test_no_contrast_agent_is_none(tmp_path, said):
+    write_patient(tmp_path, "01", ("1",))
+    sidecar = image_path(tmp_path, "01", "1", "T1w").with_name("sub-01_ses-1_T1w.json")
+    sidecar.write_text(json.dumps({"ContrastBolusIngredient": said}))
+    assert read_cohort(tmp_path).patients[0].visits[0].doubts == ()
+
+
+@pytest.mark.parametrize("how", ["quaternion", "sform", "qform"])
+def test_rubbish_in_the_form_that_is_not_used_does_no_harm(tmp_path, how):
+    image = nib.Nifti1Image(DATA, AFFINE)
+    image.set_sform(AFFINE, 0 if how == "sform" else 1)
+    image.set_qform(AFFINE, 0 if how == "qform" else 1)
+    if how == "quaternion":
+        image.header["quatern_b"], image.header["quatern_c"] = 0.9, 0.9
+    else:
+        image.header["srow_x" if how == "sform" else "qoffset_x"] = np.nan
+    nib.save(image, tmp_path / "a.nii")
+    if how == "sform":  # nibabel mends it
+        content = bytearray((tmp_path / "a.nii").read_bytes())
+        content[254:256], content[280:284] = np.int16(0).tobytes(), np.float32(np.nan).tobytes()
+        (tmp_path / "a.nii").write_bytes(content)
+    read = read_image(tmp_path / "a.nii")
+    np.testing.assert_allclose(read.affine, AFFINE, atol=1e-5)
+    write_json(tmp_path / "grid.json", {"forms": read.grid.forms})
+    write_volume(tmp_path / "mask.nii.gz", read.with_data(read.data > 500))
+    require_same_grid(read_mask(tmp_path / "mask.nii.gz"), read)
 
 
 @pytest.mark.parametrize("how", ["entity", "sidecar"])

@@ -95,6 +95,12 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"itk", "hig
     assert done.stdout.strip() == ""
 
 
+def test_what_a_sidecar_says_later_is_told(plan):
+    run(plan)
+    (plan.raw / "sub-01/ses-2/anat/sub-01_ses-2_T1w.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    assert "contrast agent" in run(plan)[1].reason
+
+
 def test_results_of_a_version_that_recorded_less_are_run_again_and_keep_corrections(plan):
     run(plan)
     path = records.record_path(plan.out, "01")

@@ -64,6 +64,22 @@ def test_what_is_doubtful_is_said_and_not_refused(atlas):
         assert said in doubtful[0]
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_z_scores_are_judged_as_well(atlas, exchanged):
+    brain = atlas[0]
+    images = {
+        "T1w": shown(atlas, "FLAIR" if exchanged else "T1w"),
+        "FLAIR": shown(atlas, "T1w" if exchanged else "FLAIR"),
+    }
+    scored = {}
+    for name, volume in images.items():
+        inside = volume.data[brain.data]
+        scores = np.where(brain.data, (volume.data - inside.mean()) / inside.std(), 0)
+        scored[name] = Located(volume.with_data(scores.astype(np.float32)), np.eye(4))
+    wrong, _ = appearance.what_is_wrong(appearance.seen(scored, brain, np.eye(4)), dict.fromkeys(images, "x"))
+    assert bool(wrong) == exchanged
+
+
 def test_a_t1w_twice_is_refused(atlas):
     wrong, _ = judged(atlas, {"FLAIR": "T1w"})
     assert "FLAIR.nii.gz was given as FLAIR, but shows white matter brighter than grey" in wrong[0]

@@ -31,6 +31,13 @@ def test_nothing_inside_has_no_noise():
     assert noise(Volume(np.ones((4, 4, 4), np.float32), np.eye(4)), np.zeros((4, 4, 4), bool)) is None
 
 
+def test_z_scores_have_no_noise_in_shares_of_a_brightness():
+    head = person(0)["FLAIR"]
+    inside = head.data > 0
+    scores = np.where(inside, (head.data - head.data[inside].mean()) / head.data[inside].std(), 0)
+    assert noise(head.with_data(scores.astype(np.float32)), inside) is None
+
+
 def test_what_lies_outside_the_tested_range_is_said():
     assert doubts("FLAIR", 0.1, 5.0) == []
     assert doubts("FLAIR", None, 5.0) == []

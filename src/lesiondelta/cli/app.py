@@ -76,11 +76,11 @@ def _save_traceback() -> str:
     """Write it to a file, whose name is returned; where no folder takes one, the traceback itself."""
     text = f"lesiondelta {__version__}: {' '.join(sys.argv)}\n\n{traceback.format_exc()}"
     content = text.encode("utf-8", "backslashreplace")
-    for folder in (None, Path.cwd(), Path.home()):
+    for place in (tempfile.gettempdir, Path.cwd, Path.home):
         try:
-            with tempfile.NamedTemporaryFile(prefix="lesiondelta-", suffix=".log", delete=False, dir=folder) as file:
+            with tempfile.NamedTemporaryFile(prefix="lesiondelta-", suffix=".log", delete=False, dir=place()) as file:
                 file.write(content)
-        except OSError:
+        except (OSError, RuntimeError):  # no such folder, no room in it, or nobody knows whose home it is
             continue
         return file.name
     return f"this:\n\n{content.decode()}"

@@ -65,6 +65,11 @@ def match_folders(reference: Path, prediction: Path, participants: Collection[st
     labels. Raises CohortError where a folder holds none, nothing belongs together, or dates contradict the labels.
     """
     truths, guesses = (find_masks(folder, participants) for folder in (reference, prediction))
+    own = {file.path.resolve() for files in truths.values() for file in files}
+    others = {visit: [file for file in files if file.path.resolve() not in own] for visit, files in guesses.items()}
+    if not any(others.values()):  # a folder may be scored against itself, but is no prediction of what another lacks
+        others = guesses
+    guesses = {visit: files for visit, files in others.items() if files}
     pairs, missing = [], []
     for visit, files in truths.items():
         truth = _only(files, None)

@@ -44,14 +44,18 @@ LONGEST_LABEL = 50
 """Characters; three labels are in the longest name of an output, and a name holds 255 bytes."""
 LONG_NAMES = {
     "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec",
-    "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res",
+    "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res", "modality": "mod",
+    "hemisphere": "hemi", "density": "den", "segmentation": "seg", "staining": "stain", "tracer": "trc",
+    "processing": "proc", "nucleus": "nuc", "volume": "voi",
 }  # fmt: skip
 ENTITIES = {
     *LONG_NAMES.values(), "run", "echo", "flip", "mt", "part", "proc", "hemi", "space", "split", "chunk", "label",
-    "mod", "task", "trc", "stain", "sample", "recording", "suffix", "extension",
+    "task", "sample", "recording", "tracksys", "atlas", "scale", "cohort", "mode", "from", "to", "suffix",
+    "extension",
 }  # fmt: skip
 """What a filter may name, beside the long names."""
 
+NO_AGENT = {"none", "no", "n/a", "na"}
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 Filters = Mapping[str, Mapping[str, Any]]
@@ -191,8 +195,11 @@ def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
 
 def _folders(folder: Path, entity: str) -> list[str]:
     """Labels of the folders `sub-X` or `ses-Y`; a link that leads nowhere is one, so that it is missed."""
-    found = (path for path in entries(folder) if path.name.startswith(f"{entity}-"))
-    return [path.name.split("-", 1)[1] for path in found if path.is_dir() or not (path.is_file() or path.exists())]
+    found = [path for path in entries(folder) if path.name.startswith(f"{entity}-")]
+    try:
+        return [path.name.split("-", 1)[1] for path in found if path.is_dir() or not path.exists()]
+    except OSError as error:  # its names can be read, and nothing else
+        raise no_entry(error, folder) from error
 
 
 def _unfit(name: str) -> str:
@@ -279,7 +286,8 @@ def _agents(images: Mapping[str, Path]) -> Iterator[str]:
             agent = json.loads(sidecar.read_text(encoding="utf-8")).get("ContrastBolusIngredient")
         except (OSError, ValueError, AttributeError):
             agent = None
-        if agent := agent or (file.entities.get("ce") if file else None):
+        agent = agent or (file.entities.get("ce") if file else None)
+        if agent and str(agent).lower() not in NO_AGENT:
             yield f"the {contrast} was acquired with a contrast agent ({agent})"
 
 
@@ -330,9 +338,16 @@ def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> l
 
 
 def _matches(file: BidsFile, entities: Mapping[str, Any]) -> bool:
-    ending = ".nii.gz" if file.path.suffix.lower() == ".gz" else ".nii"
+    ending = "nii.gz" if file.path.suffix.lower() == ".gz" else "nii"
     own = {**file.entities, "suffix": file.suffix, "extension": ending}
-    return all(_fits(own.get(name), value) for name, value in entities.items())
+    return all(_fits(own.get(name), _plain(value)) for name, value in entities.items())
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON)
+    """Without the dot that an extension may begin with."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.lstrip(".") if isinstance(value, str) else value
 
 
 def _fits(found: str | None, wanted: Any) -> bool:  # noqa: ANN401  (JSON)

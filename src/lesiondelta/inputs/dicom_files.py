@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
@@ -62,11 +63,16 @@ def read_header(path: Path, tags: Sequence[str]) -> Dataset | None:
         raise ImageError(
             f"The header of {path} is damaged ({type(error).__name__}): copy or export it again."
         ) from error
+    if not kind and not any(name in header for name in ("Rows", *IDENTIFIERS)):
+        if _has_preamble(path):
+            raise ImageError(f"{path} begins as a DICOM image and is cut off: copy or export it again.")
+        return None  # numbers that look like the beginning of one
     absent = [name for name in IDENTIFIERS if not header.get(name)] if "Rows" in header else []
     if absent:
         raise ImageError(f"{path} lacks {' and '.join(absent)}, which says where it belongs: export it again.")
     if kind not in MR_IMAGES or not _is_whole(path, header):
         raise ImageError(f"{path} begins as a DICOM image and is cut off: copy or export it again.")
+    header.SOPClassUID = kind  # some files say it in their file header only
     return header
 
 
@@ -82,13 +88,25 @@ def begins_as_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(PREAMBLE + 4)
     except OSError as error:
+        if _is_something_else(path):
+            return False
         raise ImageError(
             f"{path} cannot be opened ({error.strerror or error}): see to its permissions or to the link, or take it "
             "away if it is no image."
         ) from error
-    if not start and path.suffix.lower() not in OTHER_ENDINGS and not path.name.startswith("."):
+    if not start and not _is_something_else(path) and any(letter.isdigit() for letter in path.name):
         raise ImageError(f"{path} is empty: copy or export it again, or take it away if it is no image.")
     return start[PREAMBLE:] == b"DICM" or _begins_with_element(start)
+
+
+def _has_preamble(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether its name says that a file is no image."""
+    return path.suffix.lower() in OTHER_ENDINGS or path.name.startswith(".")
 
 
 def _begins_with_element(start: bytes) -> bool:
@@ -116,10 +134,10 @@ def _is_whole(path: Path, header: Dataset) -> bool:
     """Whether the file goes on to the end of its pixels."""
     try:
         numbers = [int(header[name].value) for name in SIZE]
+        numbers += [int(header.get(name) or 1) for name in ("NumberOfFrames", "SamplesPerPixel")]
     except (KeyError, TypeError, ValueError):
         return False
-    rows, columns, bits = numbers
-    frames, samples = (int(header.get(name) or 1) for name in ("NumberOfFrames", "SamplesPerPixel"))
+    rows, columns, bits, frames, samples = numbers
     syntax = header.file_meta.get("TransferSyntaxUID", "")
     if syntax in UNCOMPRESSED:
         return path.stat().st_size >= rows * columns * frames * samples * bits // 8
@@ -130,8 +148,10 @@ def _is_whole(path: Path, header: Dataset) -> bool:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """The whole file as pydicom and highdicom want it: with a transfer syntax, even if it has no file header."""
+    """The whole file as pydicom and highdicom want it: with class and transfer syntax, wherever it says them."""
     dataset = dcmread(path, force=True)
+    if "SOPClassUID" not in dataset and "MediaStorageSOPClassUID" in dataset.file_meta:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -147,8 +167,15 @@ def transfer_syntax(path: Path) -> UID:
 def same_image(path: Path, other: Path) -> bool:
     """Whether two files show the same pixels at the same place."""
     one, two = read_dataset(path), read_dataset(other)
-    names = ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns", "PixelData")
-    return all(one.get(name) == two.get(name) for name in names)
+    names = ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns")
+    if any(one.get(name) != two.get(name) for name in names):
+        return False
+    if one.get("PixelData") == two.get("PixelData"):
+        return True
+    try:
+        return np.array_equal(one.pixel_array, two.pixel_array)  # one of them may be compressed
+    except Exception:  # the decoders raise a dozen kinds
+        return False
 
 
 def public(dataset: Dataset) -> Iterator[Any]:

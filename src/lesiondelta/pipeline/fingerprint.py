@@ -23,6 +23,7 @@ def fingerprint_of(patient: Patient, settings: Settings, segmenter: Segmenter) -
         visits=visit_contents(patient),
         acquired=tuple(visit.acquired.isoformat() if visit.acquired else None for visit in patient.visits),
         problems=dict(patient.problems),
+        doubts=tuple(visit.doubts for visit in patient.visits),
     )
 
 

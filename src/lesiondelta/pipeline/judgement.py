@@ -109,4 +109,6 @@ def implausible(visit: SegmentedVisit, brain_mm3: float, own_mask: Volume) -> li
 def uncovered(visit: PreparedVisit, brain: Volume) -> list[str]:
     """Images that leave out a part of the brain: lesions there are not seen, and volumes do not compare."""
     shares = {name: float((image.data[brain.data] != 0).mean()) for name, image in visit.images.items()}
-    return [f"the {name} covers {share:.0%} of the brain" for name, share in shares.items() if share < LEAST_COVERED]
+    said = {name for name in shares if visit.quality.get(f"{name}_coverage", 1.0) < LEAST_COVERED}
+    low = {name: share for name, share in shares.items() if share < LEAST_COVERED and name not in said}
+    return [f"the {name} covers {share:.0%} of the brain" for name, share in low.items()]

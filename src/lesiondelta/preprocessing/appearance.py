@@ -17,10 +17,13 @@ from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.points import apply, coarse_mask, inside_mm, sample
 
-WORKING_MM = 2.0
+POINTS_MM = 3.0
+"""Distance of the points of the brain that are looked at."""
 TISSUES = {"white": 0.9, "grey": 0.75, "fluid": 0.9}
 """Shares of tissue in the atlas above which a place counts."""
 LEAST_POINTS = 100
+MOST_NEGATIVE = 0.01
+"""Share of the brain's voxels, beyond which values are no brightness."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ class Appearance:
 
 def seen(images: Mapping[str, Located], brain: Volume, from_atlas: Affine) -> dict[str, Appearance]:
     """How each image, located in the space of the brain mask, shows the atlas's tissues; nothing if they are few."""
-    points = inside_mm(coarse_mask(brain, WORKING_MM))
+    points = inside_mm(coarse_mask(brain, POINTS_MM))
     in_atlas = apply(np.linalg.inv(from_atlas), points)
     places = {name: sample(_map(name), in_atlas) > share for name, share in TISSUES.items()}
     if min(np.count_nonzero(place) for place in places.values()) < LEAST_POINTS:
         return {}
-    return {name: _appearance(image.coarse(WORKING_MM).at(points), places) for name, image in images.items()}
+    return {name: _appearance(image.at(points), places) for name, image in images.items()}
 
 
 def by_extent(brain: Volume) -> Affine:
@@ -104,6 +107,8 @@ def what_is_wrong(
 
 
 def _appearance(values: Array, places: Mapping[str, Array]) -> Appearance:
+    if np.mean(values < 0) > MOST_NEGATIVE:  # z-scores: dark is no 0
+        values = values - np.percentile(values, 1)
     white, grey, fluid = (float(np.median(values[places[name]])) for name in ("white", "grey", "fluid"))
     return Appearance((white - grey) / max(white, 1e-6), fluid / max(white, 1e-6))
 

@@ -260,7 +260,10 @@ def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings)
     """The brain in the space of the visit's reference, on cubic voxels that reach beyond its field of view."""
     grid = isotropic_grid(corners_mm(visit.images[reference].grid), settings.spacing_mm, REACH_MM)
     if visit.own_brain is not None:
-        return _as_mask(resample(visit.own_brain, grid, order="linear"))
+        mask = _as_mask(resample(visit.own_brain, grid, order="linear"))
+        if not mask.data.any():
+            raise ImageError(f"The brain mask of {visit.images[reference].name} is too small for a brain: look at it.")
+        return mask
     contrast = "T1w" if "T1w" in visit.images else reference
     log.info("visit %s: the brain is found by %s", visit.label or "(only one)", settings.brain_extraction)
     head = resample(visit.images[contrast], grid, visit.transforms[contrast], order="linear")

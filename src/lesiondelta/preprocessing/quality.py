@@ -7,6 +7,8 @@ from lesiondelta.images import Array, Volume
 
 MOST_NOISE, MOST_SLICE_MM = 0.12, 5.5
 """Beyond what the bundled model was tested with (its card: noise of 0.1 of white matter, slices of 5 mm)."""
+MOST_NEGATIVE = 0.01
+"""Share of the voxels inside, beyond which values are no brightness."""
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 LAPLACIAN_NORM = 6.0
 MAD = 0.6745
@@ -14,14 +16,14 @@ MAD = 0.6745
 
 
 def noise(image: Volume, inside: Array) -> float | None:
-    """Standard deviation of noise within slices, as a share of the median inside (X, Y, Z) bool; None without voxels.
+    """Standard deviation of noise within slices, as a share of the median inside (X, Y, Z) bool; None for z-scores.
 
     Immerkaer (1996), Computer Vision and Image Understanding 64, 300-302: a difference of two Laplacians does not see
     planes and edges; here with a median, which does not see lesions and fluid.
     """
     kernel = np.expand_dims(LAPLACIAN, int(np.argmax(image.grid.spacing)))
     inside = ndimage.binary_erosion(inside) & (image.data != 0)
-    if not inside.any():
+    if not inside.any() or np.mean(image.data[inside] < 0) > MOST_NEGATIVE:
         return None
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     response = ndimage.convolve(image.data[box].astype(np.float32), kernel)[inside[box]]

@@ -54,6 +54,7 @@ def prepared_patient(
         "settings": settings.model_dump(mode="json", exclude={"threads"}),
         "contrasts": list(contrasts),
         "visits": [visit.contents for visit in patient.visits],
+        "doubts": [list(visit.visit.doubts) for visit in patient.visits],
         "atlas": atlas,
     }
     with alone(folder, wait=True, needed=False):  # runs with other settings share it
