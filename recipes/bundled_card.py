@@ -237,7 +237,7 @@ Segments the white-matter lesions of every visit of a patient from T1w and FLAIR
 (difference weighting, Rokuss et al. 2024). It works offline on a CPU.
 
 **Not for clinical decisions.** It was trained on two real patients and on simulated ones, and has not been validated on
-a cohort: every report, table and run says so. It is no medical device, and must not be used to diagnose, to stage,
+a cohort: every report, table and run says so. It is not a medical device, and must not be used to diagnose, to stage,
 or to choose or change a treatment. Every mask needs an expert's look. It has not seen tumours, strokes, surgery,
 children, contrast agent, spinal cord, or scanners below 1.5 T.
 

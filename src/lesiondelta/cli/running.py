@@ -54,7 +54,7 @@ def print_results(results: "Sequence[VisitResult]", out: Path, cautions: Sequenc
     from rich.table import Table
 
     for caution in cautions:
-        console.out.print(f"Note: {caution}.", soft_wrap=True, markup=False, highlight=False)
+        console.out.print(f"Note: {caution.rstrip('.')}.", soft_wrap=True, markup=False, highlight=False)
     table = Table("patient", "visit", "status", "lesions", "volume (ml)", box=None)
     for result in results:
         lesions, volume = result.figures.get("lesions"), result.figures.get("lesion_volume_mm3")

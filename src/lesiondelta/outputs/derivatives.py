@@ -24,7 +24,7 @@ IGNORED = (
     "lesiondelta.*", "group.html", "settings.json", "*_xfm.*", "*.seg.nrrd", "*.dcm", "sourcedata/",
 )  # fmt: skip
 
-README = """Lesion masks of MS patients over time, made by lesiondelta (research software, no medical device).
+README = """Lesion masks of MS patients over time, made by lesiondelta (research software, not a medical device).
 
 sub-X.html            a patient's report; group.html links them all
 lesiondelta.tsv       one row a visit: status (look at what is flagged), volumes, counts of changes

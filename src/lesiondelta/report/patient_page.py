@@ -29,9 +29,9 @@ UNNAMED = len(Change) + 1
 """Label of the first visit's lesions in the viewer: nothing is known of what they did."""
 PICTURED = (Change.NEW, Change.ENLARGING)
 QUALITY = {
-    "FLAIR_noise": "FLAIR noise", "FLAIR_contrast": "FLAIR contrast", "FLAIR_slice_mm": "FLAIR slices, mm",
-    "FLAIR_coverage": "FLAIR coverage", "T1w_noise": "T1w noise", "T1w_contrast": "T1w contrast",
-    "T1w_residual_mm": "T1w off the FLAIR, mm", "baseline_residual_mm": "off the first visit, mm",
+    "FLAIR_noise": "noise", "FLAIR_contrast": "contrast", "FLAIR_slice_mm": "slices, mm", "FLAIR_coverage": "coverage",
+    "T1w_noise": "T1w noise", "T1w_contrast": "contrast", "T1w_residual_mm": "off, mm",
+    "baseline_residual_mm": "first visit off, mm",
 }  # fmt: skip
 """Figures of a visit that are shown, and their titles; docs/outputs.md says what they mean."""
 MOST_PICTURES = 40
