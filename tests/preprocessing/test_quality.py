@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lesiondelta.images import Volume
-from lesiondelta.preprocessing.quality import doubts, noise, slice_mm
+from lesiondelta.preprocessing.quality import doubts, doubts_of_size, noise, slice_mm
 from tests.preprocessing.heads import person
 
 
@@ -36,6 +36,12 @@ def test_z_scores_have_no_noise_in_shares_of_a_brightness():
     inside = head.data > 0
     scores = np.where(inside, (head.data - head.data[inside].mean()) / head.data[inside].std(), 0)
     assert noise(head.with_data(scores.astype(np.float32)), inside) is None
+
+
+def test_a_brain_that_changes_its_size_is_doubtful():
+    assert doubts_of_size(0.98) == doubts_of_size(1.04) == []
+    (doubt,) = doubts_of_size(0.93)
+    assert "93% of its volume at the first visit" in doubt
 
 
 def test_what_lies_outside_the_tested_range_is_said():

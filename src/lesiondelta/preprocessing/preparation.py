@@ -278,7 +278,10 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     transform = engine(fixed, moving, degrees=12, threads=settings.threads, mask=near)
     visit = _refined(visit, reference, mask, transform, settings)
     transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
-    placed = replace(visit, transforms=transforms)
+    ratio = float(np.linalg.det(transform[:3, :3]))
+    quality = {**visit.quality, "brain_to_first_visit": ratio}
+    warnings = (*visit.warnings, *quality_of.doubts_of_size(ratio))
+    placed = replace(visit, transforms=transforms, quality=quality, warnings=warnings)
     if not settings.gate:
         return placed
     _require_names(placed, mask)

@@ -5,6 +5,8 @@ from scipy import ndimage
 
 from lesiondelta.images import Array, Volume
 
+MOST_SIZE_CHANGE = 0.05
+"""Of the brain's volume between visits; atrophy takes 1 or 2 % a year."""
 MOST_NOISE, MOST_SLICE_MM = 0.12, 5.5
 """Beyond what the bundled model was tested with (its card: noise of 0.1 of white matter, slices of 5 mm)."""
 MOST_NEGATIVE = 0.01
@@ -34,6 +36,13 @@ def noise(image: Volume, inside: Array) -> float | None:
 def slice_mm(image: Volume) -> float:
     """Distance of the slices: the longest edge of a voxel."""
     return float(image.grid.spacing.max())
+
+
+def doubts_of_size(ratio: float) -> list[str]:
+    """What is odd about the brain's volume, divided by that at the first visit."""
+    if abs(ratio - 1) <= MOST_SIZE_CHANGE:
+        return []
+    return [f"the brain has {ratio:.0%} of its volume at the first visit: see whether the voxel sizes are right"]
 
 
 def doubts(contrast: str, noise_share: float | None, distance_mm: float) -> list[str]:
