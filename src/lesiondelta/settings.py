@@ -92,7 +92,7 @@ class TrackingSettings(BaseModel):
     least_growth: float = Field(
         0.3,
         ge=0,
-        description="Least volume change of an enlarging or shrinking lesion, as a fraction of the smaller one.",
+        description="Least change of an enlarging or shrinking lesion, as a fraction of its smaller volume.",
     )
     error_sd: float = Field(1.96, ge=0, description="Standard deviations of the measurement error to be exceeded.")
 

@@ -37,7 +37,7 @@ def calibrate(
     participant_label: Participants = None,
     same_labels: Annotated[
         bool,
-        typer.Option("--same-labels", help="Accept labels of training patients, as those of other people."),
+        typer.Option("--same-labels", help="Accept labels that training patients had: here they are other people."),
     ] = False,
     work_dir: WorkDir = None,
     given: Given,

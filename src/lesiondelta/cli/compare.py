@@ -37,7 +37,7 @@ MethodNames = Annotated[
         help="Names of methods (docs/methods.md), separated by commas. Default: the paper's eight.", show_default=False
     ),
 ]
-PresetName = Annotated[str, typer.Option(help="Size of networks and trainings: paper, small or smoke.")]
+PresetName = Annotated[str, typer.Option(help="Size of networks and training: paper, small or smoke.")]
 Epochs = Annotated[
     int | None,
     typer.Option(min=1, help="Number of epochs; coactseg and denner have a maximum. Default: the preset's."),
@@ -56,7 +56,7 @@ Overlap = Annotated[
     float | None,
     typer.Option(min=0, max=0.9, help="Overlap of sliding windows, as a fraction. Default: each method's own."),
 ]
-PaperScores = Annotated[bool, typer.Option("--paper", help="Show the scores that the paper reports beside Table 2.")]
+PaperScores = Annotated[bool, typer.Option("--paper", help="Beside Table 2, show the scores that the paper reports.")]
 
 
 @takes_settings("preprocessing")
@@ -79,13 +79,14 @@ def compare(
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
 ) -> None:
-    """Compare methods on one cohort, as Rokuss et al. (2024) do.
+    """Compare methods on one cohort, as in the paper.
 
     For example:
 
       lesiondelta compare COHORT --preset small --external COHORT2 -o OUT
 
-    Every method is trained in every fold, 40 trainings by default, and scored on patients that it has not seen.
+    The paper is Rokuss et al. (2024). Every method but samseg is trained in every fold, 35 times in all by default, and
+    scored on patients that it has not seen.
     OUT/comparison.md has all tables and figures, OUT/tables each table as Markdown, LaTeX and TSV, and OUT/record.json
     the settings. Run the same command again to resume an interrupted comparison.
     """

@@ -16,16 +16,14 @@ if TYPE_CHECKING:
     from lesiondelta.datasets.finding import Found
     from lesiondelta.datasets.layouts import Dataset
 
-SourceArgument = Annotated[
-    Path, typer.Argument(metavar="SRC", help="Folder of the dataset as it is distributed.", show_default=False)
-]
+SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the dataset.", show_default=False)]
 OutArgument = Annotated[Path, typer.Argument(metavar="BIDS", help="Folder for the BIDS dataset.", show_default=False)]
 SeedOption = Annotated[
     int, typer.Option(min=0, help="Seed for drawing test patients and folds. Use the same in `compare --seed`.")
 ]
 ListOption = Annotated[
     Path | None,
-    typer.Option(help="Text file with the participants to keep for testing, one per line, instead of drawing them."),
+    typer.Option(help="Text file with the participants to keep for testing, one per line."),
 ]
 VisitsOption = Annotated[
     int, typer.Option(min=1, help="Leave out patients with fewer visits, except those of an official test set.")
@@ -38,7 +36,7 @@ convert = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def _root() -> None:
     """Convert public labelled datasets to BIDS.
 
-    Images, reference masks, and the test patients and folds for `compare` are written.
+    Writes images, reference masks, and the test patients and folds for `compare`.
 
     For example:
 

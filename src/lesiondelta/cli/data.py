@@ -16,7 +16,7 @@ def simulate(
     stripped: Annotated[bool, typer.Option("--stripped", help="Simulate skull-stripped images.")] = False,
     scanner: Annotated[
         int | None,
-        typer.Option(min=0, help="Use this scanner and protocol, by its number, for all visits. Default: drawn."),
+        typer.Option(min=0, help="Use the scanner and protocol of this number for all visits. Default: random."),
     ] = None,
     anatomy: Annotated[
         Path | None,

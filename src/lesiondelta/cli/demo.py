@@ -14,7 +14,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another patient.")] = 0,
     model: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Model folder; repeat to average several. Default: the bundled model."),
+        typer.Option(metavar="FOLDER", help="Model folder; repeat the option for several. Default: the bundled model."),
     ] = None,
 ) -> None:
     """Simulate, segment and score a patient.

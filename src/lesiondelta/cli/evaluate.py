@@ -71,7 +71,7 @@ def evaluate(
     Scores are averaged over the visits of each patient, then over patients.
 
     Masks are the files sub-X[_ses-Y]_*label-L_mask.nii.gz anywhere in the two folders, or those listed by --mapping.
-    If a folder has several masks of a visit, that of the same space entity as the reference is used. Reference and
+    If a folder has several masks of a visit, the one with the reference's space entity is used. Reference and
     prediction must share a grid.
 
     If all visits of a patient share a grid, changes from visit to visit are scored too. Visits are ordered by acq_time

@@ -134,7 +134,7 @@ Threads = Annotated[
     typer.Option(
         "--omp-nthreads",
         min=1,
-        help="Threads for each patient. Default: all cores, divided among the patients processed in parallel.",
+        help="Threads for each patient. Default: all cores, shared by patients that run in parallel.",
         rich_help_panel=COMPUTING,
     ),
 ]

@@ -33,7 +33,7 @@ Sessions = Annotated[
 FilterFile = Annotated[
     Path | None,
     typer.Option(
-        help='JSON file that chooses if a visit has several images, such as {"t1w": {"acquisition": "mprage"}}.',
+        help='JSON file to choose among several images of a visit: {"t1w": {"acquisition": "mprage"}}.',
         rich_help_panel=SELECTION,
     ),
 ]
@@ -94,7 +94,7 @@ def run(
 
     To correct a mask by hand, edit it in ITK-SNAP or Slicer and save it in place. The masks are
     OUT/sub-X/ses-Y/anat/*_space-orig_label-L_mask.nii.gz. Then run with --reports-only, which keeps the settings that
-    the masks were made with. For results of `segment`, give OUT twice, also in place of BIDS.
+    the masks were made with. For results of `segment`, give OUT in place of BIDS, too.
 
     Exit code: 0 if every visit was segmented, 1 if any failed, 70 if nothing could be started. A second run skips
     finished patients unless their images, the settings or the model have changed.

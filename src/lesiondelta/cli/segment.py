@@ -16,7 +16,7 @@ VisitOption = Annotated[
         parser=console.paths_together,
         metavar="T1W FLAIR | FOLDER",
         help="One visit: its T1w, then its FLAIR (a NIfTI file, a DICOM folder, or any file of a DICOM series), or one "
-        "DICOM folder with both. Repeat the option for each visit, oldest first.",
+        "DICOM folder with both. Repeat the option for each visit (NIfTI: oldest first).",
     ),
 ]
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lesiondelta.settings import PreprocessingSettings
 
 MethodName = Annotated[str, typer.Option(help="Name of a method (docs/methods.md).")]
-PresetName = Annotated[str | None, typer.Option(help="Size of the training: paper (default), small or smoke.")]
+PresetName = Annotated[str | None, typer.Option(help="Size of network and training: paper (default), small or smoke.")]
 PriorOption = Annotated[
     methods.PriorPolicy | None,
     typer.Option(help="Which other visit is the prior (not for denner, which uses all). Default: the method's own."),
@@ -84,10 +84,10 @@ def train(
 
       lesiondelta train COHORT --preset small -o OUT
 
-    The model is written to OUT/model, for `run --model`. Run the same command again to resume an interrupted training.
+    The model is written to OUT/model, for `run --model`. Run the same command again to resume interrupted training.
     The log is OUT/train.log.
 
-    On GPUs, a training of 10,000 iterations or more compiles its network (torch.compile). To avoid that, set the
+    On GPUs, training for 10,000 iterations or more compiles the network (torch.compile). To avoid that, set the
     environment variable nnUNet_compile=false.
     """
     from lesiondelta.inputs.bids import read_cohort
