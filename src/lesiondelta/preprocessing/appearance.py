@@ -62,7 +62,7 @@ def seen(images: Mapping[str, Located], brain: Volume, from_atlas: Affine) -> di
 
 def by_extent(brain: Volume) -> Affine:
     """Where the atlas lies if its brain is as long, wide and high as this one, and in its place."""
-    (low, high), (own_low, own_high) = (_box(mask) for mask in (mni152("brain", 2), brain))
+    (low, high), (own_low, own_high) = atlas_box(), _box(brain)
     scales = (own_high - own_low) / (high - low)
     transform = np.diag([*scales, 1.0])
     transform[:3, 3] = (own_low + own_high) / 2 - scales * (low + high) / 2
@@ -74,6 +74,12 @@ def extent_mm(brain: Volume) -> Array:
     low, high = _box(brain)
     size: Array = high - low
     return size
+
+
+@cache
+def atlas_box() -> tuple[Array, Array]:
+    """Lowest and highest corner of the atlas's brain, as of `extent_mm`."""
+    return _box(mni152("brain", 2))
 
 
 def what_is_wrong(

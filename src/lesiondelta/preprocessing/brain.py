@@ -9,7 +9,7 @@ from scipy import ndimage
 from lesiondelta.atlas import mni152
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Array, Volume, read_mask, resample, write_volume
-from lesiondelta.preprocessing.appearance import extent_mm
+from lesiondelta.preprocessing.appearance import atlas_box, extent_mm
 from lesiondelta.preprocessing.elastix import centre_mm, elastix
 from lesiondelta.preprocessing.points import coarse, dilate, litres, voxels_mm
 from lesiondelta.preprocessing.programs import call, require_program
@@ -87,7 +87,7 @@ def require_extent(mask: Volume, source: str) -> list[str]:
     RegistrationError
         No brain is so long along an axis, or so short.
     """
-    sizes, atlas = extent_mm(mask), extent_mm(mni152("brain", 2))
+    sizes, atlas = extent_mm(mask), np.subtract(*atlas_box()[::-1])
     figures = " x ".join(f"{size:.0f}" for size in sizes)
     usual = " x ".join(f"{size:.0f}" for size in atlas)
     shares = sizes / atlas
