@@ -59,10 +59,11 @@ def test_parabola_by_hand():
 
 def test_information_of_equal_levels_is_their_entropy():
     levels, groups = np.repeat([0.0, 10.0], 500), np.arange(1000) % gate.GROUPS
-    joint = gate._joint(levels, levels, groups)
+    rows = gate._rows(levels, groups)
+    joint = gate._joint(rows, levels)
     assert gate._information(joint.sum(axis=0)) == pytest.approx(np.log(2))
     assert joint.sum(axis=(1, 2)).tolist() == [125] * gate.GROUPS
-    other = gate._joint(levels, np.tile([0.0, 10.0], 500), groups).sum(axis=0)
+    other = gate._joint(rows, np.tile([0.0, 10.0], 500)).sum(axis=0)
     assert gate._information(other) == pytest.approx(0, abs=1e-12)
 
 

@@ -21,7 +21,7 @@ POINTS_MM = 3.0
 """Distance of the points of the brain that are looked at."""
 TISSUES = {"white": 0.9, "grey": 0.75, "fluid": 0.9}
 """Shares of tissue in the atlas above which a place counts."""
-LEAST_POINTS = 100
+LEAST_POINTS, ENOUGH_POINTS = 100, 100_000
 MOST_NEGATIVE = 0.01
 """Share of the brain's voxels, beyond which values are no brightness."""
 
@@ -79,7 +79,7 @@ def extent_mm(brain: Volume) -> Array:
 @cache
 def atlas_box() -> tuple[Array, Array]:
     """Lowest and highest corner of the atlas's brain, as of `extent_mm`."""
-    return _box(mni152("brain", 2))
+    return _box(mni152("brain"))
 
 
 def what_is_wrong(
@@ -120,7 +120,8 @@ def _appearance(values: Array, places: Mapping[str, Array]) -> Appearance:
 
 
 def _box(mask: Volume) -> tuple[Array, Array]:
-    low, high = np.percentile(inside_mm(mask), (1, 99), axis=0)
+    points = inside_mm(mask)
+    low, high = np.percentile(points[:: max(1, len(points) // ENOUGH_POINTS)], (1, 99), axis=0)
     return low, high
 
 

@@ -93,12 +93,12 @@ def residual(fixed: Located, moving: Located, brain: Volume) -> Residual:
     """
     points = inside_mm(coarse_mask(brain, WORKING_MM))
     centre, groups = points.mean(axis=0), _groups(points)
-    reference = _levels(fixed.coarse(WORKING_MM).at(points))
+    rows = _rows(_levels(fixed.coarse(WORKING_MM).at(points)), groups)
     other = moving.coarse(WORKING_MM)
 
     def similarities(change: Affine) -> list[float]:
         """Of all points, then without each group."""
-        parts = _joint(reference, _levels(other.at(apply(change, points))), groups)
+        parts = _joint(rows, _levels(other.at(apply(change, points))))
         whole = parts.sum(axis=0)
         return [_information(joint) for joint in (whole, *(whole - part for part in parts))]
 
@@ -156,14 +156,19 @@ def _levels(values: Array) -> Array:
     return share
 
 
-def _joint(a: Array, b: Array, groups: Array) -> Array:
-    """Joint histograms of two sets of grey levels, one a group; each value is shared linearly between its two bins."""
+def _rows(levels: Array, groups: Array) -> list[tuple[Array, Array]]:
+    """Where the rows of the joint histograms of grey levels begin, and the share of each value that belongs there."""
     size = BINS + 1
-    joint = np.zeros(GROUPS * size * size)
-    for x, share_x in _bins(a):
-        for y, share_y in _bins(b):
-            joint += np.bincount((groups * size + x) * size + y, share_x * share_y, joint.size)
-    return joint.reshape(GROUPS, size, size)
+    return [((groups * size + x) * size, share) for x, share in _bins(levels)]
+
+
+def _joint(rows: Sequence[tuple[Array, Array]], levels: Array) -> Array:
+    """Joint histograms, one a group, of `_rows` and other grey levels; each value is shared between its two bins."""
+    joint = np.zeros(GROUPS * (BINS + 1) ** 2)
+    for row, share in rows:
+        for column, other_share in _bins(levels):
+            joint += np.bincount(row + column, share * other_share, joint.size)
+    return joint.reshape(GROUPS, BINS + 1, BINS + 1)
 
 
 def _information(joint: Array) -> float:
