@@ -96,7 +96,7 @@ def room_for_temporary_files(out: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        There is no room there either.
+        Neither folder can be written.
     """
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     system = _free_bytes(None)

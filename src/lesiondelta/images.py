@@ -314,7 +314,7 @@ def _to_the_end(packed: gzip.GzipFile) -> None:
 
 
 def _require_grey(image: Any, path: Path) -> None:  # noqa: ANN401
-    """Raise ImageError for colours, and for complex numbers, of which a cast would keep the real part."""
+    """Raise ImageError for colours and complex numbers: reading these as floats would keep only the real part."""
     kind = image.get_data_dtype()
     if kind.fields or kind.kind == "c":
         what = "colours" if kind.fields else "complex numbers"

@@ -7,7 +7,8 @@ import pytest
 
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, ImageError
-from lesiondelta.inputs.bids import natural, parse_name, read_cohort, read_filters, session_dates
+from lesiondelta.inputs.bids import read_cohort, session_dates
+from lesiondelta.inputs.bids_names import natural, parse_name, read_filters
 from lesiondelta.inputs.loose import loose_patient
 
 

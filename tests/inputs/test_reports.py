@@ -13,7 +13,8 @@ from pydicom.uid import generate_uid
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.files import write_json
 from lesiondelta.images import Volume, read_image, read_mask, require_same_grid, write_volume
-from lesiondelta.inputs.bids import read_cohort, read_filters
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.inputs.bids_names import read_filters
 from lesiondelta.inputs.dicom import find_series, read_series
 from tests.dicoms import FLAIR, new_study, speckle, write_series
 from tests.tiny import image_path, write_patient

@@ -29,8 +29,8 @@ def atlas():
 def judged(atlas, images, limits=appearance.LIMITS, transform=None):
     brain = atlas[0]
     located = {name: Located(shown(atlas, kind), np.eye(4)) for name, kind in images.items()}
-    found = appearance.seen(located, brain, np.eye(4) if transform is None else transform)
-    return appearance.what_is_wrong(found, {name: f"{name}.nii.gz" for name in images}, limits)
+    found = appearance.measure(located, brain, np.eye(4) if transform is None else transform)
+    return appearance.contradictions(found, {name: f"{name}.nii.gz" for name in images}, limits)
 
 
 def test_right_images_are_right(atlas):
@@ -76,7 +76,7 @@ def test_z_scores_are_judged_as_well(atlas, exchanged):
         inside = volume.data[brain.data]
         scores = np.where(brain.data, (volume.data - inside.mean()) / inside.std(), 0)
         scored[name] = Located(volume.with_data(scores.astype(np.float32)), np.eye(4))
-    wrong, _ = appearance.what_is_wrong(appearance.seen(scored, brain, np.eye(4)), dict.fromkeys(images, "x"))
+    wrong, _ = appearance.contradictions(appearance.measure(scored, brain, np.eye(4)), dict.fromkeys(images, "x"))
     assert bool(wrong) == exchanged
 
 

@@ -106,7 +106,8 @@ def run(
         _rebuild_reports(context, bids, out, participant_label)
         return
     with nothing_built():
-        from lesiondelta.inputs.bids import read_cohort, read_filters
+        from lesiondelta.inputs.bids import read_cohort
+        from lesiondelta.inputs.bids_names import read_filters
         from lesiondelta.pipeline.patient_run import RunPlan
 
         settings = settings_of(given, omp_nthreads or console.cores() // nprocs)

@@ -11,7 +11,8 @@ from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.datasets.layouts import BIDS, COMMON_SPACE, IMAGES, Dataset, Layout
 from lesiondelta.errors import CohortError
 from lesiondelta.files import entries, files_below
-from lesiondelta.inputs.bids import BidsFile, bids_files, natural, read_cohort
+from lesiondelta.inputs.bids import read_cohort
+from lesiondelta.inputs.bids_names import BidsFile, bids_files, natural
 
 ONLY_VISIT = "1"
 BESIDE_REFERENCES = re.compile(r"study\d+_\w+_to_\w+\.txt|sub-\w+_space-common_label-(brain|change)_mask\.nii\.gz")

@@ -11,7 +11,8 @@ from typing import Any
 from lesiondelta.errors import CohortError
 from lesiondelta.files import files_below
 from lesiondelta.images import Volume, read_mask, require_same_grid
-from lesiondelta.inputs.bids import BidsFile, natural, order_cautions, parse_name, session_dates, time_order
+from lesiondelta.inputs.bids import order_cautions, session_dates, time_order
+from lesiondelta.inputs.bids_names import BidsFile, natural, parse_name
 
 LOGGER = logging.getLogger(__name__)
 LESION_LABELS = ("L", "lesion")
@@ -67,7 +68,7 @@ def match_folders(reference: Path, prediction: Path, participants: Collection[st
     truths, guesses = (find_masks(folder, participants) for folder in (reference, prediction))
     own = {file.path.resolve() for files in truths.values() for file in files}
     others = {visit: [file for file in files if file.path.resolve() not in own] for visit, files in guesses.items()}
-    if not any(others.values()):  # a folder may be scored against itself, but is no prediction of what another lacks
+    if not any(others.values()):  # a folder scored against itself: its masks are both
         others = guesses
     guesses = {visit: files for visit, files in others.items() if files}
     pairs, missing = [], []

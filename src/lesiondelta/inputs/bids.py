@@ -22,52 +22,27 @@ import json
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
 from lesiondelta.files import entries, no_entry
+from lesiondelta.inputs.bids_names import NIFTI, BidsFile, Filters, bids_files, fits_filter, natural, parse_name
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "dataset_description.json"
 CONVERSION = ".convert"
 """Folder that `lesiondelta convert` makes first, as it writes the description last."""
-ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
 IMAGE_NAME = re.compile(rf"_({'|'.join(CONTRASTS)})\.nii(\.gz)?$")
 LABEL = re.compile(r"[a-zA-Z0-9+]+")
 LONGEST_LABEL = 50
 """Characters; three labels are in the longest name of an output, and a name holds 255 bytes."""
-LONG_NAMES = {
-    "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec",
-    "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res", "modality": "mod",
-    "hemisphere": "hemi", "density": "den", "segmentation": "seg", "staining": "stain", "tracer": "trc",
-    "processing": "proc", "nucleus": "nuc", "volume": "voi",
-}  # fmt: skip
-ENTITIES = {
-    *LONG_NAMES.values(), "run", "echo", "flip", "mt", "part", "proc", "hemi", "space", "split", "chunk", "label",
-    "task", "sample", "recording", "tracksys", "atlas", "scale", "cohort", "mode", "from", "to", "suffix",
-    "extension",
-}  # fmt: skip
-"""What a filter may name, beside the long names."""
 
 NO_AGENT = {"none", "no", "n/a", "na"}
-NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-
-Filters = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class BidsFile:
-    """A file name taken apart: `entities` by their short names, and the suffix."""
-
-    path: Path
-    entities: Mapping[str, str]
-    suffix: str
 
 
 def read_cohort(
@@ -113,7 +88,7 @@ def read_cohort(
         try:
             patient = _read_patient(folder, label, sessions, filters or {}, brain_masks)
         except (OSError, CohortError) as error:  # it cannot be entered, or not to its end
-            problems[label] = _said(error, folder / f"sub-{label}")
+            problems[label] = _message(error, folder / f"sub-{label}")
             continue
         if patient.visits or patient.problems:
             patients.append(patient)
@@ -125,57 +100,6 @@ def read_cohort(
     if brain_masks and visits and not any(visit.brain_mask for visit in visits):
         raise CohortError(f"{brain_masks} holds no sub-*/ses-*/anat/*_desc-brain_mask.nii.gz: check --brain-mask-dir.")
     return Cohort(tuple(patients), problems)
-
-
-def read_filters(path: Path) -> Filters:
-    """Read a filter file as fMRIPrep's: `{"t1w": {"acquisition": "mprage", "run": 1}, "flair": {"rec": null}}`.
-
-    A value is a label, a list of labels, `null` (the entity must be absent) or `"*"` (it must be present).
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CohortError(
-            f'The filter file {path} cannot be read as JSON ({error}): correct it, such as {{"t1w": {{"run": 1}}}}.'
-        ) from error
-    known = {contrast.lower(): contrast for contrast in CONTRASTS}
-    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-        raise CohortError(f'The filter file {path} must look like {{"t1w": {{"run": 1}}, "flair": {{"rec": null}}}}.')
-    filters = {
-        known[name.lower()]: {LONG_NAMES.get(key, key): value for key, value in entities.items() if key != "datatype"}
-        for name, entities in content.items()
-        if name.lower() in known  # filters of other tools may share the file
-    }
-    if content and not filters:
-        raise CohortError(f"The filter file {path} names {', '.join(content)}, but neither t1w nor flair: correct it.")
-    if unknown := {key for entities in filters.values() for key in entities} - ENTITIES:
-        raise CohortError(
-            f"The filter file {path} names {', '.join(sorted(unknown))}, which is no BIDS entity: choose from "
-            f"{', '.join(sorted({*LONG_NAMES, *ENTITIES}))}."
-        )
-    return filters
-
-
-def parse_name(path: Path) -> BidsFile | None:
-    """Take a NIfTI file name apart; None where it is not a BIDS name."""
-    name = NIFTI.sub("", path.name)
-    *parts, suffix = name.split("_")
-    matches = [ENTITY.fullmatch(part) for part in parts]
-    if name == path.name or not parts or not all(matches) or not suffix.isalnum():
-        return None
-    return BidsFile(path, {match[1]: match[2] for match in matches if match}, suffix)
-
-
-def natural(label: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key under which 2 comes before 10."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", label))
-
-
-def bids_files(folder: Path) -> list[BidsFile]:
-    """The images of one folder, in natural order."""
-    paths = entries(folder) if folder.is_dir() else []
-    named = [path for path in paths if NIFTI.search(path.name)]
-    return [file for path in sorted(named, key=lambda path: natural(path.name)) if (file := parse_name(path))]
 
 
 def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
@@ -251,7 +175,7 @@ def _read_patient(
             visits.append(visit)
             notes += remarks
         except (OSError, CohortError) as error:
-            problems[session] = _said(error, root)
+            problems[session] = _message(error, root)
     patient = Patient(label, tuple(visits), problems=problems, notes=tuple(notes))
     try:
         return _in_time_order(patient, root)
@@ -259,7 +183,7 @@ def _read_patient(
         return replace(patient, visits=(), problems={**{visit.label: str(error) for visit in visits}, **problems})
 
 
-def _said(error: OSError | CohortError, place: Path) -> str:
+def _message(error: OSError | CohortError, place: Path) -> str:
     return str(no_entry(error, place) if isinstance(error, OSError) else error)
 
 
@@ -334,29 +258,7 @@ def _own_files(anat: Path) -> list[BidsFile]:
 
 
 def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> list[BidsFile]:
-    return [f for f in files if f.suffix == contrast and _matches(f, filters.get(contrast, {}))]
-
-
-def _matches(file: BidsFile, entities: Mapping[str, Any]) -> bool:
-    ending = "nii.gz" if file.path.suffix.lower() == ".gz" else "nii"
-    own = {**file.entities, "suffix": file.suffix, "extension": ending}
-    return all(_fits(own.get(name), _plain(value)) for name, value in entities.items())
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON)
-    """Without the dot that an extension may begin with."""
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return value.lstrip(".") if isinstance(value, str) else value
-
-
-def _fits(found: str | None, wanted: Any) -> bool:  # noqa: ANN401  (JSON)
-    if wanted is None or found is None:
-        return wanted is None and found is None
-    if wanted == "*":
-        return True
-    choices = {str(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
-    return found in choices or (found.isdigit() and found.lstrip("0") in {value.lstrip("0") for value in choices})
+    return [f for f in files if f.suffix == contrast and fits_filter(f, filters.get(contrast, {}))]
 
 
 def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[str]]:

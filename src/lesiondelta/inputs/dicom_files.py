@@ -92,10 +92,10 @@ def begins_as_dicom(path: Path) -> bool:
             return False
         raise ImageError(
             f"{path} cannot be opened ({error.strerror or error}): see to its permissions or to the link, or take it "
-            "away if it is no image."
+            "away if it is not an image."
         ) from error
     if not start and not _is_something_else(path) and any(letter.isdigit() for letter in path.name):
-        raise ImageError(f"{path} is empty: copy or export it again, or take it away if it is no image.")
+        raise ImageError(f"{path} is empty: copy or export it again, or take it away if it is not an image.")
     return start[PREAMBLE:] == b"DICM" or _begins_with_element(start)
 
 
@@ -105,7 +105,7 @@ def _has_preamble(path: Path) -> bool:
 
 
 def _is_something_else(path: Path) -> bool:
-    """Whether its name says that a file is no image."""
+    """Whether a file is not an image, to judge by its name."""
     return path.suffix.lower() in OTHER_ENDINGS or path.name.startswith(".")
 
 

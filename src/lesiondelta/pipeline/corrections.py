@@ -16,7 +16,7 @@ from lesiondelta.errors import CohortError, LesionDeltaError
 from lesiondelta.files import files_below, sha256
 from lesiondelta.images import Volume, read_mask, write_volume
 from lesiondelta.inference.segmenter import SegmentedVisit
-from lesiondelta.inputs.bids import parse_name
+from lesiondelta.inputs.bids_names import parse_name
 from lesiondelta.outputs.corrections import (
     CORRECTED,
     correction_hash,

@@ -11,14 +11,13 @@ from lesiondelta.outputs.tables import NOT_AVAILABLE
 from lesiondelta.pipeline.corrections import FinalVisit
 from lesiondelta.pipeline.tracked import TrackedPatient
 from lesiondelta.pipeline.tracked_lesions import change_figures, uncompared
-from lesiondelta.preprocessing.preparation import PreparedVisit
+from lesiondelta.preprocessing.preparation import LEAST_COVERED, PreparedVisit
 from lesiondelta.records import Provenance, Status, VisitResult
 
 log = logging.getLogger(__name__)
 
 LARGE_LESIONS_ML = 200.0
 BRAIN_ML = (700.0, 2200.0)
-LEAST_COVERED = 0.95
 DAYS_A_YEAR = 365.25
 
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from lesiondelta.atlas import Region, mni152, mni152_regions
 from lesiondelta.images import Affine, Array, Volume
+from lesiondelta.preprocessing.image_quality import is_standardised
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.points import apply, coarse_mask, inside_mm, sample
 
@@ -22,8 +23,6 @@ POINTS_MM = 3.0
 TISSUES = {"white": 0.9, "grey": 0.75, "fluid": 0.9}
 """Shares of tissue in the atlas above which a place counts."""
 LEAST_POINTS, ENOUGH_POINTS = 100, 100_000
-MOST_NEGATIVE = 0.01
-"""Share of the brain's voxels, beyond which values are no brightness."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Appearance:
     fluid: float
 
 
-def seen(images: Mapping[str, Located], brain: Volume, from_atlas: Affine) -> dict[str, Appearance]:
+def measure(images: Mapping[str, Located], brain: Volume, from_atlas: Affine) -> dict[str, Appearance]:
     """How each image, located in the space of the brain mask, shows the atlas's tissues; nothing if they are few."""
     points = inside_mm(coarse_mask(brain, POINTS_MM))
     in_atlas = apply(np.linalg.inv(from_atlas), points)
@@ -82,7 +81,7 @@ def atlas_box() -> tuple[Array, Array]:
     return _box(mni152("brain"))
 
 
-def what_is_wrong(
+def contradictions(
     found: Mapping[str, Appearance], names: Mapping[str, str], limits: Limits = LIMITS
 ) -> tuple[list[str], list[str]]:
     """What certainly is not as the names (by contrast, of files) say, in sentences, and what may not be."""
@@ -113,7 +112,7 @@ def what_is_wrong(
 
 
 def _appearance(values: Array, places: Mapping[str, Array]) -> Appearance:
-    if np.mean(values < 0) > MOST_NEGATIVE:  # z-scores: dark is no 0
+    if is_standardised(values):  # the darkest values take the place of 0
         values = values - np.percentile(values, 1)
     white, grey, fluid = (float(np.median(values[places[name]])) for name in ("white", "grey", "fluid"))
     return Appearance((white - grey) / max(white, 1e-6), fluid / max(white, 1e-6))

@@ -22,8 +22,7 @@ from lesiondelta.images import (
     resample,
 )
 from lesiondelta.inputs.checks import CheckedPatient, CheckedVisit
-from lesiondelta.preprocessing import appearance, brain, gate, programs
-from lesiondelta.preprocessing import quality as quality_of
+from lesiondelta.preprocessing import appearance, brain, gate, image_quality, programs
 from lesiondelta.preprocessing.intensity import correct_bias
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.midway import midway
@@ -154,8 +153,8 @@ def with_appearance(prepared: PreparedPatient, refuse: bool = True) -> PreparedP
     kept, failures, from_atlas = [], dict(prepared.failures), _fitting_atlas(prepared)
     for visit in prepared.visits:
         located = {name: Located(image, np.eye(4)) for name, image in visit.images.items()}
-        found = {} if from_atlas is None else appearance.seen(located, prepared.brain, from_atlas)
-        wrong, doubtful = appearance.what_is_wrong(found, {name: image.name for name, image in visit.images.items()})
+        found = {} if from_atlas is None else appearance.measure(located, prepared.brain, from_atlas)
+        wrong, doubtful = appearance.contradictions(found, {name: image.name for name, image in visit.images.items()})
         if wrong and refuse:
             failures[visit.label] = " ".join(wrong)
             continue
@@ -249,9 +248,9 @@ def _require_names(visit: _Loaded, mask: Volume) -> None:
     Before the gate, which refuses them without knowing why; the atlas is not registered yet.
     """
     images = {name: Located(image, visit.transforms[name]) for name, image in visit.images.items()}
-    found = appearance.seen(images, mask, appearance.by_extent(mask))
+    found = appearance.measure(images, mask, appearance.by_extent(mask))
     names = {name: image.name for name, image in visit.images.items()}
-    wrong, _ = appearance.what_is_wrong(found, names, appearance.BY_EXTENT)
+    wrong, _ = appearance.contradictions(found, names, appearance.BY_EXTENT)
     if wrong:
         raise ImageError(wrong[0])
 
@@ -280,7 +279,7 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     transforms = {contrast: own @ transform for contrast, own in visit.transforms.items()}
     ratio = float(np.linalg.det(transform[:3, :3]))
     quality = {**visit.quality, "brain_to_first_visit": ratio}
-    warnings = (*visit.warnings, *quality_of.doubts_of_size(ratio))
+    warnings = (*visit.warnings, *image_quality.doubts_of_size(ratio))
     placed = replace(visit, transforms=transforms, quality=quality, warnings=warnings)
     if not settings.gate:
         return placed
@@ -366,10 +365,10 @@ def _measured(visit: _Loaded, mask: Volume, reference: str) -> _Loaded:
             warnings.append(f"the {contrast} shows {share:.0%} of the brain")
         to_mask = np.asarray(np.linalg.inv(visit.transforms[contrast]), dtype=np.float64)
         inside = resample(mask, image.grid, to_mask, order="nearest").data
-        noise, slice_mm = quality_of.noise(image, inside), quality_of.slice_mm(image)
+        noise, slice_mm = image_quality.noise(image, inside), image_quality.slice_mm(image)
         quality |= {f"{contrast}_slice_mm": slice_mm, **({} if noise is None else {f"{contrast}_noise": noise})}
         if contrast == reference:
-            warnings += quality_of.doubts(contrast, noise, slice_mm)
+            warnings += image_quality.doubts(contrast, noise, slice_mm)
     return replace(visit, quality=quality, warnings=tuple(warnings))
 
 

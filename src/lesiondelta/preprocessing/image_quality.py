@@ -10,7 +10,7 @@ MOST_SIZE_CHANGE = 0.05
 MOST_NOISE, MOST_SLICE_MM = 0.12, 5.5
 """Beyond what the bundled model was tested with (its card: noise of 0.1 of white matter, slices of 5 mm)."""
 MOST_NEGATIVE = 0.01
-"""Share of the voxels inside, beyond which values are no brightness."""
+"""Share of the brain's values; an image with more of them is standardised (z-scores)."""
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 LAPLACIAN_NORM = 6.0
 MAD = 0.6745
@@ -25,12 +25,17 @@ def noise(image: Volume, inside: Array) -> float | None:
     """
     kernel = np.expand_dims(LAPLACIAN, int(np.argmax(image.grid.spacing)))
     inside = ndimage.binary_erosion(inside) & (image.data != 0)
-    if not inside.any() or np.mean(image.data[inside] < 0) > MOST_NEGATIVE:
+    if not inside.any() or is_standardised(image.data[inside]):
         return None
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     response = ndimage.convolve(image.data[box].astype(np.float32), kernel)[inside[box]]
     level = float(np.median(image.data[inside]))
     return float(np.median(np.abs(response)) / MAD / LAPLACIAN_NORM / max(abs(level), 1e-6))
+
+
+def is_standardised(values: Array) -> bool:
+    """Whether values of the brain are z-scores, whose size says nothing of brightness."""
+    return bool(np.mean(values < 0) > MOST_NEGATIVE)
 
 
 def slice_mm(image: Volume) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lesiondelta.images import Volume
-from lesiondelta.preprocessing.quality import doubts, doubts_of_size, noise, slice_mm
+from lesiondelta.preprocessing.image_quality import doubts, doubts_of_size, noise, slice_mm
 from tests.preprocessing.heads import person
 
 
