@@ -1,17 +1,19 @@
 """Pairs of brains through the registration and the gate: `python benchmarks/person_gate.py $LESIONDELTA_DATA`.
 
-sub-12's first visit against every other patient of the open data, in both directions; its two visits; itself moved and
-cut into other slices; simulated patients with their own follow-up and against each other. Prints a line per pair.
+Every patient of the open data against every other; sub-12's two visits; its first visit moved and cut into other
+slices; simulated patients with their own follow-up and against each other. Prints a line per pair, with what the gate
+says.
 """
 
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
 
+from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Affine, Grid, Volume, corners_mm, isotropic_grid, read_image, resample
 from lesiondelta.preprocessing import brain, gate
 from lesiondelta.preprocessing.elastix import elastix, euler_matrix
@@ -23,7 +25,10 @@ from lesiondelta.simulation.visits import simulate_patient
 
 RAW = (("12", "1"), ("12", "2"), ("04", "1"), ("20", "2"))
 RESEARCH = ("07", "19")
+TABRIZ = ("T01", "T02", "T04", "T05", "T06", "T07", "T08")
 SIMULATED = (1, 2, 3)
+LATER = ("12-2", "12-1-moved0", "12-1-moved1", *(f"sim{seed}-1" for seed in SIMULATED))
+"""Heads of which somebody is represented already."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,13 @@ def main() -> None:
     """Print one line per ordered pair, the pairs of one person first."""
     heads = [*real_heads(Path(sys.argv[1])), *simulated_heads()]
     heads += perturbed(heads[0])
-    pairs = sorted(permutations(heads, 2), key=lambda pair: pair[0].person != pair[1].person)
-    for fixed, moving in pairs:
-        if wanted(fixed, moving):
-            print(compared(fixed, moving), flush=True)
-
-
-def wanted(a: Head, b: Head) -> bool:
-    """All pairs of one person; of two people those with sub-12's first visit, and the simulated ones' first visits."""
-    names = {a.name, b.name}
-    if a.person == b.person:
-        return True
-    return ("12-1" in names and not any("sim" in n or "moved" in n for n in names)) or all(
-        "sim" in n and n.endswith("-0") for n in names
-    )
+    same = [(a, b) for a, b in permutations(heads, 2) if a.person == b.person]
+    first = [head for head in heads if head.name not in LATER]
+    others = [
+        (a, b) for a, b in combinations(first, 2) if a.person != b.person and ("sim" in a.name) == ("sim" in b.name)
+    ]
+    for fixed, moving in (*same, *others):
+        print(compared(fixed, moving), flush=True)
 
 
 def real_heads(data: Path) -> Iterator[Head]:
@@ -66,6 +64,10 @@ def real_heads(data: Path) -> Iterator[Head]:
     for person in RESEARCH:
         folder = data / "ljubljana-cross-sectional" / f"sub-{person}" / "anat"
         flair, t1w = (read_image(folder / f"sub-{person}_space-MNI152_{c}.nii.gz") for c in ("FLAIR", "T1w"))
+        yield head(person, person, flair, t1w)
+    for person in TABRIZ:
+        folder = data / "tabriz" / f"sub-{person}" / "anat"
+        flair, t1w = (read_image(folder / f"sub-{person}_{c}.nii.gz") for c in ("FLAIR", "T1w"))
         yield head(person, person, flair, t1w)
 
 
@@ -117,7 +119,18 @@ def compared(a: Head, b: Head) -> str:
     figures = "  ".join(f"{name} {mm:5.2f} mm" for name, mm in person.items())
     return (
         f"{kind} {a.name:>12} <- {b.name:<12} person: {figures}  residual {residual.value_mm:5.2f} mm  scales {stretch}"
+        f"  {verdict(a.images['FLAIR'], placed['FLAIR'], a.brain)}"
     )
+
+
+def verdict(fixed: Located, moving: Located, mask: Volume) -> str:
+    """What the gate does with two FLAIRs."""
+    try:
+        gate.check_alignment(fixed, moving, mask)
+        gate.check_person(fixed, moving, mask)
+    except RegistrationError:
+        return "refused"
+    return "passed"
 
 
 if __name__ == "__main__":

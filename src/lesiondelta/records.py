@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import OutputError
 from lesiondelta.files import alone, write_json
+from lesiondelta.image_range import ImageRange
 from lesiondelta.settings import Settings, StoredPath
 
 Status = Literal["ok", "ok-zero-lesions", "flagged", "failed"]
@@ -82,6 +83,7 @@ class Provenance:
     threshold, min_lesion_mm3 : probability above which a voxel is lesion, and the smallest lesion that counts
     cautions : what a reader of any results of the segmenter has to be told
     doubts : what is unsure about all visits of this patient
+    tested : the worst images that the segmenter's masks were scored on
     """
 
     order: tuple[str, ...]
@@ -96,6 +98,7 @@ class Provenance:
     cautions: tuple[str, ...]
     settings: Settings
     doubts: tuple[str, ...] = ()
+    tested: ImageRange = field(default_factory=ImageRange)
 
 
 @dataclass(frozen=True)

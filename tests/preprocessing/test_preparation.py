@@ -164,7 +164,9 @@ def test_same_input_same_output_and_picklable(tmp_path):
         assert a.quality == b.quality
     figures = {"T1w_residual_mm", "baseline_residual_mm", "baseline_FLAIR_person_mm", "baseline_T1w_person_mm"}
     figures |= {"T1w_residual_error_mm", "baseline_residual_error_mm", "brain_to_first_visit"}
-    figures |= {f"{name}_{what}" for name in ("T1w", "FLAIR") for what in ("coverage", "noise", "slice_mm")}
+    figures |= {
+        f"{name}_{what}" for name in ("T1w", "FLAIR") for what in ("coverage", "noise", "slice_mm", "thickness_mm")
+    }
     assert figures == set(first.visits[1].quality)
 
 

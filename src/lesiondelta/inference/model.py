@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from lesiondelta.cohort import prior_index
 from lesiondelta.errors import ModelError
 from lesiondelta.files import sha256
+from lesiondelta.image_range import ImageRange
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 NETWORKS = {
@@ -60,6 +61,7 @@ class Description(BaseModel):
         "prior", description="all: the mean over every other visit as the prior"
     )
     caution: str = Field("", description="what every user of its masks must be told")
+    tested: ImageRange = Field(default_factory=ImageRange, description="the worst images that its masks were scored on")
     licence: str = Field("", description="of the weights; empty where it is not stated")
     training: dict[str, Any] = {}
 

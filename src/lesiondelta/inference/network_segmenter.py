@@ -39,6 +39,7 @@ class NetworkSegmenter:
             cautions=tuple(model.caution for model in self.models if model.caution),
             identities=tuple(model.identity for model in self.models),
             fingerprints=tuple(model.fingerprint for model in self.models),
+            tested=first.description.tested,
         )
 
     def check(self, patient: CheckedPatient) -> None:

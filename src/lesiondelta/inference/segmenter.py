@@ -7,6 +7,7 @@ from typing import Protocol
 
 import cc3d
 
+from lesiondelta.image_range import ImageRange
 from lesiondelta.images import Array, Grid, Volume
 from lesiondelta.inputs.checks import CheckedPatient
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
@@ -73,6 +74,7 @@ class SegmenterFacts:
     cautions : what every user of its masks must be told
     identities : for the record, names and versions or hashes of what it consists of
     fingerprints : what decides its masks, beside images and settings
+    tested : the worst images that its masks were scored on
     """
 
     method: str
@@ -82,6 +84,7 @@ class SegmenterFacts:
     cautions: tuple[str, ...]
     identities: tuple[dict[str, str], ...]
     fingerprints: tuple[str, ...]
+    tested: ImageRange = field(default_factory=ImageRange)
 
 
 class Segmenter(Protocol):

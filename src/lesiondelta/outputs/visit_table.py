@@ -23,6 +23,8 @@ COLUMNS = {
     "brain_to_first_visit": "Volume of the brain divided by that at the first visit, by their registration.",
     "*_noise": "Noise within slices / brain, in the image as it was given.",
     "*_slice_mm": "Distance of the slices, the longest edge of a voxel.",
+    "*_thickness_mm": "Thickness of the slices as the image shows it: more than their distance if it was interpolated.",
+    "*_ghosting": "Air beside the head, less the air in the corners / brain: ghosts of motion and pulsation.",
     "*_coverage": "Share of the brain that lies within the image.",
     "*_contrast": "(White - grey matter) / white matter, medians of the image.",
     "*_fluid": "Fluid of the ventricles / white matter, medians of the image.",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lesiondelta.cohort import visit_name
+from lesiondelta.image_range import beyond
 from lesiondelta.images import Volume
 from lesiondelta.inference.segmenter import SegmentedVisit
 from lesiondelta.outputs.tables import NOT_AVAILABLE
@@ -60,6 +61,7 @@ def _judge_visit(tracked: TrackedPatient, index: int) -> VisitResult:
         *(f"{visit_name(label)} failed: it is not among the visits compared" for label in provenance.problems),
         *implausible(visit, brain_mm3, final.own_mask),
         *uncovered(visit.prepared, prepared.brain),
+        *_untested(visit.prepared, provenance),
         *uncompared(tracked.lesions, index),
         *provenance.doubts,
     ]
@@ -103,6 +105,13 @@ def implausible(visit: SegmentedVisit, brain_mm3: float, own_mask: Volume) -> li
     if visit.lesions and not own_mask.data.any():
         found.append("no lesion of the patient's space is left on the FLAIR's own grid")
     return found
+
+
+def _untested(visit: PreparedVisit, provenance: Provenance) -> list[str]:
+    """How the image that masks are made for is worse than those that the segmenter was tested with."""
+    contrast = "FLAIR" if "FLAIR" in visit.images else next(iter(visit.images))
+    own = {name.removeprefix(f"{contrast}_"): value for name, value in visit.quality.items()}
+    return beyond(contrast, own, provenance.tested)
 
 
 def uncovered(visit: PreparedVisit, brain: Volume) -> list[str]:

@@ -50,6 +50,7 @@ def provenance_of(
         cautions=tuple(dict.fromkeys(segmenter.facts.cautions)),
         settings=settings,
         doubts=patient.cautions,
+        tested=segmenter.facts.tested,
     )
 
 

@@ -33,7 +33,7 @@ from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
 
-PREPARATION = 4
+PREPARATION = 5
 """Raised with every change of what is prepared from the same images and settings: older results are redone then."""
 NO_ATLAS = "the atlas does not fit the brain: lesions have no location, and what the images show was not checked"
 MARGIN_MM = 3.0
@@ -127,7 +127,7 @@ def prepare_patient(
     visits = [_warned(visit, loaded, failures) for visit in (baseline, *placed)]
     if settings.space == "midway":
         visits, mask = _half_way(visits, mask, reference, settings.spacing_mm)
-    visits = [_measured(visit, mask, reference) for visit in visits]
+    visits = [_measured(visit, mask) for visit in visits]
     mask = _common_brain(visits, mask, reference, settings.spacing_mm)
     prepared = _each(visits, lambda visit: _resample(visit, mask, settings), failures)
     _require_visits(patient, prepared, failures)
@@ -354,8 +354,8 @@ def _half_way(
     return placed, _as_mask(moved)
 
 
-def _measured(visit: _Loaded, mask: Volume, reference: str) -> _Loaded:
-    """The visit with each image's noise and the share of the brain that it shows, before the brain is cut to that."""
+def _measured(visit: _Loaded, mask: Volume) -> _Loaded:
+    """The visit with each image's quality and the share of the brain that it shows, before the brain is cut to that."""
     points = inside_mm(coarse_mask(mask, COVERAGE_MM))
     quality, warnings = dict(visit.quality), list(visit.warnings)
     for contrast, image in visit.images.items():
@@ -365,10 +365,7 @@ def _measured(visit: _Loaded, mask: Volume, reference: str) -> _Loaded:
             warnings.append(f"the {contrast} shows {share:.0%} of the brain")
         to_mask = np.asarray(np.linalg.inv(visit.transforms[contrast]), dtype=np.float64)
         inside = resample(mask, image.grid, to_mask, order="nearest").data
-        noise, slice_mm = image_quality.noise(image, inside), image_quality.slice_mm(image)
-        quality |= {f"{contrast}_slice_mm": slice_mm, **({} if noise is None else {f"{contrast}_noise": noise})}
-        if contrast == reference:
-            warnings += image_quality.doubts(contrast, noise, slice_mm)
+        quality |= {f"{contrast}_{name}": value for name, value in image_quality.measured(image, inside).items()}
     return replace(visit, quality=quality, warnings=tuple(warnings))
 
 

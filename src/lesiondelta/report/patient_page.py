@@ -29,7 +29,8 @@ UNNAMED = len(Change) + 1
 """Label of the first visit's lesions in the viewer: nothing is known of what they did."""
 PICTURED = (Change.NEW, Change.ENLARGING)
 QUALITY = {
-    "FLAIR_noise": "noise", "FLAIR_contrast": "contrast", "FLAIR_slice_mm": "slices, mm", "FLAIR_coverage": "coverage",
+    "FLAIR_noise": "noise", "FLAIR_contrast": "contrast", "FLAIR_thickness_mm": "slices, mm",
+    "FLAIR_ghosting": "ghosts", "FLAIR_coverage": "coverage",
     "T1w_noise": "T1w noise", "T1w_contrast": "contrast", "T1w_residual_mm": "off, mm",
     "baseline_residual_mm": "first visit off, mm",
 }  # fmt: skip
