@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from lesiondelta.errors import OutputError
-from lesiondelta.files import alone, atomic, sha256, write_json
+from lesiondelta.files import alone, atomic, atomic_folder, contents, sha256, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -38,6 +38,36 @@ def test_a_folder_in_the_way_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Cannot write"), atomic(tmp_path / "file" / "a.txt"):
         pass
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "a"
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "half").touch()
+        raise RuntimeError
+    assert list((tmp_path / "deep").iterdir()) == []
+    with atomic_folder(target) as temporary:
+        (temporary / "one").touch()
+    with pytest.raises(OutputError, match="a exists: give a new folder"), atomic_folder(target):
+        pass
+    with atomic_folder(target, replace=True) as temporary:
+        (temporary / "two").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["deep", "deep/a", "deep/a/two"]
+
+
+def test_of_two_that_write_a_folder_the_first_one_wins(tmp_path):
+    with pytest.raises(OutputError, match="exists"), atomic_folder(tmp_path / "a") as late:
+        (late / "late").touch()
+        with atomic_folder(tmp_path / "a") as early:
+            (early / "early").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "early"]
+
+
+def test_locks_and_temporary_files_are_no_contents(tmp_path):
+    for name in (".lock", ".lesiondelta-x", ".partial-y", "table.tsv", ".hidden"):
+        (tmp_path / name).touch()
+    assert contents(tmp_path) == {"table.tsv", ".hidden"}
+    assert contents(tmp_path / "absent") == set()
 
 
 def test_sha256(tmp_path):

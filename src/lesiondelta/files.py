@@ -16,9 +16,12 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from lesiondelta.errors import CohortError, OutputError
+from lesiondelta.processes import variables_set
 
 log = logging.getLogger(__name__)
 
+LOCK, TEMPORARY, PARTIAL = ".lock", ".lesiondelta-", ".partial-"
+"""What our files that are no results are named, or begin with."""
 ROOM_BYTES = 10**9
 """For the images of a patient as external programs want them."""
 
@@ -35,6 +38,12 @@ def entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise no_entry(error, folder) from error
+
+
+def contents(folder: Path) -> set[str]:
+    """Names of what a folder holds, but for our lock and temporary files; none where it is absent."""
+    found = {path.name for path in entries(folder)} if folder.is_dir() else set()
+    return {name for name in found if name != LOCK and not name.startswith((TEMPORARY, PARTIAL))}
 
 
 def no_entry(error: OSError, place: Path) -> CohortError:
@@ -87,6 +96,11 @@ def is_text(path: Path) -> bool:
     return True
 
 
+def as_text(path: Path) -> str:
+    """A path with `/`, its bytes that are no text spelled out, as `write_json` does: what is read back is the same."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
 @contextmanager
 def room_for_temporary_files(out: Path) -> Iterator[None]:
     """Inside the block, temporary files of this process and of those it starts lie where there is room for them.
@@ -104,7 +118,7 @@ def room_for_temporary_files(out: Path) -> Iterator[None]:
         yield
         return
     try:
-        made = tempfile.TemporaryDirectory(prefix=".lesiondelta-", dir=place)
+        made = tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=place)
     except OSError as error:
         if system:
             yield
@@ -113,15 +127,16 @@ def room_for_temporary_files(out: Path) -> Iterator[None]:
             f"Neither the system's folder for temporary files nor {place} can be written ({error.strerror or error}): "
             "set TMPDIR to a folder that can."
         ) from error
-    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    before = tempfile.tempdir
     with made as folder:
-        tempfile.tempdir = os.environ["TMPDIR"] = folder
-        try:
-            yield
-        finally:
-            tempfile.tempdir = before[0]
-            os.environ.pop("TMPDIR")
-            os.environ |= {"TMPDIR": before[1]} if before[1] is not None else {}
+        # matplotlib would make a folder of its own, and miss it at the end
+        plots = os.environ.get("MPLCONFIGDIR", str(Path(folder) / "matplotlib"))
+        with variables_set({"TMPDIR": folder, "MPLCONFIGDIR": plots}):
+            tempfile.tempdir = folder
+            try:
+                yield
+            finally:
+                tempfile.tempdir = before
 
 
 def _free_bytes(folder: Path | None) -> int:
@@ -148,7 +163,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=f"-{path.name}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         with suppress(OSError):  # some shares (CIFS, FUSE) know no modes
@@ -166,6 +181,39 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that takes its place once the block ends without an error.
+
+    Raises
+    ------
+    OutputError
+        `folder` exists and is not to be replaced, or cannot be written.
+    """
+    if not replace:
+        require_new(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder.parent) as made:
+            partial = Path(made) / "whole"
+            partial.mkdir()
+            yield partial
+            if replace and folder.exists():
+                shutil.rmtree(folder)
+            require_new(folder)  # another process may have been faster
+            partial.rename(folder)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {folder}: {error.strerror or error}. Check its folder and the free space."
+        ) from error
+
+
+def require_new(folder: Path) -> None:
+    """OutputError where there is something already."""
+    if folder.exists():
+        raise OutputError(f"{folder} exists: give a new folder.")
+
+
 def require_writable(folder: Path) -> None:
     """Make the folder where it is absent; OutputError where files cannot be written into it."""
     try:
@@ -177,7 +225,7 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path, *, wait: bool, lock: str = ".lock", busy: str = "", needed: bool = True) -> Iterator[None]:
+def alone(folder: Path, *, wait: bool, lock: str = LOCK, busy: str = "", needed: bool = True) -> Iterator[None]:
     """Keep other processes that ask the same out of `folder`; the system frees the lock of a process that is killed.
 
     `lock` names the file in it that is locked, `busy` is what is said where another process has it. Where no lock can

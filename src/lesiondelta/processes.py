@@ -1,8 +1,12 @@
 """Worker processes that end with the process that started them."""
 
 import logging
+import math
 import os
+import shutil
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
@@ -18,6 +22,29 @@ def possible_processes(asked: int) -> int:
             log.warning("there is no shared memory for several processes (%s): one does it all", error)
             return 1
     return asked
+
+
+def shared_memory_bytes(place: str = "/dev/shm") -> float:
+    """Room for what processes hand to each other; infinite where the system does not say."""
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return math.inf
+
+
+@contextmanager
+def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Inside the block, these are variables of this process and of those it starts."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def worker_pool(processes: int) -> ProcessPoolExecutor:

@@ -25,15 +25,12 @@ EASY = (
 
 
 @pytest.fixture
-def odd(tmp_path, monkeypatch, request):
-    """A folder whose name is Latin-1. Its name must not reach pytest's own log, which xdist cannot send."""
-    own_log = request.config.pluginmanager.get_plugin("logging-plugin").report_handler
-    monkeypatch.setattr(own_log, "emit", lambda record: None)
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
-    write_patient(folder / "bids", "01", ("1", "2"))
-    write_references(folder / "bids", "01", ("1", "2"))
-    export_tiny_model(folder / "model")
-    return folder
+def odd(odd_folder):
+    """With a patient and a model."""
+    write_patient(odd_folder / "bids", "01", ("1", "2"))
+    write_references(odd_folder / "bids", "01", ("1", "2"))
+    export_tiny_model(odd_folder / "model")
+    return odd_folder
 
 
 def test_a_folder_whose_name_is_no_text_is_as_good_as_any(odd, capsys):

@@ -210,6 +210,18 @@ def test_names_that_say_both_contrasts_or_none_say_nothing(tmp_path, names):
     assert tuple(visit.images.values()) == pair[0]
 
 
+def test_a_header_that_contradicts_the_name_is_flagged(tmp_path):
+    """A T2w is given as T1w, by the name of its folder only."""
+    study = new_study()
+    for number, (name, tags) in enumerate({"a": T2, "b": FLAIR}.items(), 4):
+        write_series(tmp_path / name, speckle("oblique", seed=number), study, tags, number)
+    (visit,) = loose_patient([(tmp_path / "a", tmp_path / "b")], "x", tmp_path / "out").visits
+    assert visit.doubts == (
+        "DICOM series 4 was given as T1w, but its header has an echo time of 96 ms, as a T2w or a FLAIR has: see "
+        "whether it is the T1w.",
+    )
+
+
 def test_an_absent_folder_is_named(tmp_path):
     with pytest.raises(ImageError, match="nowhere does not exist"):
         loose_patient([(tmp_path / "nowhere",)], "x", tmp_path / "out")

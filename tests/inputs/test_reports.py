@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -169,6 +170,83 @@ def test_a_contrast_agent_is_flagged(tmp_path, how):
     (patient,) = read_cohort(tmp_path).patients
     (doubt,) = patient.visits[0].doubts
     assert "the T1w was acquired with a contrast agent (gadolinium)" in doubt.lower().replace("t1w", "T1w")
+
+
+def doubts_of(folder):
+    return [visit.doubts for patient in read_cohort(folder).patients for visit in patient.visits]
+
+
+def test_a_sidecar_that_contradicts_the_name_is_flagged(tmp_path):
+    write_patient(tmp_path, "01", ("1", "2"))
+    path = image_path(tmp_path, "01", "2", "FLAIR").with_name("sub-01_ses-2_FLAIR.json")
+    path.write_text('{"EchoTime": 0.003, "Operator": "M\\u00fcller"}')
+    sentence = (
+        "sub-01_ses-2_FLAIR.nii.gz was given as FLAIR, but its sidecar has an echo time of 3 ms, as a T1w has: see "
+        "whether it is the FLAIR."
+    )
+    assert doubts_of(tmp_path) == [(), (sentence,)]
+    for encoding in ("latin-1", "utf-8-sig"):
+        path.write_text('{"EchoTime": 0.003, "Operator": "M\u00fcller"}', encoding=encoding)
+        assert doubts_of(tmp_path) == [(), (sentence,)]
+
+
+@pytest.mark.parametrize(
+    ("sidecars", "flagged"),
+    [
+        ({"FLAIR.json": 0.003}, ["1", "2"]),
+        ({"sub-01/sub-01_FLAIR.json": 0.003}, ["1", "2"]),
+        ({"sub-01/ses-2/sub-01_ses-2_FLAIR.json": 0.003}, ["2"]),
+        ({"sub-01/ses-2/anat/sub-01_FLAIR.json": 0.003}, ["2"]),
+        ({"sub-01_ses-1_FLAIR.json": 0.003}, ["1"]),
+        ({"FLAIR.json": 0.003, "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.json": 0.12}, ["1"]),
+        ({"FLAIR.json": 0.12, "sub-01_FLAIR.json": 0.003}, ["1", "2"]),
+        ({"FLAIR.json": 0.003, "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.json": None}, ["1"]),
+        ({"T1w.json": 0.003, "sub-02_FLAIR.json": 0.003, "acq-a_FLAIR.json": 0.003, "_FLAIR.json": 0.003}, []),
+        ({"sub-01/ses-1/anat/sub-01_ses-2_FLAIR.json": 0.003, "sourcedata/FLAIR.json": 0.003}, []),
+    ],
+)
+def test_sidecars_are_inherited(tmp_path, monkeypatch, sidecars, flagged):
+    write_patient(tmp_path, "01", ("1", "2"))
+    for name, echo in sidecars.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"EchoTime": echo}))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, "."):
+        (patient,) = read_cohort(Path(folder)).patients
+        assert [visit.label for visit in patient.visits if visit.doubts] == flagged
+
+
+def test_a_contrast_agent_is_inherited(tmp_path):
+    write_patient(tmp_path, "01", ("1",))
+    (tmp_path / "T1w.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    assert doubts_of(tmp_path) == [("the T1w was acquired with a contrast agent (GADOLINIUM)",)]
+
+
+def test_a_sidecar_is_read_once(tmp_path, monkeypatch):
+    for label in ("01", "02"):
+        write_patient(tmp_path, label, ("1", "2"))
+    names = ["FLAIR.json", "T1w.json", "sub-01/sub-01_FLAIR.json", "sub-02/ses-2/anat/sub-02_ses-2_T1w.json"]
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    read, original = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), original(path))[1])
+    read_cohort(tmp_path)
+    assert sorted(path for path in read if path.suffix == ".json") == sorted(tmp_path / name for name in names)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"3", b"null", b"{", b"\xff\xfe{\0}\0", b"[" * 100_000, b"folder", b"link"]
+)
+def test_a_sidecar_that_cannot_be_read_is_passed_over(tmp_path, content):
+    write_patient(tmp_path, "01", ("1",))
+    path = image_path(tmp_path, "01", "1", "FLAIR").with_name("sub-01_ses-1_FLAIR.json")
+    if content == b"folder":
+        path.mkdir()
+    elif content == b"link":
+        path.symlink_to("nowhere")
+    else:
+        path.write_bytes(content)
+    assert doubts_of(tmp_path) == [()]
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
+import errno
 import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from lesiondelta.nnunet.environment import COMPILE, environment, prints_logged
+from lesiondelta.errors import OutputError
+from lesiondelta.nnunet.environment import COMPILE, environment, named_as_text, prints_logged, require_text_name
 
 RAW, PREPROCESSED, PROCESSES = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_n_proc_DA"
 
@@ -38,6 +41,30 @@ def test_nnunet_follows_from_one_folder_to_the_next(tmp_path):
 
             assert str(nnUNet_preprocessed) == str(tmp_path / name / "preprocessed")
     assert not nnUNet_preprocessed.is_set()
+
+
+def test_a_folder_whose_name_is_no_text_gets_one_that_is(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    with environment(tmp_path) as given:
+        assert given == named_as_text(tmp_path) == tmp_path
+    with environment(odd) as given:
+        assert str(given).isascii()
+        named_as_text(odd).joinpath("file").touch()
+        assert given.resolve() == odd
+        assert (given / "file").is_file()
+    assert not given.exists()
+    assert [path.name for path in odd.iterdir()] == ["file"]
+
+
+def test_without_links_such_a_folder_is_refused(tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", none)
+    require_text_name(tmp_path)
+    with pytest.raises(OutputError, match=r"no link to it can lie in .* \(Operation not permitted\).*set TMPDIR"):
+        require_text_name(tmp_path / "caf\udce9")
 
 
 def test_prints_become_log_records(caplog, capsys):

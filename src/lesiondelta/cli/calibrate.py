@@ -59,12 +59,11 @@ def calibrate(
     the --work-dir of `train` to reuse its preprocessed images.
     """
     from lesiondelta.comparison.calibration import calibrate_model, load_one, trained_on, write_calibrated
-    from lesiondelta.errors import CohortError, OutputError
-    from lesiondelta.files import require_writable, room_for_temporary_files
+    from lesiondelta.errors import CohortError
+    from lesiondelta.files import TEMPORARY, require_new, require_writable, room_for_temporary_files
     from lesiondelta.inputs.bids import read_cohort
 
-    if out.exists():
-        raise OutputError(f"{out} exists: give a new folder.")
+    require_new(out)
     loaded, labelled = load_one(model), read_cohort(cohort, participant_label)
     if not same_labels and (members := trained_on(loaded, [patient.label for patient in labelled.patients])):
         raise CohortError(
@@ -79,7 +78,7 @@ def calibrate(
     require_writable(out.parent)
     threads = omp_nthreads or console.cores()
     settings = preprocessing_of(given, threads // nprocs).model_copy(update={"spacing_mm": loaded.spacing_mm})
-    kept = nullcontext(work_dir) if work_dir else tempfile.TemporaryDirectory(prefix=".lesiondelta-", dir=out.parent)
+    kept = nullcontext(work_dir) if work_dir else tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out.parent)
     with room_for_temporary_files(out), kept as work:
         patients = _prepared(labelled, Path(work) / "prepared", settings, nprocs)
         with console.progress("segmenting", len(patients) + 1) as advance:

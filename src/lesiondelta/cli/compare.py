@@ -92,6 +92,7 @@ def compare(
     """
     from lesiondelta.comparison.opening import open_study
     from lesiondelta.comparison.study import Study
+    from lesiondelta.files import room_for_temporary_files
     from lesiondelta.inference.window import choose_device
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
@@ -110,8 +111,9 @@ def compare(
     )  # fmt: skip
     if external and external.resolve() == cohort.resolve():
         raise InputError(f"--external {external} is the cohort itself: give that of another site.")
-    open_study(study, cohorts, kept, settings)
-    _compare(study, programs, cohorts, kept, settings, paper=paper)
+    with room_for_temporary_files(out):
+        open_study(study, cohorts, kept, settings)
+        _compare(study, programs, cohorts, kept, settings, paper=paper)
 
 
 def _compare(
@@ -126,9 +128,8 @@ def _compare(
     from lesiondelta.comparison.outputs import write_outputs
     from lesiondelta.comparison.programs import Source, with_samseg
     from lesiondelta.comparison.study import run_study
-    from lesiondelta.files import alone
 
-    with alone(study.out, wait=False), console.log_file(study.out / "compare.log"):
+    with console.working_in(study.out, "compare.log"):
         study = _prepared(study, cohorts, kept, settings)
         steps = len(study.methods) * study.folds + (len(study.methods) + len(programs)) * len(study.splits)
         with console.progress("comparing", steps) as advance:

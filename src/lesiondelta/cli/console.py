@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from lesiondelta.errors import InputError
-from lesiondelta.files import logged_by, logged_to
+from lesiondelta.files import alone, logged_by, logged_to
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -127,6 +127,13 @@ def log_lines(to: Callable[[str], None], lowest: int = logging.INFO, highest: in
                 to(record.getMessage())
 
     with logged_by(Lines(lowest)):
+        yield
+
+
+@contextmanager
+def working_in(folder: Path, log: str) -> Iterator[None]:
+    """Keep other processes out of a folder, whose file `log` tells what is done; OutputError where one is there."""
+    with alone(folder, wait=False), log_file(folder / log):
         yield
 
 

@@ -156,6 +156,7 @@ def import_model(
       lesiondelta models import NNUNET_MODEL_FOLDER -o MODELS/theirs
     """
     from lesiondelta.errors import InputError, ModelError
+    from lesiondelta.files import require_new
     from lesiondelta.inference.archive import unpack
     from lesiondelta.nnunet.folders import trained_folds
 
@@ -172,7 +173,7 @@ def import_model(
         if fold is not None and fold not in folds:
             raise ModelError(f"{source} has no finished fold {fold}, but {', '.join(folds)}.")
         chosen = folds if fold is None else [fold]
-        _require_new(out)
+        require_new(out)
         places = [out if len(chosen) == 1 else out / f"fold_{name}" for name in chosen]
         given = [name.strip() for name in contrasts.split(",")] if contrasts else None
         written = _import_all(source, dict(zip(chosen, places, strict=True)), given)
@@ -195,13 +196,6 @@ def _import_all(source: Path, places: Mapping[str, Path], contrasts: Sequence[st
             shutil.rmtree(next(iter(places.values())).parent, ignore_errors=True)
         raise
     return written
-
-
-def _require_new(out: Path) -> None:
-    from lesiondelta.errors import OutputError
-
-    if out.exists():
-        raise OutputError(f"{out} exists: give a new folder.")
 
 
 def _found(folders: Sequence[Path]) -> Iterator[Path]:

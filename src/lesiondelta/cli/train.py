@@ -90,6 +90,7 @@ def train(
     On GPUs, training for 10,000 iterations or more compiles the network (torch.compile). To avoid that, set the
     environment variable nnUNet_compile=false.
     """
+    from lesiondelta.files import room_for_temporary_files
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets
     from lesiondelta.nnunet.job import TrainingOptions
@@ -106,19 +107,20 @@ def train(
     work = work_dir or out / "work"
     options = TrainingOptions(_fold(fold), folds, seed, device, threads, gpus, initial_model, self_prior_share)
     size = replace(size, epochs=epochs or size.epochs)
-    job = plan_job(labelled.patients, out, chosen, size, options, work / "stored")
-    _train(labelled, job, work, settings, nprocs, by_default=preset is None)
+    with room_for_temporary_files(out):
+        job = plan_job(labelled.patients, out, chosen, size, options, work / "stored")
+        _train(labelled, job, work, settings, nprocs, by_default=preset is None)
 
 
 def _train(
     labelled: "Cohort", job: "TrainingJob", work: Path, settings: "PreprocessingSettings", nprocs: int, by_default: bool
 ) -> None:
     """Prepare patients and train; `by_default`: the user has not chosen the preset."""
-    from lesiondelta.files import alone, require_writable
+    from lesiondelta.files import require_writable
     from lesiondelta.nnunet.preparation import prepare_training
     from lesiondelta.nnunet.training import train as train_job
 
-    with alone(job.output, wait=False), console.log_file(job.output / "train.log"):
+    with console.working_in(job.output, "train.log"):
         require_writable(work)
         if by_default and job.device == "cpu":
             logger.warning(

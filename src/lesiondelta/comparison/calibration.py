@@ -1,7 +1,6 @@
 """`models calibrate`: a model's operating point, chosen on a labelled cohort and written into a copy of the model."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from lesiondelta import __version__
 from lesiondelta.comparison.predictions import torch_threads
-from lesiondelta.errors import ModelError, OutputError
+from lesiondelta.errors import ModelError
 from lesiondelta.evaluation.calibration import (
     Calibration,
     LabelledVisit,
@@ -20,7 +19,7 @@ from lesiondelta.evaluation.calibration import (
     mean_agreement,
     require_lesions,
 )
-from lesiondelta.files import write_json
+from lesiondelta.files import atomic_folder, require_new, write_json
 from lesiondelta.images import read_image, read_mask
 from lesiondelta.inference.archive import CARD, NAMES
 from lesiondelta.inference.loading import load_models
@@ -87,25 +86,17 @@ def write_calibrated(source: Path, out: Path, calibration: Calibration, patients
     OutputError
         `out` exists, or cannot be written.
     """
-    if out.exists():
-        raise OutputError(f"{out} exists: give a new folder.")
+    require_new(out)
     description = load_model(source).description.model_dump(mode="json")
     training = {**description["training"], "calibration": _facts(calibration, patients)}
     content = {**description, **asdict(calibration.point), "training": training}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent) as made:
-            partial = Path(made) / "model"
-            partial.mkdir()
-            for name in (name for name in NAMES if name != DESCRIPTION and (source / name).is_file()):
-                shutil.copyfile(source / name, partial / name)
-            if (partial / CARD).is_file():
-                _note(partial / CARD, calibration, len(patients))
-            write_json(partial / DESCRIPTION, content)
-            load_model(partial)
-            partial.rename(out)
-    except OSError as error:
-        raise OutputError(f"Cannot write {out}: {error.strerror or error}. Check the free space.") from error
+    with atomic_folder(out) as partial:
+        for name in (name for name in NAMES if name != DESCRIPTION and (source / name).is_file()):
+            shutil.copyfile(source / name, partial / name)
+        if (partial / CARD).is_file():
+            _note(partial / CARD, calibration, len(patients))
+        write_json(partial / DESCRIPTION, content)
+        load_model(partial)
     return out
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lesiondelta.cohort import CONTRASTS, Cohort
 from lesiondelta.comparison.study import Study
 from lesiondelta.errors import CohortError, OutputError
-from lesiondelta.files import require_writable, sha256, write_json
+from lesiondelta.files import alone, contents, require_writable, sha256, write_json
 from lesiondelta.inputs.checks import visit_contents
 from lesiondelta.nnunet.preparation import require_labelled
 from lesiondelta.nnunet.training import plan_job
@@ -47,11 +47,11 @@ def open_study(
         if study.out.resolve().is_relative_to(folder.resolve()):
             raise OutputError(f"{study.out} lies inside the cohort {folder}: give a folder elsewhere.")
         require_labelled(cohort)
-    contents = {folder: _contents(cohort) for folder, cohort in cohorts.items()}
-    _require_no_twins(contents)
+    hashes = {folder: _hashes(cohort) for folder, cohort in cohorts.items()}
+    _require_no_twins(hashes)
     own = next(iter(cohorts))
     decides = {
-        "cohort": contents[own],
+        "cohort": hashes[own],
         "test list": sorted(test),
         "preprocessing": settings.model_dump(mode="json", exclude={"threads"}),
         "preset": json.loads(json.dumps(asdict(study.preset))),  # as it is read back
@@ -64,13 +64,15 @@ def open_study(
         for fold in range(study.folds):
             plan_job(training, study.model(method, fold), method, study.preset, study.training(fold))
     require_writable(study.out)
-    write_json(study.out / RECORD, decides)
+    with alone(study.out, wait=False):
+        _require_same(study.out, decides)  # another may have claimed it meanwhile
+        write_json(study.out / RECORD, decides)
 
 
-Contents = Mapping[str, list[dict[str, str]]]
+Hashes = Mapping[str, list[dict[str, str]]]
 
 
-def _contents(cohort: Cohort) -> Contents:
+def _hashes(cohort: Cohort) -> Hashes:
     """The hash of every file, by patient and visit."""
     return {
         patient.label: [
@@ -81,7 +83,7 @@ def _contents(cohort: Cohort) -> Contents:
     }
 
 
-def _require_no_twins(cohorts: Mapping[Path, Contents]) -> None:
+def _require_no_twins(cohorts: Mapping[Path, Hashes]) -> None:
     """One person under two labels would be trained on and tested at once."""
     owners: dict[str, str] = {}
     for folder, patients in cohorts.items():
@@ -99,7 +101,7 @@ def _require_same(out: Path, decides: Mapping[str, Any]) -> None:
     """Raise OutputError where the folder holds anything but this study."""
     path = out / RECORD
     if not path.is_file():
-        if out.is_dir() and any(entry.name != ".lock" for entry in out.iterdir()):
+        if contents(out):
             raise OutputError(f"{out} is not empty and holds no comparison: give a new folder.")
         return
     found = json.loads(path.read_text(encoding="utf-8"))

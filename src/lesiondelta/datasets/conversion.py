@@ -23,7 +23,7 @@ import numpy as np
 from lesiondelta.datasets import Rater
 from lesiondelta.datasets.finding import Found, FoundPatient
 from lesiondelta.errors import ImageError, OutputError
-from lesiondelta.files import alone, atomic, sha256, write_json, write_text
+from lesiondelta.files import alone, as_text, atomic, contents, sha256, write_json, write_text
 from lesiondelta.images import (
     Array,
     Volume,
@@ -86,6 +86,7 @@ def convert(
     }
     _require_empty_or_same(found, out, made_by)
     with alone(out, wait=False):
+        _require_empty_or_same(found, out, made_by)  # another may have written it meanwhile
         write_json(out / CONVERSION / "made_by.json", made_by)
         _delete(out, [DESCRIPTION, *(path.relative_to(out).as_posix() for path in out.rglob(".partial-*"))])
         moved = []
@@ -104,7 +105,7 @@ def convert(
 def _require_empty_or_same(found: Found, out: Path, made_by: Mapping[str, str]) -> None:
     if out.resolve().is_relative_to(found.root.resolve()):
         raise OutputError(f"{out} lies inside {found.root}: give a folder elsewhere.")
-    there = {path.name for path in out.iterdir()} - {".lock"} if out.is_dir() else set()
+    there = contents(out)
     earlier = _read(out / CONVERSION / "made_by.json")
     if there and earlier.get("Name") != made_by["Name"]:
         raise OutputError(f"{out} is not empty and was not written by `{made_by['Name'][12:]}`: give a new folder.")
@@ -122,7 +123,7 @@ def _update(found: Found, out: Path, patient: FoundPatient, rater: Rater) -> lis
     path = out / CONVERSION / f"sub-{patient.label}.json"
     steps = dict(_steps(found, patient, rater))
     record = {
-        "sources": {source.relative_to(found.root).as_posix(): _identity(source) for source in _sources(patient)},
+        "sources": {as_text(source.relative_to(found.root)): _identity(source) for source in _sources(patient)},
         "visits": _visits_table(patient),
         "files": list(steps),
     }
@@ -144,7 +145,7 @@ def _steps(found: Found, patient: FoundPatient, rater: Rater) -> Iterator[tuple[
     for visit in patient.visits:
         stem = f"{folder}/ses-{visit.label}/anat/{folder}_ses-{visit.label}"
         for name, path in visit.images.items():
-            about = {"Modality": "MR", "SourceFile": path.relative_to(found.root).as_posix(), **found.layout.sidecar}
+            about = {"Modality": "MR", "SourceFile": as_text(path.relative_to(found.root)), **found.layout.sidecar}
             yield f"{stem}_{name}.nii.gz", functools.partial(_copy_image, path)
             yield f"{stem}_{name}.json", functools.partial(write_json, content=about)
         for kind, paths in _references(list(visit.masks.values()), rater).items():

@@ -1,13 +1,12 @@
 """A model in one file, to send and to keep: a zip of its folder."""
 
 import lzma
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 from lesiondelta.errors import ModelError, OutputError
-from lesiondelta.files import atomic, require_writable
+from lesiondelta.files import atomic, atomic_folder, require_new, require_writable
 from lesiondelta.inference.model import DESCRIPTION, WEIGHTS, load_model
 
 CARD = "MODEL_CARD.md"
@@ -42,17 +41,13 @@ def unpack(archive: Path, folder: Path) -> Path:
     OutputError
         The folder exists, or cannot be written.
     """
-    if folder.exists():
-        raise OutputError(f"{folder} exists: give a new folder.")
+    require_new(folder)
     require_writable(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as made:
-        partial = Path(made) / "model"
-        partial.mkdir()
+    with atomic_folder(folder) as partial:
         for name, content in _files_in(archive).items():
             with atomic(partial / name) as temporary:
                 temporary.write_bytes(content)
         load_model(partial)
-        partial.rename(folder)
     return folder
 
 

@@ -18,19 +18,21 @@ The rules, in full:
 
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
 from lesiondelta.files import entries, no_entry
-from lesiondelta.inputs.bids_names import NIFTI, BidsFile, Filters, bids_files, fits_filter, natural, parse_name
+from lesiondelta.inputs.acquisition import contradiction, of_sidecar
+from lesiondelta.inputs.bids_names import BidsFile, Filters, bids_files, fits_filter, natural, parse_name
+from lesiondelta.inputs.sidecars import SidecarsOf, said_of, sidecars_in
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ def read_cohort(
     if brain_masks and not brain_masks.is_dir():
         raise CohortError(f"{brain_masks} is not a folder: check --brain-mask-dir.")
     patients, problems = [], {}
+    sidecars = lru_cache(maxsize=16)(sidecars_in)  # the folders above a visit's images
     for label in selected:
         if unfit := _unfit(f"sub-{label}"):
             problems[label] = f"{folder / f'sub-{label}'}: {unfit}"
@@ -91,7 +94,7 @@ def read_cohort(
             problems[label] = _message(error, folder / f"sub-{label}")
             continue
         if patient.visits or patient.problems:
-            patients.append(patient)
+            patients.append(_with_doubts(patient, folder, sidecars))
         elif sessions is None:
             problems[label] = f"{folder / f'sub-{label}'} holds no session and no image: add {_and(CONTRASTS)}."
     visits = [visit for patient in patients for visit in patient.visits]
@@ -199,20 +202,23 @@ def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | 
     notes += doubts
     if brain_mask or brain_masks:
         notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
-    return Visit(session, images, acquired, brain_mask, reference, doubts=tuple(_agents(images))), notes
+    return Visit(session, images, acquired, brain_mask, reference), notes
 
 
-def _agents(images: Mapping[str, Path]) -> Iterator[str]:
-    """Which images were acquired with a contrast agent, by their names and sidecars: no model here has seen one."""
+def _with_doubts(patient: Patient, dataset: Path, sidecars: SidecarsOf) -> Patient:
+    """The patient with what names and sidecars make doubtful about the images of each visit."""
+    visits = [replace(visit, doubts=tuple(_doubts(visit.images, dataset, sidecars))) for visit in patient.visits]
+    return replace(patient, visits=tuple(visits))
+
+
+def _doubts(images: Mapping[str, Path], dataset: Path, sidecars: SidecarsOf) -> Iterator[str]:
+    """Which images were acquired with a contrast agent, as no model here has seen one, or as another contrast is."""
     for contrast, path in images.items():
-        file, sidecar = parse_name(path), path.with_name(NIFTI.sub(".json", path.name))
-        try:
-            agent = json.loads(sidecar.read_text(encoding="utf-8")).get("ContrastBolusIngredient")
-        except (OSError, ValueError, AttributeError):
-            agent = None
-        agent = agent or (file.entities.get("ce") if file else None)
+        fields, file = said_of(path, dataset, sidecars), parse_name(path)
+        agent = fields.get("ContrastBolusIngredient") or (file.entities.get("ce") if file else None)
         if agent and str(agent).lower() not in NO_AGENT:
             yield f"the {contrast} was acquired with a contrast agent ({agent})"
+        yield from contradiction(contrast, path.name, "sidecar", of_sidecar(fields))
 
 
 def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:

@@ -15,9 +15,10 @@ from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.errors import CohortError, ImageError
 from lesiondelta.files import atomic, write_json
 from lesiondelta.images import write_volume
+from lesiondelta.inputs.acquisition import contradiction
 from lesiondelta.inputs.bids import LABEL
 from lesiondelta.inputs.dicom import Series, discreet, holds_dicom, read_series
-from lesiondelta.inputs.studies import TIMES, choose_visits, enhanced, named_series, unsuitable
+from lesiondelta.inputs.studies import TIMES, acquisition_of, choose_visits, enhanced, named_series, unsuitable
 
 PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
 AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
@@ -200,11 +201,21 @@ def _visit(images: Images, label: str, number: int, dated: bool, converted: Path
     }
     flair = images["FLAIR"]
     files = flair.files if isinstance(flair, Series) else ()
-    left_out = {name: one.left_out for name, one in images.items() if isinstance(one, Series) and one.left_out}
-    doubts = (f"an image at another angle ({file.name}) was left out of the {name}" for name, file in left_out.items())
-    series = {name: one for name, one in images.items() if isinstance(one, Series)}
-    agents = (f"the {name} was acquired with a contrast agent" for name, one in series.items() if enhanced(one))
-    return Visit(str(number), paths, _acquired(images) if dated else None, dicom=files, doubts=(*doubts, *agents))
+    doubts = [doubt for name, one in images.items() if isinstance(one, Series) for doubt in _doubts(name, one)]
+    return Visit(str(number), paths, _acquired(images) if dated else None, dicom=files, doubts=tuple(doubts))
+
+
+def _doubts(contrast: str, series: Series) -> Iterator[str]:
+    if series.left_out:
+        yield f"an image at another angle ({series.left_out.name}) was left out of the {contrast}"
+    if enhanced(series):
+        yield f"the {contrast} was acquired with a contrast agent"
+    yield from contradiction(contrast, _called(series), "header", acquisition_of(series))
+
+
+def _called(series: Series) -> str:
+    """By its number, since descriptions are free text."""
+    return f"DICOM series {series.value('SeriesNumber') or '-'}"
 
 
 def _converted(series: Series, path: Path) -> Path:
@@ -223,12 +234,12 @@ def _sidecar(series: Series) -> dict[str, Any]:
 
 
 def _notes(images: Sequence[Images]) -> Iterator[str]:
-    """What was chosen, for the log: by numbers, since descriptions are free text."""
+    """What was chosen, for the log."""
     for number, visit in enumerate(images, 1):
         for name, one in visit.items():
             if isinstance(one, Series):
                 doubt = f" ({unsuitable(one)})" if unsuitable(one) else ""
-                what = f"DICOM series {one.value('SeriesNumber') or '-'}, {len(one.frames)} images{doubt}"
+                what = f"{_called(one)}, {len(one.frames)} images{doubt}"
                 yield f"the {name} of ses-{number} is {what}"
         days = {_day({name: one}) for name, one in visit.items()} - {None}
         if len(days) > 1:

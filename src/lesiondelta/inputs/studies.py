@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
+from lesiondelta.inputs.acquisition import FLAIR, NOT_T1W, T1W, Acquisition, called_contrast, plain_words, possible_ms
 from lesiondelta.inputs.dicom import Series, find_series
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,6 @@ ENHANCED = re.compile(
     rf"\+ ?c\b|\w ?\+( |$)|\+ ?{AGENT}\b"
 )
 NOT_ENHANCED = re.compile(rf"\b(pre|no|non|without|w ?o|ohne|vor|sans|sin|senza)( iv)? {AGENT}\b")
-T1W = re.compile(r"\b(t1\w*|mp ?rage|bravo|f?spgr|tfe|flash)\b")
-FLAIR = re.compile(r"\b(\w*flair\w*|dark ?fluid|tirm)\b")
-NOT_T1W = re.compile(r"\b(t2\w*|pdw?|hemo\w*)\b")
 LONGEST_GRADIENT_ECHO_MS = 12
 """Of a gradient echo that T1 weights; with a longer one it is T2*."""
 DERIVED = {"DERIVED", "MPR", "REFORMATTED"}
@@ -134,6 +132,13 @@ def _saturates(series: Series, repetition: float, inversion: float | None) -> bo
     return repetition <= 1200 and (flip is None or flip > 5)
 
 
+def acquisition_of(series: Series) -> Acquisition:
+    """What the header says, its times in milliseconds."""
+    pulses, called = _pulses(series), next(iter(names_of(series)), "")
+    echoes, repetitions, inversions = (possible_ms(names[0], [series.number(*names)]) for names in TIMES)
+    return Acquisition(echoes, repetitions, inversions, pulses in ({"GR"}, {"GR", "IR"}), called_contrast(called))
+
+
 def unsuitable(series: Series) -> str:
     """Why a series is never chosen, though its owner may name it; empty where nothing speaks against it."""
     kind = set(series.image_type)
@@ -175,4 +180,4 @@ def describe(series: Series) -> str:
 def names_of(series: Series) -> list[str]:
     """What people and scanner call it, most specific first, in small letters, words apart."""
     names = (series.value(name) for name in ("SeriesDescription", "ProtocolName", "SequenceName"))
-    return [re.sub(r"[^a-z0-9+]+", " ", str(name).lower()).strip() for name in names if name]
+    return [plain_words(str(name)) for name in names if name]

@@ -151,8 +151,8 @@ def fingerprint(visits: Sequence[Stored], channels: int) -> dict[str, Any]:
 
 
 def _store_patient(patient: TrainingPatient, names: Sequence[str], folder: Path, patch: Sequence[int]) -> list[Stored]:
-    with environment(folder):
-        return _store_visits(patient, names, visits_folder(folder), patch)
+    with environment(folder) as named:
+        return _store_visits(patient, names, visits_folder(named), patch)
 
 
 def _store_visits(patient: TrainingPatient, names: Sequence[str], folder: Path, patch: Sequence[int]) -> list[Stored]:
@@ -214,7 +214,8 @@ def _save(path: Path, data: Array, labels: Array, patch: Sequence[int]) -> None:
         path.with_name(f"{path.name}.pkl").unlink()
         np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]))
     except (OSError, RuntimeError) as error:  # blosc2's is a RuntimeError
-        raise OutputError(f"Cannot write {path}: {error}. Check its folder and the free space.") from error
+        written = path.parent.resolve() / path.name
+        raise OutputError(f"Cannot write {written}: {error}. Check its folder and the free space.") from error
 
 
 def _sample(values: Array) -> Array:

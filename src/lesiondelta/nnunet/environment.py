@@ -12,14 +12,18 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from lesiondelta.errors import OutputError
+from lesiondelta.files import is_text
+from lesiondelta.processes import variables_set
+
 logger = logging.getLogger(__name__)
 
-COMPILE = "nnUNet_compile"
+COMPILE, RESULTS = "nnUNet_compile", "nnUNet_results"
 
 
 @contextlib.contextmanager
-def environment(folder: Path, *, loader_processes: int = 1, compile_network: bool = False) -> Iterator[None]:
-    """Point nnU-Net at `folder`/raw and `folder`/preprocessed.
+def environment(folder: Path, *, loader_processes: int = 1, compile_network: bool = False) -> Iterator[Path]:
+    """Point nnU-Net at `folder`/raw and `folder`/preprocessed, and yield `folder` under a name that nnU-Net can open.
 
     Parameters
     ----------
@@ -32,29 +36,51 @@ def environment(folder: Path, *, loader_processes: int = 1, compile_network: boo
     """
     with tempfile.TemporaryDirectory(prefix="lesiondelta-") as results:
         # nnU-Net's trainer insists on a results folder of its own; ours write elsewhere.
+        folder = _named_as_text(folder, Path(results))
         variables = {
             "nnUNet_raw": str(folder / "raw"),
             "nnUNet_preprocessed": str(folder / "preprocessed"),
-            "nnUNet_results": results,
+            RESULTS: results,
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": str(loader_processes),
             COMPILE: os.environ.get(COMPILE, str(compile_network)),
             "nnUNet_wandb_enabled": "0",
         }
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        try:
-            with warnings.catch_warnings():
-                # deprecations inside nnU-Net and its dependencies are nothing a user could act on
-                warnings.filterwarnings("ignore", category=DeprecationWarning)
-                warnings.filterwarnings("ignore", category=FutureWarning)
-                yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        with variables_set(variables), warnings.catch_warnings():
+            # deprecations inside nnU-Net and its dependencies are nothing a user could act on
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield folder
+
+
+def require_text_name(folder: Path) -> None:
+    """OutputError where `environment` could not give the folder a name that is text."""
+    if not is_text(folder):
+        with environment(folder):
+            pass
+
+
+def named_as_text(folder: Path) -> Path:
+    """The folder, or a link to it that lasts as long as `environment`: TensorBoard opens only names that are UTF-8."""
+    return _named_as_text(folder, Path(os.environ[RESULTS]))
+
+
+def _named_as_text(folder: Path, temporary: Path) -> Path:
+    """The folder, or a link to it from below a temporary one: blosc2 is like TensorBoard."""
+    if is_text(folder):
+        return folder
+    try:
+        link = Path(tempfile.mkdtemp(dir=temporary)) / "linked"
+        link.symlink_to(folder.absolute())
+        if is_text(link):
+            return link
+        why = "its name is not UTF-8 either"
+    except OSError as error:  # some disks know no links
+        why = error.strerror or str(error)
+    raise OutputError(
+        f"Nothing can be trained in {folder}: its name is not UTF-8, as nnU-Net needs it, and no link to it can lie in "
+        f"{temporary.parent} ({why}). Give another folder, or set TMPDIR to one."
+    )
 
 
 @contextlib.contextmanager

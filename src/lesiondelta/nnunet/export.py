@@ -2,8 +2,6 @@
 
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from lesiondelta.errors import OutputError
-from lesiondelta.files import atomic, sha256, write_json
+from lesiondelta.files import atomic, atomic_folder, sha256, write_json
 from lesiondelta.inference.model import DESCRIPTION, WEIGHTS
 
 FORMAT = "lesiondelta-model"
@@ -39,19 +36,10 @@ def export_model(
         Store float16, which halves the file.
     """
     weights = {name: storable(tensor, half) for name, tensor in named_weights(network).items()}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as made:
-            partial = Path(made) / "model"
-            partial.mkdir()
-            (partial / WEIGHTS).write_bytes(save(weights))  # to a full disk, save_file raises an error of its own
-            content = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
-            write_json(partial / DESCRIPTION, content | {"weights_sha256": sha256(partial / WEIGHTS)})
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-    except OSError as error:
-        raise OutputError(f"Cannot write {folder}: {error.strerror or error}. Check the free space.") from error
+    with atomic_folder(folder, replace=True) as partial:
+        (partial / WEIGHTS).write_bytes(save(weights))  # to a full disk, save_file raises an error of its own
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **description}
+        write_json(partial / DESCRIPTION, content | {"weights_sha256": sha256(partial / WEIGHTS)})
     return folder
 
 

@@ -9,7 +9,6 @@ U-Net only. Their arrays are (Z, Y, X) where ours are (X, Y, Z), so that the axe
 import json
 import logging
 import re
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from lesiondelta import methods
 from lesiondelta.cohort import CONTRASTS
-from lesiondelta.errors import ModelError, OutputError
+from lesiondelta.errors import ModelError
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
-from lesiondelta.files import require_writable, sha256, write_json
+from lesiondelta.files import atomic_folder, require_new, require_writable, sha256, write_json
 from lesiondelta.inference.model import DESCRIPTION, Description, Model, build_network, require_consistent
 from lesiondelta.nnunet.export import FORMAT, FORMAT_VERSION, export_model, network_description, write_checkpoint
 from lesiondelta.nnunet.training import THRESHOLD
@@ -144,16 +143,14 @@ def export_folder(model: Model, folder: Path) -> Path:
         raise ModelError(
             f"{model.name} is of {model.method}; nnU-Net and LongiSeg know {', '.join(TRAINERS)}: export it as a zip."
         )
-    if folder.exists():
-        raise OutputError(f"{folder} exists: give a new folder.")
+    require_new(folder)
     LOGGER.warning(
         "nnU-Net takes the likelier class and keeps every lesion; %s here has threshold %g and minimum size %g mm3",
         model.name, model.description.threshold, model.description.min_lesion_mm3,
     )  # fmt: skip
     require_writable(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as made:
-        _write_folder(model, Path(made) / "model")
-        (Path(made) / "model").rename(folder)
+    with atomic_folder(folder) as partial:
+        _write_folder(model, partial)
     return folder
 
 

@@ -84,7 +84,7 @@ def _require_places(folder: Path, visits: Sequence[str]) -> None:
         if not places_path(folder, visit).is_file():
             raise CohortError(
                 f"{places_path(folder, visit)} is missing: these training data were stored by an earlier version, "
-                f"or are damaged. Delete the folder {folder.parents[2]}; the same command stores them again."
+                f"or are damaged. Delete the folder {folder.resolve().parents[2]}; the same command stores them again."
             )
 
 

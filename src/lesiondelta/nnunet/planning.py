@@ -5,12 +5,16 @@ Imports nnunetv2: import this module inside `environment` only.
 
 import json
 import math
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
@@ -33,10 +37,20 @@ UNLIMITED_GB = 1e6
 def make_plan(preset: Preset, method: Method) -> dict[str, Any]:
     """Plan `preset` for the data that `environment` points to, then put in the method's network."""
     planner = {"plain": FamilyPlanner, "residual": ResidualPlanner}[method.planner]
-    with prints_logged():
+    with prints_logged(), _copies_without_modes():
         plan: dict[str, Any] = json.loads(json.dumps(planner(fitted(preset, method)).plan_experiment()))
     plan["configurations"][CONFIGURATION]["architecture"]["network_class_name"] = method.network
     return plan
+
+
+@contextmanager
+def _copies_without_modes() -> Iterator[None]:
+    """nnU-Net's planner copies dataset.json together with its mode, which some shares (CIFS, FUSE) refuse."""
+    default_experiment_planner.shutil = SimpleNamespace(copy=shutil.copyfile)
+    try:
+        yield
+    finally:
+        default_experiment_planner.shutil = shutil
 
 
 def fitted(preset: Preset, method: Method) -> Preset:

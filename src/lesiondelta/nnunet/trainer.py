@@ -31,7 +31,7 @@ from torch._dynamo import OptimizedModule
 from lesiondelta.errors import ModelError
 from lesiondelta.methods import Recipe
 from lesiondelta.nnunet.dataset import visits_folder
-from lesiondelta.nnunet.environment import prints_logged
+from lesiondelta.nnunet.environment import named_as_text, prints_logged
 from lesiondelta.nnunet.export import write_checkpoint
 from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingProgress
 from lesiondelta.nnunet.pairs import PairDataset
@@ -171,7 +171,9 @@ class PairTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(self.job.output / "tensorboard"), purge_step=self.current_epoch)
+            folder = self.job.output / "tensorboard"
+            folder.mkdir(exist_ok=True)
+            self.board = SummaryWriter(str(named_as_text(folder)), purge_step=self.current_epoch)
 
     def on_epoch_start(self) -> None:
         """Reseed from (seed, epoch), so that an epoch does not depend on those this process ran before it."""

@@ -23,11 +23,13 @@ from lesiondelta.inference.model import load_model
 from lesiondelta.inference.window import choose_device
 from lesiondelta.methods import Method, Recipe
 from lesiondelta.nnunet import dataset
-from lesiondelta.nnunet.environment import environment
+from lesiondelta.nnunet.environment import environment, require_text_name
 from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingOptions
+from lesiondelta.nnunet.loaders import loader_processes
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.ranks import run_in_ranks
 from lesiondelta.nnunet.training_patients import TrainingPatient, choose_fold
+from lesiondelta.processes import possible_processes
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ def plan_job(
     ModelError
         `initial_weights` is not an exported model.
     OutputError
-        `output` holds a training with other settings.
+        `output` holds a training with other settings, or neither it nor a link to it can have a name in UTF-8.
     """
     options = options or TrainingOptions()
     if preset.recipe is None:
@@ -87,6 +89,8 @@ def plan_job(
         options.initial_weights, chosen, options.threads, options.gpus,
     )  # fmt: skip
     _require_same_settings(job.settings, _settings(job))
+    for folder in (job.data, job.output):
+        require_text_name(folder)
     return job
 
 
@@ -136,6 +140,8 @@ def _require_gpus(gpus: int, device: str, batch: int | None) -> None:
 
     if gpus > 1 and (device != "cuda" or gpus > device_count()):
         raise InputError(f"{gpus} GPUs are asked for, {device_count()} are here: lower the number.")
+    if gpus > 1 and possible_processes(gpus) == 1:
+        raise InputError(f"{gpus} GPUs need shared memory, and there is none: use one, or give the container some.")
     if batch is not None and gpus > batch:
         raise InputError(f"{gpus} GPUs cannot share a batch of {batch}: use fewer GPUs or a larger batch.")
 
@@ -195,12 +201,11 @@ def run_job(job: TrainingJob, plan: dict[str, Any], progress: TrainingCallback |
     on_cpu, before = job.device == "cpu", torch.get_num_threads()
     torch.set_num_threads(job.threads)
     torch.backends.cudnn.benchmark = not on_cpu
-    # on the CPU patches are read in between, which takes 3 % of the time
-    processes = 0 if on_cpu else max(1, job.threads // job.gpus)
+    processes = loader_processes(job, plan, channels=len(dataset.description(job.data)["contrasts"]))
     compiled = job.device == "cuda" and job.preset.epochs * job.preset.iterations_per_epoch >= WORTH_COMPILING
     try:
-        with _explained(job), environment(job.data, loader_processes=processes, compile_network=compiled):
-            trainer = build_trainer(job, plan, progress)
+        with _explained(job), environment(job.data, loader_processes=processes, compile_network=compiled) as data:
+            trainer = build_trainer(replace(job, data=data), plan, progress)
             if trainer.current_epoch < trainer.num_epochs:
                 trainer.commits = _with_present(trainer.commits)
                 trainer.run_training()

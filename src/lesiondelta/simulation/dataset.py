@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lesiondelta.errors import OutputError
-from lesiondelta.files import sha256, write_json, write_text
+from lesiondelta.files import alone, contents, sha256, write_json, write_text
 from lesiondelta.images import write_volume
 from lesiondelta.simulation.acquisition import Acquisition
 from lesiondelta.simulation.anatomy import deformed
@@ -73,49 +73,56 @@ def write_cohort(folder: Path, plan: CohortPlan, progress: Callable[[int, int], 
     Raises
     ------
     OutputError
-        The folder holds something else, more patients, or a cohort of other arguments or another version, or cannot be
-        written.
+        The folder holds something else, more patients, or a cohort of other arguments or another version, is in use or
+        cannot be written.
     """
-    _claim(folder, plan.identity)
     labels = [f"{index:03d}" for index in range(1, plan.patients + 1)]
-    _require_no_others(folder, labels)
+    identity = plan.identity
+    _require_empty_or_same(folder, identity, labels)
+    with alone(folder, wait=False, needed=False):
+        _require_empty_or_same(folder, identity, labels)  # another may have written it meanwhile
+        _describe(folder, identity)
+        _write_patients(folder, labels, plan, progress or (lambda done, of: None))
+
+
+def _write_patients(
+    folder: Path, labels: Sequence[str], plan: CohortPlan, progress: Callable[[int, int], None]
+) -> None:
     for index, label in enumerate(labels, start=1):
         if not _sessions_table(folder, label).is_file():
             _write_patient(folder, label, plan.patient(index))
             LOGGER.info("sub-%s: %d visits", label, plan.visits)
-        if progress:
-            progress(index, plan.patients)
+        progress(index, plan.patients)
     write_text(folder / "participants.tsv", "\n".join(["participant_id", *(f"sub-{label}" for label in labels)]) + "\n")
 
 
-def _claim(folder: Path, identity: str) -> None:
-    """Write the descriptions, or check that those there are the same."""
-    marker = folder / "derivatives" / "reference" / "dataset_description.json"
-    description = {
-        "Name": "Lesions of the simulated patients",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "lesiondelta simulate", "Description": identity}],
-    }
+def _require_empty_or_same(folder: Path, identity: str, labels: Sequence[str]) -> None:
+    marker = _marker(folder)
     if not marker.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if contents(folder):
             raise OutputError(f"{folder} is not empty and was not written by `simulate`: give a new folder.")
-        write_json(marker, description)
     elif identity not in marker.read_text(encoding="utf-8"):
         raise OutputError(
             f"{folder} holds a cohort simulated with other settings or by another version: give another folder."
         )
-    raw = {"Name": "Simulated patients with MS lesions", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-    write_json(folder / "dataset_description.json", raw)
-
-
-def _require_no_others(folder: Path, labels: Sequence[str]) -> None:
     others = sorted({path.name for path in folder.glob("sub-*")} - {f"sub-{label}" for label in labels})
     if others:
         raise OutputError(
             f"{folder} holds {others[0]}, which is not among the {len(labels)} patients asked for: ask for as many as "
             "it has, or give another folder."
         )
+
+
+def _describe(folder: Path, identity: str) -> None:
+    description = {
+        "Name": "Lesions of the simulated patients",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "lesiondelta simulate", "Description": identity}],
+    }
+    write_json(_marker(folder), description)
+    raw = {"Name": "Simulated patients with MS lesions", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    write_json(folder / "dataset_description.json", raw)
 
 
 def _write_patient(folder: Path, label: str, patient: SimulatedPatient) -> None:
@@ -145,6 +152,11 @@ def _write_changes(path: Path, patient: SimulatedPatient) -> None:
     for pair, changes in enumerate(patient.changes, start=1):
         rows += [f"ses-{pair:02d}\tses-{pair + 1:02d}\t{lesion}\t{change}" for lesion, change in changes.items()]
     write_text(path, "\n".join(rows) + "\n")
+
+
+def _marker(folder: Path) -> Path:
+    """Says how the cohort was simulated; written first."""
+    return folder / "derivatives" / "reference" / "dataset_description.json"
 
 
 def _sessions_table(folder: Path, label: str) -> Path:
