@@ -41,7 +41,7 @@ from lesiondelta.nnunet.export import export_model
 
 NAME = "bundled-8"
 CAUTION = "the bundled model knows two real patients and was validated on none: check every lesion"
-TESTED = {"noise": 0.1, "slice_mm": 5.0, "ghosting": 0.05}
+TESTED = {"noise": 0.1, "slice_mm": 5.0, "ghosting": 0.04}
 """The worst of the card's robustness table, and of the real whole heads that masks were scored on."""
 LICENCE = "Apache-2.0; learned from images of the University of Ljubljana (CC-BY), see the model card"
 RESULTS = REPOSITORY / "docs" / "results" / "bundled-model"
