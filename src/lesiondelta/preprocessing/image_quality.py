@@ -18,7 +18,7 @@ WIDTHS_MM = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 LAG_MM = 2.0
 """Distance of the values whose difference tells how sharp an image is; of neighbouring slices, where these are farther
 apart."""
-MOST_LINES = 3000
+MOST_LINES = 1500
 """Of voxels, that are looked at along each axis."""
 AIR_STEP_MM = 3.0
 """Distance of the voxels of the air that are looked at."""

@@ -49,8 +49,27 @@ def coarse_mask(mask: Volume, spacing_mm: float) -> Volume:
 
 
 def dilate(mask: Volume, margin_mm: float) -> Volume:
-    """Every voxel within `margin_mm` of the mask."""
-    return mask.with_data(ndimage.distance_transform_edt(~mask.data, sampling=mask.grid.spacing) <= margin_mm)
+    """Every voxel within `margin_mm` of the mask; distances are found only where they may decide."""
+    spacing = mask.grid.spacing
+    margin = np.ceil(margin_mm / spacing).astype(int) + 1
+    found = mask.data.astype(bool)
+    boxes = [_box(values, margin) for values in (found, ~found)]
+    if None in boxes:
+        return mask.with_data(found)
+    box = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*boxes, strict=True))
+    grown = found.copy()
+    grown[box] = ndimage.distance_transform_edt(~found[box], sampling=spacing) <= margin_mm
+    return mask.with_data(grown)
+
+
+def _box(values: Array, margin: Array) -> tuple[slice, ...] | None:
+    """The box of what is true, and a margin around it; None where nothing is."""
+    found = ndimage.find_objects(values.astype(np.uint8))
+    if not found:
+        return None
+    return tuple(
+        slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(found[0], margin, values.shape, strict=True)
+    )
 
 
 def litres(mask: Volume) -> float:
