@@ -3,7 +3,7 @@
     python recipes/tracking_accuracy.py OUT [--patients N] [--segmented N]
 
 Patients are simulated from the atlas with three, four or five visits; some of their neighbours are joined from a visit
-on (merged), or until one (split). Their lesions are tracked as they are and as `tracking_masks` spoils them. Each
+on, or until one. Their lesions are tracked as they are and as `tracking_masks` spoils them. Each
 patient's first visit is then spoiled as often as the patient has visits: there every change is false. What a user gets
 is measured on `--segmented` other patients, in whom nothing changes, by the bundled model: a visit with slices of 1 mm
 and one of 3 mm. Writes README.md, tables and a picture.
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cc3d
 import numpy as np
 import pandas as pd
 from scipy import ndimage
@@ -23,11 +22,10 @@ from tracking_page import Example, write_page
 
 from lesiondelta.cohort import LesionChange
 from lesiondelta.images import Array, Volume
-from lesiondelta.settings import TrackingSettings
 from lesiondelta.simulation import Rates, mni152_anatomy
 from lesiondelta.simulation.lesions import draw_count, draw_lesions
 from lesiondelta.tracking import Group, TrackedVisit, track
-from lesiondelta.tracking.change import classify
+from lesiondelta.tracking.change import LEAST_GROWTH, classify
 
 FIRST_SEED, SEGMENTED_SEED = 8000, 8100
 SHOWN = "rescanned, noisy outlines"
@@ -35,7 +33,7 @@ RATES = Rates(new=0.08, enlarging=0.08, shrinking=0.08, resolved=0.05, quiet=0)
 NEAREST, FARTHEST = 3.0, 12.0  # voxels between lesions that are joined
 JOINED = 4  # pairs a patient
 MARGIN = 14  # voxels kept around all lesions
-GROWTH = TrackingSettings().least_growth
+GROWTH = LEAST_GROWTH
 HALF = 14  # voxels to either side in a picture
 Maps = tuple[Array, Array]
 
@@ -203,35 +201,23 @@ def compared(patient: Patient, visits: Sequence[TrackedVisit], threshold: float)
 
 
 def true_changes(before: Array, after: Array, joined: Mapping[int, int]) -> tuple[list[str], Maps]:
-    """What every lesion does, by its exact volume and by how many pieces it is in; and the maps of their indices."""
+    """What every lesion does, by its exact volume; and the maps of their indices."""
     there = [set(np.unique(labels[labels > 0]).tolist()) for labels in (before, after)]
     first_of = {other: one for other, one in joined.items() if other not in there[0] & there[1]}
     firsts = sorted({first_of.get(number, number) for number in there[0] | there[1]})
     members = [[first, *(other for other, one in first_of.items() if one == first)] for first in firsts]
     maps = indices(members, before), indices(members, after)
     volumes = [np.bincount(labels.ravel(), minlength=len(firsts) + 1)[1:].tolist() for labels in maps]
-    counts = [pieces(labels, len(firsts)) for labels in maps]
-    return [change_of(*one) for one in zip(*volumes, *counts, strict=True)], maps
+    return [change_of(*one) for one in zip(*volumes, strict=True)], maps
 
 
-def change_of(before: int, after: int, pieces_before: int, pieces_after: int) -> str:
-    """The change by its definition (decision 080), from volumes and numbers of pieces that are exact."""
+def change_of(before: int, after: int) -> str:
+    """The change by its definition (decision 080), from volumes that are exact."""
     if not before or not after:
         return "resolved" if before else "new"
-    if pieces_before != pieces_after:
-        return "merged" if pieces_before > pieces_after else "split"
     if max(before, after) <= (1 + GROWTH) * min(before, after):
         return "stable"
     return "enlarging" if after > before else "shrinking"
-
-
-def pieces(labels: Array, count: int) -> list[int]:
-    """In how many pieces each number from 1 to `count` is."""
-    parts = cc3d.connected_components(labels, connectivity=26)
-    numbers = labels[labels > 0], parts[labels > 0]
-    each = np.unique(np.stack(numbers), axis=1)[0]
-    counts: list[int] = np.bincount(each, minlength=count + 1)[1:].tolist()
-    return counts
 
 
 def indices(members: Sequence[Sequence[int]], labels: Array) -> Array:

@@ -72,16 +72,25 @@ class Change(StrEnum):
     SHRINKING = "shrinking"
     RESOLVED = "resolved"
     STABLE = "stable"
-    MERGED = "merged"
-    SPLIT = "split"
+    POSSIBLE = "possible"
+    """Images show it, and no mask does: apart from all counts."""
 
 
 @dataclass(frozen=True)
 class LesionChange:
     """Lesions of two visits that belong together.
 
-    `error_mm3` is the half width of the 95 % interval of `current_mm3 - prior_mm3`, as estimated; `returned`: it was
-    there at an earlier visit, but not at the prior.
+    Attributes
+    ----------
+    prior, current : numbers of the lesions at both visits
+    prior_mm3, current_mm3 : their volumes
+    error_mm3 : half width of the 95 % interval of `current_mm3 - prior_mm3`, as estimated
+    returned : it was there at an earlier visit, but not at the prior
+    evidence : strongest evidence that it became brighter (above 0) or darker, in standard deviations; None: not looked
+    gained_mm3, lost_mm3 : what the images show to have become lesion, or to be lesion no more
+    confidence : probability that it changed; None where images were not looked at
+    later_confidence : the same, once the next visit is known too
+    t1w_evidence : mean evidence of the T1w at the same place; a lesion that grows becomes darker there
     """
 
     prior: tuple[int, ...]
@@ -92,6 +101,19 @@ class LesionChange:
     error_mm3: float
     reason: str
     returned: bool = False
+    evidence: float | None = None
+    gained_mm3: float | None = None
+    lost_mm3: float | None = None
+    confidence: float | None = None
+    later_confidence: float | None = None
+    t1w_evidence: float | None = None
+
+    @property
+    def lineage(self) -> str:
+        """What became of the pieces: several are one now (merged), one is several (split), or nothing."""
+        if not (self.prior and self.current) or len(self.prior) == len(self.current):
+            return ""
+        return "merged" if len(self.prior) > len(self.current) else "split"
 
 
 def visit_name(label: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from lesiondelta.files import is_text
 
 FILE_URI = "file://"
+Sensitivity = Literal["low", "default", "high"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -89,10 +90,16 @@ class TrackingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tolerance_mm: float = Field(1.0, ge=0, description="Match lesions of two visits that are up to this many mm apart.")
-    least_growth: float = Field(
-        0.3,
+    sensitivity: Sensitivity = Field(
+        "default",
+        description="Which changes to call: low, those that are all but sure; default, those more likely than not; "
+        "high, also those of which half are chance.",
+    )
+    least_growth: float | None = Field(
+        None,
         ge=0,
-        description="Least change of an enlarging or shrinking lesion, as a fraction of its smaller volume.",
+        description="Least change of an enlarging or shrinking lesion, as a fraction of its smaller volume; by default "
+        "whatever the images bear out.",
     )
     error_sd: float = Field(1.96, ge=0, description="Standard deviations of the measurement error to be exceeded.")
 

@@ -13,17 +13,21 @@ from lesiondelta.cli import main
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Grid, Volume, read_image, read_mask, write_volume
 from lesiondelta.inference.segmenter import counted
+from lesiondelta.outputs.derivatives import PatientFiles
+from lesiondelta.outputs.lesions import map_files, write_difference
 from lesiondelta.pipeline.change_maps import (
     before_on_own_grid,
     changes_on_own_grid,
     lesions_on_own_grid,
     with_resolved,
+    with_unmasked,
 )
-from lesiondelta.pipeline.tracked_lesions import TrackedLesions, shown, track_lesions
+from lesiondelta.pipeline.tracked_lesions import TrackedLesions, shown, step_rows, track_lesions
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit, with_atlas
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import Tracking
 from lesiondelta.tracking.change import UNSEEN
+from lesiondelta.tracking.places import Place
 from tests.models import export_tiny_model
 from tests.tiny import call, image_path, write_patient
 
@@ -99,6 +103,31 @@ def test_maps_of_change_name_their_labels_and_sources(done):
         assert (inside == list(Change).index(Change(row.change)) + 1).all()
 
 
+def test_the_difference_of_the_flairs_is_written_in_the_patients_space(tmp_path):
+    """With what it was made from; rounded, so that it compresses."""
+    place = PatientFiles(tmp_path, "01").visit("10")
+    z = Volume(np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32), OBLIQUE)
+    write_difference(place, "2", z)
+    path = place.anat("space-patient_desc-differenceFrom2_FLAIR.nii.gz")
+    np.testing.assert_allclose(read_image(path).data, z.data, atol=0.0251)
+    np.testing.assert_allclose(read_image(path).affine, OBLIQUE, atol=1e-5)
+    about = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert about["Sources"] == ["bids::sub-01/ses-10/anat/sub-01_ses-10_space-patient_FLAIR.nii.gz"]
+    assert about["PriorSession"] == "ses-2"
+    assert path in map_files(place, ["2"])
+
+
+def test_images_with_too_little_tissue_are_judged_by_their_masks(done):
+    """The tiny images of these tests: no difference is written, and the log says why."""
+    assert not list((done / "sub-01").rglob("*difference*"))
+    assert "judged by the masks alone" in (done / "logs" / "sub-01.log").read_text()
+
+
+def test_the_surest_changes_come_first_in_every_step(done):
+    for _, step in table(done, "changes").groupby("session_id", sort=False):
+        assert pd.to_numeric(step.confidence, errors="coerce").fillna(0).is_monotonic_decreasing
+
+
 def test_tables_have_a_dictionary_for_every_column(done):
     for name in ("lesions", "changes"):
         described = json.loads((done / "sub-01" / f"sub-01_{name}.json").read_text())
@@ -159,13 +188,53 @@ OBLIQUE = np.array([[0.9, -0.3, 0.0, -50], [0.3, 0.9, 0.2, -140], [0.0, -0.5, 2.
 OWN_SHAPE = (170, 190, 70)
 
 
+def test_a_lesion_that_no_mask_has_keeps_its_number_on_thick_oblique_slices():
+    """One that the nearest voxels show, and one that lies between them."""
+    shape = (60, 60, 60)
+    blank = Volume(np.ones(shape, np.float32), np.eye(4))
+    _, (seen,) = patient([np.zeros(shape, bool)], np.eye(4), blank, blank)
+    instances = np.zeros(shape, np.int32)
+    instances[20:26, 20:26, 20:26] = 4
+    instances[34, 30, 31] = 5
+    nothing = Volume(np.zeros(OWN_SHAPE, np.int32), OBLIQUE)
+    labels = with_unmasked(nothing, seen, instances).data
+    assert set(np.unique(labels)) == {0, 4, 5}
+    there = (OBLIQUE @ np.c_[np.argwhere(labels == 4), np.ones((labels == 4).sum())].T)[:3].T
+    assert (np.abs(there - 22.5) <= 3.01).all()
+    (one,) = np.argwhere(labels == 5)
+    assert np.linalg.norm(np.linalg.inv(OBLIQUE)[:3] @ [34, 30, 31, 1] - one) < 1
+
+
+def test_what_only_images_show_is_a_row_without_numbers():
+    """A place that no probability supports."""
+    shape = (60, 60, 60)
+    blank = Volume(np.ones(shape, np.float32), np.diag([-1.0, 1, 1, 1]))
+    _, segmented = patient([np.zeros(shape, bool)] * 2, blank.affine, blank, blank)
+    place = Place(-1, np.array([[10, 20, 30], [12, 20, 30]]), 7.5, 0.4, possible=True)
+    empty = np.zeros(shape, np.int32)
+    tracking = Tracking((empty, empty), ((),), possible=((place,),))
+    (row,) = step_rows(TrackedLesions(tuple(segmented), tracking, ({}, {})))
+    assert (row.step.change, row.step.prior, row.step.current) == (Change.POSSIBLE, (), ())
+    assert (row.step.evidence, row.step.confidence) == (-7.5, 0.4)
+    assert (row.step.gained_mm3, row.step.lost_mm3) == (0.0, 2.0)
+    assert row.centre_mm == (-11.0, 20.0, 30.0)
+
+
+def flair(t1w, brain, mask, seed):
+    """Lesions shine, and no two scans have the same noise."""
+    level = np.median(t1w.data[brain.data > 0])
+    noisy = t1w.data + np.random.default_rng(seed).normal(0, 0.02 * level, t1w.data.shape) + level * mask
+    return t1w.with_data(np.where(brain.data > 0, noisy, 0).astype(np.float32))
+
+
 def patient(masks, affine, brain, t1w, to_flair=None):
     """A prepared patient whose FLAIR has thick oblique slices, and its visits segmented as given."""
     grid = Grid(masks[0].shape, affine)
     own = {"FLAIR": Grid(OWN_SHAPE, OBLIQUE)}
     transforms, quality = {"FLAIR": np.eye(4) if to_flair is None else to_flair}, {"FLAIR_residual_mm": 0.2}
     visits = tuple(
-        PreparedVisit(str(number), {"T1w": t1w, "FLAIR": t1w}, transforms, own, quality) for number in range(len(masks))
+        PreparedVisit(str(number), {"T1w": t1w, "FLAIR": flair(t1w, brain, mask, number)}, transforms, own, quality)
+        for number, mask in enumerate(masks)
     )
     prepared = PreparedPatient("01", grid, brain, visits, {})
     probabilities = [np.where(mask, 0.99, 0.01).astype(np.float32) for mask in masks]

@@ -18,8 +18,6 @@ OPPOSITE = {
     Change.RESOLVED: Change.NEW,
     Change.ENLARGING: Change.SHRINKING,
     Change.SHRINKING: Change.ENLARGING,
-    Change.MERGED: Change.SPLIT,
-    Change.SPLIT: Change.MERGED,
     Change.STABLE: Change.STABLE,
 }
 often = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -82,7 +80,7 @@ def _place(labels, numbers):
     return tuple(np.flatnonzero(np.isin(labels, numbers)).tolist()) if numbers else ()
 
 
-@pytest.mark.parametrize("change", Change)
+@pytest.mark.parametrize("change", [one for one in Change if one is not Change.POSSIBLE])
 def test_the_patients_of_these_tests_show_every_change(change):
     def shows(visits):
         return any(one.change == change for step in tracked(visits).changes for one in step)

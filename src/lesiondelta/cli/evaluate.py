@@ -74,8 +74,10 @@ def evaluate(
     If a folder has several masks of a visit, the one with the reference's space entity is used. Reference and
     prediction must share a grid.
 
-    If all visits of a patient share a grid, changes from visit to visit are scored too. Visits are ordered by acq_time
-    in sub-X_sessions.tsv (or _scans.tsv) of the reference's dataset if all dates differ, otherwise by label. With
+    Changes from visit to visit are scored too: new, enlarging, shrinking and resolved lesions. If PREDICTION is the
+    output of run, the changes that it calls are scored, at every limit on their confidence; otherwise those that the
+    masks show. Visits on different grids need the transforms of run. Visits are ordered by acq_time in
+    sub-X_sessions.tsv (or _scans.tsv) of the reference's dataset if all dates differ, otherwise by label. With
     --mapping, they keep the order of its rows.
     """
     from lesiondelta.evaluation.tables import MaskFolders, Options
@@ -122,15 +124,40 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         table.add_row(name, mean, interval, sd, str(figures["patients"]))
     console.out.print(f"{summary['visits']} visits of {summary['patients']} patients", highlight=False)
     console.out.print(table)
+    if summary["steps"]:
+        print_changes(summary)
     for visit in summary["missing_predictions"]:
         console.errors.print(f"[yellow]{visit} has a reference and no prediction: it is in no mean.[/]")
     for visit in summary["predictions_without_reference"]:
         console.errors.print(f"[yellow]{visit} has a prediction and no reference: it is not scored.[/]")
-    for why in sorted(set(summary["change_not_scored"].values())):
-        steps = [step for step, reason in summary["change_not_scored"].items() if reason == why]
-        console.errors.print(f"Change is not scored from {'; '.join(steps)}: {why}.", highlight=False, soft_wrap=True)
-    files = "per_visit.tsv, per_patient.tsv, per_step.tsv and summary.json"
+    say_once(summary["change_not_scored"], "Change is not scored from")
+    say_once(summary["changes"]["calls_not_used"], "Changes are those of the masks alone from")
+    files = (
+        "per_visit.tsv, per_patient.tsv, per_step.tsv, changes_per_step.tsv, changes_detection.tsv, froc.tsv and "
+        "summary.json"
+    )
     console.out.print(f"The page is {out / 'scores.html'}; {files} lie beside it.", soft_wrap=True, markup=False)
+
+
+def print_changes(summary: dict[str, Any]) -> None:
+    """Print how changed lesions are detected, by class."""
+    from rich.table import Table
+
+    from lesiondelta.report.change_scores import detection_rows
+
+    table = Table("change", "found", "recall", "right", "precision", "F1", "false per step", box=None)
+    for row in detection_rows(summary["changes"]):
+        if not row["is_size"]:
+            table.add_row(row["title"], *row["cells"])
+    console.out.print(f"\n{summary['steps']} steps from a visit to the next", highlight=False)
+    console.out.print(table)
+
+
+def say_once(reasons: dict[str, str], what: str) -> None:
+    """Print every reason with all steps that it holds for."""
+    for why in sorted(set(reasons.values())):
+        steps = "; ".join(step for step, reason in reasons.items() if reason == why)
+        console.errors.print(f"{what} {steps}: {why}.", highlight=False, soft_wrap=True, markup=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -61,6 +61,7 @@ TABLE = (
     SettingOption("segmentation", "min_lesion_mm3", "--min-lesion-volume"),
     SettingOption("segmentation", "overlap", "--overlap"),
     SettingOption("segmentation", "mirroring", "--mirroring/--no-mirroring"),
+    SettingOption("tracking", "sensitivity", "--sensitivity"),
     SettingOption("tracking", "least_growth", "--least-growth"),
     SettingOption("tracking", "tolerance_mm", "--tolerance"),
     SettingOption("segmentation", "device", "--device", COMPUTING),

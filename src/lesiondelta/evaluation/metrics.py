@@ -189,7 +189,7 @@ def _harmonic(recall: float, precision: float, share: _Share) -> float:
 
 
 def _by_size(table: Overlaps, is_found: Array, is_right: Array, voxel_mm3: float) -> dict[str, Detection]:
-    classes = [_size_class(voxels * voxel_mm3) for voxels in (table.reference, table.predicted)]
+    classes = [size_class(voxels * voxel_mm3) for voxels in (table.reference, table.predicted)]
     counted = {}
     for number, name in enumerate(SIZES):
         in_reference, in_prediction = (of == number for of in classes)
@@ -200,7 +200,7 @@ def _by_size(table: Overlaps, is_found: Array, is_right: Array, voxel_mm3: float
     return counted
 
 
-def _size_class(volumes_mm3: Array) -> Array:
+def size_class(volumes_mm3: Array) -> Array:
     """0 under 10 mm3, 2 over 100 mm3, 1 between, whatever the rounding of affines."""
     large = volumes_mm3 > LARGE_MM3 * (1 + VOLUME_TOLERANCE)
     classes: Array = np.where(~at_least(volumes_mm3, SMALL_MM3), 0, np.where(large, 2, 1))

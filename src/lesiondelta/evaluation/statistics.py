@@ -67,6 +67,27 @@ def mean_interval(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     return Interval(mean, float(found.low), float(found.high))
 
 
+def figures(values: Sequence[float] | Array) -> dict[str, float | int | None]:
+    """Mean over patients, standard deviation, interval if there are enough, and how many have a value.
+
+    What there is not is None, as in JSON.
+    """
+    known = np.asarray(values, dtype=float)
+    known = known[~np.isnan(known)]
+    low = high = None
+    if len(known) >= LEAST_PATIENTS:
+        interval = mean_interval(known)
+        low, high = number(interval.low), number(interval.high)
+    mean = float(known.mean()) if len(known) else None
+    sd = float(known.std(ddof=1)) if len(known) > 1 else None
+    return {"mean": mean, "sd": sd, "low": low, "high": high, "patients": len(known)}
+
+
+def number(value: float | None) -> float | None:
+    """None for NaN."""
+    return None if value is None or math.isnan(value) else float(value)
+
+
 def difference(first: str, second: str, a: Array, b: Array, seed: int = 0) -> Difference:
     """Compare two methods in the same patients (N,); patients without a value for either are left out."""
     apart = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)

@@ -2,36 +2,33 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lesiondelta.errors import CohortError, InputError
-from lesiondelta.evaluation import Convention, Undefined, challenges
+from lesiondelta.errors import CohortError
+from lesiondelta.evaluation import Convention, Undefined, challenges, change_tables
+from lesiondelta.evaluation.change_tables import STEP_KEYS
 from lesiondelta.evaluation.instances import IOU, MIN_LESION_MM3
-from lesiondelta.evaluation.longitudinal import ChangeScores, score_change
+from lesiondelta.evaluation.longitudinal import ChangeScores
 from lesiondelta.evaluation.masks import MaskPair, Matching, match_folders, match_table, names, read_pair
 from lesiondelta.evaluation.metrics import SIZES, Scores, score
-from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, mean_interval
+from lesiondelta.evaluation.statistics import LEAST_PATIENTS, correlation, figures, number
+from lesiondelta.evaluation.steps import ScoredSteps, each, score_changes
 from lesiondelta.files import require_writable, write_json, write_text
-from lesiondelta.images import GRID_TOLERANCE_MM, Array
-from lesiondelta.processes import possible_processes, worker_pool
+from lesiondelta.images import Array
 
 KEYS = ["participant_id", "session_id"]
-STEP_KEYS = ["participant_id", "from_session_id", "to_session_id"]
 MEASURES = [field.name for field in fields(Scores) if field.name not in ("empty", "by_size")]
 BY_SIZE = [f"lesion_{side}_{size}" for size in SIZES for side in ("recall", "precision")]
 CHANGES = [field.name for field in fields(ChangeScores)]
 
 ScoringCallback = Callable[[int, int], object]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -94,19 +91,26 @@ def score_matching(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The same for pairs of masks; `raters` is the ISBI 2015 score of the second rater against the first."""
     by_visit = _score_all(matching.pairs, options, processes, progress)
-    changes, skipped = _score_changes(matching, options, processes)
-    visits, steps = visit_table(matching.pairs, by_visit), pd.DataFrame(changes, columns=[*STEP_KEYS, *CHANGES])
+    changes = score_changes(matching, options.min_lesion_mm3, processes)
+    visits, steps = visit_table(matching.pairs, by_visit), step_table(changes)
     patients = patient_table(visits, steps)
+    counts = change_tables.count_table(changes.detections)
     summary = summarise(visits, patients, steps) | {
         "isbi2015": _isbi2015(by_visit, raters),
-        "change_not_scored": skipped,
+        "change_not_scored": changes.skipped,
+        "changes": change_tables.summarise(changes.detections, counts),
         "missing_predictions": [" ".join(names(visit)) for visit in matching.without_prediction],
         "predictions_without_reference": [" ".join(names(visit)) for visit in matching.without_reference],
         "settings": {**asdict(options), "participants": list(options.participants), "lesion_iou": IOU},
     }
     require_writable(out)
-    for name, table in (("per_visit", visits), ("per_patient", patients), ("per_step", steps)):
+    tables = {
+        "per_visit": visits, "per_patient": patients, "per_step": steps, "changes_per_step": counts,
+        **{name: change_tables.frame(name, summary["changes"][of]) for name, of in change_tables.SUMMARISED.items()},
+    }  # fmt: skip
+    for name, table in tables.items():
         write_text(out / f"{name}.tsv", tsv(table))
+    change_tables.write_dictionaries(out)
     write_json(out / "summary.json", summary)
     return summary, patients
 
@@ -124,6 +128,12 @@ def visit_table(pairs: Sequence[MaskPair], scores: Sequence[Scores]) -> pd.DataF
             {**dict(zip(KEYS, pair.names, strict=True)), **plain, **counts, "isbi2015": challenge, "empty": empty}
         )
     return pd.DataFrame(rows)
+
+
+def step_table(changes: ScoredSteps) -> pd.DataFrame:
+    """A row a step from a visit to the next."""
+    rows = [{**dict(zip(STEP_KEYS, key, strict=True)), **asdict(one)} for key, one in changes.changes.items()]
+    return pd.DataFrame(rows, columns=[*STEP_KEYS, *CHANGES])
 
 
 def patient_table(visits: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
@@ -153,10 +163,10 @@ def summarise(visits: pd.DataFrame, patients: pd.DataFrame, steps: pd.DataFrame)
         "patients": len(patients),
         "visits": len(visits),
         "steps": len(steps),
-        "measures": {name: _measure(patients[name]) for name in columns},
+        "measures": {name: figures(patients[name].to_numpy(dtype=float)) for name in columns},
         "interval": f"95 % BCa bootstrap over patients, from {LEAST_PATIENTS} patients on",
         "empty_masks": {kind: empty[kind] for kind in ("both", "reference", "prediction")},
-        "volume_correlation": _number(correlation(*_columns(visits, "reference_volume_mm3", "predicted_volume_mm3"))),
+        "volume_correlation": number(correlation(*_columns(visits, "reference_volume_mm3", "predicted_volume_mm3"))),
         "volume_change": _volume_change(patients, steps),
     }
 
@@ -183,7 +193,7 @@ def _score_all(
     pairs: Sequence[MaskPair], options: Options, processes: int, progress: ScoringCallback = lambda done, of: None
 ) -> list[Scores]:
     scores = []
-    for result in _each(partial(_score, options=options), pairs, processes):
+    for result in each(partial(_score, options=options), pairs, processes):
         scores.append(result)
         progress(len(scores), len(pairs))
     return scores
@@ -213,64 +223,10 @@ def _raters(folders: MaskFolders, matching: Matching, options: Options, processe
     return float(np.mean(challenges.isbi2015(scores)))
 
 
-def _score_changes(matching: Matching, options: Options, processes: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """A row for each step from a visit to the next, and why other steps have none."""
-    rows: list[dict[str, Any]] = []
-    steps, skipped = [], {}
-    people: dict[str, list[MaskPair]] = {}
-    for pair in matching.pairs:
-        people.setdefault(pair.participant, []).append(pair)
-    for a, b in chain.from_iterable(map(pairwise, people.values())):
-        if matching.gap(a, b):
-            skipped[" ".join((*a.names, b.names[1]))] = "a visit between them has no prediction"
-        else:
-            steps.append((a, b))
-    results = _each(partial(_score_step, options=options), steps, processes)
-    for (before, after), result in zip(steps, results, strict=True):
-        keys = (before.names[0], before.names[1], after.names[1])
-        if isinstance(result, ChangeScores):
-            rows.append({**dict(zip(STEP_KEYS, keys, strict=True)), **asdict(result)})
-        else:
-            skipped[" ".join(keys)] = result
-    return rows, skipped
-
-
-def _score_step(step: tuple[MaskPair, MaskPair], options: Options) -> ChangeScores | str:
-    (truth_before, guess_before), (truth, guess) = (read_pair(pair) for pair in step)
-    if truth_before.grid.distance_mm(truth.grid) > GRID_TOLERANCE_MM:
-        return "the visits lie on different grids: give masks in one space (space-patient)"
-    return score_change(
-        (truth_before.data, truth.data), (guess_before.data, guess.data), truth.grid,
-        min_lesion_mm3=options.min_lesion_mm3,
-    )  # fmt: skip
-
-
-def _each(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
-    processes = possible_processes(min(processes, len(items)))
-    if processes <= 1:
-        yield from map(work, items)
-        return
-    with worker_pool(processes) as pool:
-        yield from pool.map(work, items)
-
-
 def _isbi2015(scores: Sequence[Scores], raters: float | None) -> dict[str, float | None]:
     mean = float(np.mean(challenges.isbi2015(scores)))
     scaled = math.nan if raters is None else challenges.isbi2015_scaled(mean, raters)
-    return {"mean_over_visits": _number(mean), "raters": _number(raters), "scaled": _number(scaled)}
-
-
-def _measure(values: "pd.Series[float]") -> dict[str, float | int | None]:
-    known = values.dropna()
-    found: dict[str, float | int | None] = {
-        "mean": _number(known.mean()), "sd": _number(known.std(ddof=1)), "low": None, "high": None,
-        "patients": len(known),
-    }  # fmt: skip
-    try:
-        interval = mean_interval(known.to_numpy())
-    except InputError:  # too few
-        return found
-    return found | {"low": _number(interval.low), "high": _number(interval.high)}
+    return {"mean_over_visits": number(mean), "raters": number(raters), "scaled": number(scaled)}
 
 
 def _volume_change(patients: pd.DataFrame, steps: pd.DataFrame) -> dict[str, float | int | None]:
@@ -279,16 +235,12 @@ def _volume_change(patients: pd.DataFrame, steps: pd.DataFrame) -> dict[str, flo
     bias, sd = apart.mean(), apart.std(ddof=1)
     return {
         "patients": len(apart),
-        "bias_mm3": _number(bias),
-        "lower_limit_mm3": _number(bias - 1.96 * sd),
-        "upper_limit_mm3": _number(bias + 1.96 * sd),
-        "correlation": _number(correlation(*_columns(steps, "reference_change_mm3", "predicted_change_mm3"))),
+        "bias_mm3": number(bias),
+        "lower_limit_mm3": number(bias - 1.96 * sd),
+        "upper_limit_mm3": number(bias + 1.96 * sd),
+        "correlation": number(correlation(*_columns(steps, "reference_change_mm3", "predicted_change_mm3"))),
     }
 
 
 def _columns(table: pd.DataFrame, first: str, second: str) -> tuple[Array, Array]:
     return table[first].to_numpy(dtype=float), table[second].to_numpy(dtype=float)
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)

@@ -7,7 +7,7 @@ from lesiondelta.cohort import Change
 from lesiondelta.images import Array, Grid, Volume, resample
 from lesiondelta.inference.segmenter import SegmentedVisit
 from lesiondelta.outputs.derivatives import MASK, Place, own_uri, read_sidecar
-from lesiondelta.outputs.lesions import write_lesion_maps
+from lesiondelta.outputs.lesions import write_difference, write_lesion_maps
 from lesiondelta.outputs.segmentations import DicomSource, write_segmentations
 from lesiondelta.pipeline.corrections import FinalVisit
 from lesiondelta.pipeline.tracked_lesions import TrackedLesions
@@ -23,6 +23,7 @@ def write_maps(
     """
     segmented = tracked.visits[index]
     lesions = lesions_on_own_grid(visit.own_mask, segmented, tracked.tracking.instances[index])
+    lesions = with_unmasked(lesions, segmented, tracked.tracking.instances[index])
     before = before_on_own_grid(lesions.grid, tracked, index)
     changes = changes_on_own_grid(lesions, before, tracked, index) if index else None
     facts = {
@@ -30,7 +31,10 @@ def write_maps(
         "Sources": [own_uri(place, MASK)],
         "SpatialReference": read_sidecar(place, MASK)["SpatialReference"],
     }
-    write_lesion_maps(place, tracked.visits[index - 1].label if index else None, lesions, changes, facts)
+    prior = tracked.visits[index - 1].label if index else None
+    write_lesion_maps(place, prior, lesions, changes, facts)
+    if prior is not None and tracked.tracking.evidence:
+        write_difference(place, prior, segmented.mask.with_data(tracked.tracking.evidence[index - 1]))
     labels = with_resolved(lesions, before, tracked, index)
     by_hand = visit.correction is not None
     return write_segmentations(place, labels, _changes_of(labels, tracked, index), source, by_hand=by_hand)
@@ -49,6 +53,23 @@ def lesions_on_own_grid(mask: Volume, visit: SegmentedVisit, instances: Array) -
         nearest = ndimage.distance_transform_edt(instances == 0, return_distances=False, return_indices=True)
         labels[tuple(voxels.T)] = instances[tuple(nearest[(slice(None), *there.T)])]
     return mask.with_data(labels)
+
+
+def with_unmasked(lesions: Volume, visit: SegmentedVisit, instances: Array) -> Volume:
+    """The numbered lesions on a FLAIR's own grid, and those that only images show: each keeps one voxel at least."""
+    unmasked = np.where(visit.mask.data, 0, instances)
+    if not unmasked.any():
+        return lesions
+    to_patient = np.linalg.inv(visit.prepared.from_patient["FLAIR"]).astype(np.float64)
+    moved = resample(visit.mask.with_data(unmasked), lesions.grid, to_patient, order="nearest").data
+    found = np.where(lesions.data > 0, lesions.data, moved).astype(np.int32)
+    to_own = np.linalg.inv(lesions.affine) @ visit.prepared.from_patient["FLAIR"] @ visit.mask.affine
+    for number in np.setdiff1d(np.unique(unmasked[unmasked > 0]), np.unique(found)):
+        centre = np.append(np.argwhere(unmasked == number).mean(axis=0), 1)
+        voxel = np.rint(to_own @ centre)[:3].astype(int)
+        if np.all(voxel >= 0) and np.all(voxel < found.shape):
+            found[tuple(voxel)] = number
+    return lesions.with_data(found)
 
 
 def before_on_own_grid(grid: Grid, tracked: TrackedLesions, index: int) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lesiondelta import records
-from lesiondelta.errors import OutputError
+from lesiondelta.errors import LesionDeltaError, OutputError
 from lesiondelta.files import logged_to
 from lesiondelta.outputs.derivatives import PatientFiles
 from lesiondelta.outputs.segmentations import segmentation_files
@@ -72,13 +72,17 @@ def report_cohort(out: Path, participants: Sequence[str] | None = None) -> tuple
 
 
 def _rebuilt(files: PatientFiles) -> tuple[VisitResult, ...]:
-    record = None
     try:
         with logged_to(files.log), records.only_run(files.out, files.patient):
             record = records.read_record(files.out, files.patient)
-            return rebuild(files, record)
-    except Exception as error:
-        record = record or records.read_record(files.out, files.patient)
-        visits = [result.visit for result in records.results_of(record)] if record else [""]
-        reason = reason_of(error, files)
-        return tuple(VisitResult(files.patient, visit, "failed", reason) for visit in visits)
+            try:
+                return rebuild(files, record)
+            except Exception as error:  # logged while the log is open
+                return _failed(files, record, reason_of(error, files))
+    except LesionDeltaError as error:  # the log itself cannot be written, or another run is at it
+        return _failed(files, records.read_record(files.out, files.patient), str(error))
+
+
+def _failed(files: PatientFiles, record: records.Record | None, reason: str) -> tuple[VisitResult, ...]:
+    visits = [result.visit for result in records.results_of(record)] if record else [""]
+    return tuple(VisitResult(files.patient, visit, "failed", reason) for visit in visits)

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
-from lesiondelta.cohort import CONTRASTS
+import numpy as np
+
+from lesiondelta.cohort import CONTRASTS, Change
+from lesiondelta.images import Array
 from lesiondelta.outputs.lesions import LesionRow, StepRow
 from lesiondelta.pipeline.change_maps import change_map
 from lesiondelta.pipeline.judgement import JudgedPatient
-from lesiondelta.report.patient_page import Report, ReportVisit
+from lesiondelta.pipeline.tracked_lesions import TrackedLesions, possible_places
+from lesiondelta.report.content import Report, ReportVisit
 
 
 def report_of(judged: JudgedPatient, lesions: Sequence[LesionRow], steps: Sequence[StepRow]) -> Report:
@@ -38,7 +42,17 @@ def _report_visit(judged: JudgedPatient, index: int) -> ReportVisit:
         reason=result.reason,
         flair=visit.segmented.prepared.images["FLAIR"],
         instances=lesions.tracking.instances[index],
-        changes=change_map(lesions, index),
+        changes=_changes(lesions, index),
         figures=result.figures,
         correction=str(visit.correction or ""),
+        difference=lesions.tracking.evidence[index - 1] if index and lesions.tracking.evidence else None,
     )
+
+
+def _changes(lesions: TrackedLesions, index: int) -> Array:
+    """The map of changes, with what is only possible where no lesion is."""
+    codes, shown = change_map(lesions, index), np.zeros(lesions.tracking.instances[0].shape, bool)
+    for place in possible_places(lesions, index):
+        shown[tuple(place.voxels.T)] = True
+    labels: Array = np.where(shown & (codes == 0), list(Change).index(Change.POSSIBLE) + 1, codes)
+    return labels

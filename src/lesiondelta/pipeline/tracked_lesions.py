@@ -16,8 +16,10 @@ from lesiondelta.outputs.lesions import LesionRow, StepRow
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.regions import regions_of
 from lesiondelta.settings import TrackingSettings
-from lesiondelta.tracking import TrackedVisit, Tracking, track
+from lesiondelta.tracking import TrackedVisit, Tracking, VisitImage, track
 from lesiondelta.tracking.change import UNSEEN
+from lesiondelta.tracking.evidence import box_blur
+from lesiondelta.tracking.places import Place
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,22 @@ def _locations(prepared: PreparedPatient, instances: Sequence[Array]) -> list[Ma
 def _tracked(visit: SegmentedVisit, brain: Volume) -> TrackedVisit:
     prepared = visit.prepared
     covered = shown(prepared.images["FLAIR"], brain)
-    return TrackedVisit(visit.mask.data, visit.probability.data, slice_mm(prepared), residual_mm(prepared), covered)
+    return TrackedVisit(
+        visit.mask.data, visit.probability.data, slice_mm(prepared), residual_mm(prepared), covered,
+        _image(prepared, "FLAIR"), _image(prepared, "T1w"),
+    )  # fmt: skip
+
+
+def _image(visit: PreparedVisit, contrast: str) -> VisitImage | None:
+    """An image with the blur of its slices: as thick as it shows them to be, if that is more than its header says."""
+    if contrast not in visit.grids:
+        return None
+    affine = np.linalg.inv(visit.from_patient[contrast]) @ visit.grids[contrast].affine
+    edges = visit.grids[contrast].spacing
+    thickest = int(np.argmax(edges))
+    shown = visit.quality.get(f"{contrast}_thickness_mm", edges[thickest])
+    affine[:3, thickest] *= max(1.0, shown / edges[thickest])
+    return VisitImage(visit.images[contrast].data, box_blur(affine))
 
 
 def shown(image: Volume, brain: Volume) -> Array:
@@ -120,15 +137,50 @@ def lesion_rows(tracked: TrackedLesions) -> list[LesionRow]:
 
 
 def step_rows(tracked: TrackedLesions) -> list[StepRow]:
-    """One row for what became of each lesion from a visit to the next."""
-    rows = []
+    """One row for what became of each lesion from a visit to the next, the surest changes first."""
+    rows: list[StepRow] = []
+    voxels = [_voxels(labels) for labels in tracked.tracking.instances]
+    order = {visit.label: number for number, visit in enumerate(tracked.visits)}
     for index, step in enumerate(tracked.tracking.changes, start=1):
         before, after = (tracked.visits[i].label for i in (index - 1, index))
         for one in step:
             side, visit = (one.current, index) if one.current else (one.prior, index - 1)
             places = {tracked.locations[visit].get(number) for number in side}
-            rows.append(StepRow(before, after, one, next(iter(places)) if len(places) == 1 else None))
-    return rows
+            centre = _centre_mm(tracked, np.concatenate([voxels[visit][number] for number in side]))
+            rows.append(StepRow(before, after, one, next(iter(places)) if len(places) == 1 else None, centre))
+        rows += [StepRow(before, after, *_possible(tracked, place)) for place in possible_places(tracked, index)]
+    return sorted(rows, key=lambda row: (order[row.visit], -(row.step.confidence or 0.0)))
+
+
+def possible_places(tracked: TrackedLesions, index: int) -> tuple[Place, ...]:
+    """Places of the step to a visit that only the images show."""
+    return tracked.tracking.possible[index - 1] if tracked.tracking.possible and index else ()
+
+
+def _possible(tracked: TrackedLesions, place: Place) -> tuple[LesionChange, str | None, tuple[float, float, float]]:
+    """A place as a row of changes, with its location, which is not known, and its centre."""
+    volume = len(place.voxels) * float(tracked.visits[0].mask.grid.voxel_volume_mm3)
+    gained, lost = (volume, 0.0) if place.sign > 0 else (0.0, volume)
+    why = f"the images show {volume:.0f} mm3 become {'brighter' if place.sign > 0 else 'darker'}, and no mask has it"
+    row = LesionChange(
+        (), (), Change.POSSIBLE, lost, gained, 0.0, why, False, place.sign * place.peak, gained, lost, place.confidence,
+        place.later,
+    )  # fmt: skip
+    return row, None, _centre_mm(tracked, place.voxels)
+
+
+def _voxels(labels: Array) -> dict[int, Array]:
+    """The voxels (N, 3) of every lesion."""
+    where = np.argwhere(labels)
+    owners = labels[tuple(where.T)]
+    order = np.argsort(owners, kind="stable")
+    numbers, starts = np.unique(owners[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(where[order], starts[1:]), strict=True)) if len(where) else {}
+
+
+def _centre_mm(tracked: TrackedLesions, voxels: Array) -> tuple[float, float, float]:
+    x, y, z = (tracked.visits[0].mask.affine @ [*voxels.mean(axis=0), 1])[:3].tolist()
+    return x, y, z
 
 
 def change_figures(tracked: TrackedLesions, index: int) -> dict[str, float | str]:
@@ -136,4 +188,5 @@ def change_figures(tracked: TrackedLesions, index: int) -> dict[str, float | str
     if not index:
         return {}
     changes = [one.change for one in tracked.step(index)]
-    return {f"{change.value}_lesions": float(changes.count(change)) for change in Change}
+    possible = len(possible_places(tracked, index))
+    return {f"{one}_lesions": float(possible if one is Change.POSSIBLE else changes.count(one)) for one in Change}

@@ -45,8 +45,8 @@ def _written(files: PatientFiles, visits: Sequence[str]) -> list[Path]:
     written = [*table_files(files), files.report]
     for before, label in zip(["", *visits], visits, strict=False):
         place = files.visit(label)
-        written += map_files(place, [before] if label != visits[0] else [])
-        written += [path for path in segmentation_files(place) if path.is_file()]
+        maybe = [*map_files(place, [before] if label != visits[0] else []), *segmentation_files(place)]
+        written += [path for path in maybe if path.is_file()]
     return written
 
 

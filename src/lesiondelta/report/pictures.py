@@ -42,7 +42,7 @@ def write_picture(path: Path, panels: Sequence[Panel], title: str, note: str = "
 
     slices = choose_slices([panel.mask.data for panel in panels], panels[-1].flair.data, SLICES)
     box = _box(panels)
-    rows = [_row(grey_values(panel.flair.data), slices, box) for panel in panels]
+    rows = [_row(grey, slices, box) for grey in alike_grey_values([panel.flair.data for panel in panels])]
     height, width = rows[0].shape
     words_in = 1.0
     figure = Figure(figsize=(WIDTH_IN, WIDTH_IN * len(rows) * height / width + words_in), facecolor=BACKGROUND, dpi=150)
@@ -106,12 +106,17 @@ def _row(volume: Array, slices: Sequence[int], box: tuple[slice, slice]) -> Arra
 
 def grey_values(image: Array) -> Array:
     """Grey values from 0 to 1: black well below the brain, white where lesions are still told apart from it."""
-    inside = image[image > 0]
-    if not inside.size:
-        return image
-    low, high = DARK * np.median(inside), np.quantile(inside, BRIGHT)
-    shown: Array = np.clip((image - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-    return shown
+    return alike_grey_values([image])[0]
+
+
+def alike_grey_values(images: Sequence[Array]) -> list[Array]:
+    """`grey_values` of several visits in one window: what is as bright, beside the median of its brain, looks alike."""
+    inside = [image[image > 0] for image in images]
+    medians = [float(np.median(values)) if values.size else 1.0 for values in inside]
+    brightest = [np.quantile(v, BRIGHT) / median for v, median in zip(inside, medians, strict=True) if v.size]
+    width = max([*brightest, 0.0]) - DARK
+    shown = (image / median - DARK for image, median in zip(images, medians, strict=True))
+    return [np.clip(one / max(width, np.finfo(np.float32).tiny), 0, 1).astype(np.float32) for one in shown]
 
 
 def _outline(axes: "Axes", mask: Array, top: int, colour: str) -> None:

@@ -1,6 +1,5 @@
 """The page of `evaluate`: tables and distributions over patients, one HTML file that opens offline."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 
 from lesiondelta import __version__
 from lesiondelta.files import write_text
+from lesiondelta.report.change_scores import as_svg, change_notes, detection_rows, froc_figure, froc_points
 
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "Overlap and distance": {
@@ -74,6 +74,9 @@ def write_page(
             (row["participant_id"], row["visits"], *(_number(row[name], _digits(name)) for name in shown))
             for row in patients.to_dict("records")
         ],
+        detection=detection_rows(summary["changes"]),
+        froc=froc_figure(summary["changes"]["froc"]),
+        froc_points=froc_points(summary["changes"]),
         volume_correlation=_number(summary["volume_correlation"]),
         change=_change(summary["volume_change"]),
         isbi=_isbi(summary["isbi2015"]),
@@ -91,7 +94,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     )
     notes = [f"{title}: {', '.join(summary[name])}." for name, title in lists if summary[name]]
     skipped = summary["change_not_scored"]
-    return notes + [f"Change is not scored, {step}: {why}." for step, why in skipped.items()]
+    notes += [f"Change is not scored, {step}: {why}." for step, why in skipped.items()]
+    return notes + change_notes(summary["changes"])
 
 
 def _rows(names: Mapping[str, str], measures: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -155,10 +159,7 @@ def _figure(shown: Sequence[str], measures: Mapping[str, Any], patients: pd.Data
             axes.set(title=SHOWN[name], xlim=(-0.7, 0.7), xticks=[])
             axes.set_ylim((-0.03, 1.03) if not name.endswith("_mm") else (0, 1.08 * max(values.max(initial=0), 1)))
             axes.spines[["top", "right", "bottom"]].set_visible(False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+        return as_svg(figure)
 
 
 def _beside(values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Which lesion of a visit is which of another, and what became of it."""
 
-from lesiondelta.tracking.change import TrackedVisit, Tracking, track
+from lesiondelta.tracking.evidence import VisitImage
 from lesiondelta.tracking.identity import Group, groups_of, name_lesions
+from lesiondelta.tracking.track import track
+from lesiondelta.tracking.visit import TrackedVisit, Tracking
 
-__all__ = ["Group", "TrackedVisit", "Tracking", "groups_of", "name_lesions", "track"]
+__all__ = ["Group", "TrackedVisit", "Tracking", "VisitImage", "groups_of", "name_lesions", "track"]

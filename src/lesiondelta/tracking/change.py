@@ -1,18 +1,16 @@
-"""What became of every lesion from one visit to the next, and how sure that is."""
+"""What masks alone say of every lesion from one visit to the next, and how large the error of a volume is."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 
 from lesiondelta.cohort import Change, LesionChange
-from lesiondelta.errors import GeometryError
 from lesiondelta.images import Array
 from lesiondelta.settings import TrackingSettings
-from lesiondelta.tracking.identity import Group, groups_of, name_lesions
+from lesiondelta.tracking.identity import Group, groups_of
+from lesiondelta.tracking.visit import TrackedVisit
 
 UNSURE_LOGIT = 1.0
 """A voxel whose logit is so near to the threshold's might be on its other side: one standard deviation."""
@@ -23,69 +21,15 @@ BRAIN_RADIUS_MM = 70.0
 ROUNDING = 1e-9
 UNSEEN = "half of it or more lies where the FLAIR of the other visit shows nothing"
 """Why a lesion of one visit alone is neither new nor resolved; most often it lies outside the other's field of view."""
+LEAST_GROWTH = 0.3
+"""Share of the smaller volume by which a lesion has to change, where nothing else is said and masks alone are known."""
 MUCH_THICKER = 1.5
 """Slices, by this factor or more, show fewer small lesions."""
 TOO_SMALL = "smaller than a ball as wide as the other visit's slices, which are much thicker and may not show it"
 """Why another such lesion is neither."""
 
 
-@dataclass(frozen=True, eq=False)
-class TrackedVisit:
-    """A visit on the patient's grid.
-
-    Attributes
-    ----------
-    mask : (X, Y, Z) bool
-    probability : (X, Y, Z) float
-        Of lesion.
-    slice_mm : float
-        Thickness of the slices that the mask rests on.
-    residual_mm : float
-        By how far the registration may be off.
-    covered : (X, Y, Z) bool or None
-        Where the visit's image has data; None: everywhere.
-    """
-
-    mask: Array
-    probability: Array
-    slice_mm: float = 1.0
-    residual_mm: float = 0.0
-    covered: Array | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Tracking:
-    """Instance maps (X, Y, Z) int32 with numbers that stay over all visits, and the changes from visit to visit."""
-
-    instances: tuple[Array, ...]
-    changes: tuple[tuple[LesionChange, ...], ...]
-
-
-def track(
-    visits: Sequence[TrackedVisit], spacing_mm: float, threshold: float, settings: TrackingSettings | None = None
-) -> Tracking:
-    """Follow the lesions of a patient over all visits, which come in time order and lie on one grid of cubic voxels.
-
-    `threshold` is that of the masks. A change counts where the volume changes by more than the settings' share, in
-    either direction of time, and by more than the measurement error; several lesions that become one have merged, one
-    that becomes several has split, whatever their volumes do.
-    """
-    if len({visit.mask.shape for visit in visits}) > 1:
-        raise GeometryError("The visits of a patient lie on different grids: resample them to one.")
-    settings = settings or TrackingSettings()
-    tolerance = settings.tolerance_mm / spacing_mm
-    masks = [np.ascontiguousarray(visit.mask, bool) for visit in visits]  # numbers follow the order in memory
-    found = [cc3d.connected_components(mask, connectivity=26) for mask in masks]
-    named = name_lesions(found, tolerance)
-    changes = []
-    for index in range(1, len(visits)):
-        earlier = {int(n) for labels in named[: index - 1] for n in np.unique(labels)}
-        pair, maps = (visits[index - 1], visits[index]), (named[index - 1], named[index])
-        changes.append(tuple(_changes(pair, maps, earlier, spacing_mm, threshold, settings)))
-    return Tracking(tuple(named), tuple(changes))
-
-
-def _changes(
+def changes_by_masks(
     visits: tuple[TrackedVisit, TrackedVisit],
     maps: tuple[Array, Array],
     earlier: set[int],
@@ -93,6 +37,7 @@ def _changes(
     threshold: float,
     settings: TrackingSettings,
 ) -> list[LesionChange]:
+    """What became of every lesion of two visits; `earlier` has the numbers of lesions at visits before these."""
     groups = groups_of(*maps, settings.tolerance_mm / spacing_mm)
     volumes, variances, hidden = _measured(visits, maps, groups, spacing_mm, threshold)
     changes = []
@@ -100,7 +45,8 @@ def _changes(
     for group, (before, after), variance, unseen in rows:
         error = settings.error_sd * float(np.sqrt(variance))
         too_small = max(before, after) < _least_shown_mm3(visits, group)
-        change, reason = classify(group, (before, after), error, settings.least_growth, unseen, too_small=too_small)
+        growth = LEAST_GROWTH if settings.least_growth is None else settings.least_growth
+        change, reason = classify(group, (before, after), error, growth, unseen, too_small=too_small)
         returned = not group.prior and any(number in earlier for number in group.current)
         changes.append(
             LesionChange(group.prior, group.current, change, float(before), float(after), error, reason, returned)
@@ -142,9 +88,6 @@ def classify(
         return Change.NEW, "no lesion was there"
     if not group.current:
         return Change.RESOLVED, "no lesion is there any more"
-    if len(group.prior) != len(group.current):
-        merged = len(group.prior) > len(group.current)
-        return (Change.MERGED if merged else Change.SPLIT), f"{len(group.prior)} before, {len(group.current)} now"
     share = max(before, after) / min(before, after) - 1
     if share <= least_growth + ROUNDING:
         return Change.STABLE, f"the volume differs by {share:.0%}, of {least_growth:.0%} that count"
@@ -162,8 +105,8 @@ def _measured(
 ) -> tuple[Array, Array, Array]:
     """Volume in mm3, its variance, and how much of the other visit's is not shown: (2, N), of groups at both visits."""
     own = [
-        _of_group([group.prior for group in groups], maps[0]),
-        _of_group([group.current for group in groups], maps[1]),
+        of_group([group.prior for group in groups], maps[0]),
+        of_group([group.current for group in groups], maps[1]),
     ]
     low, high = (1 / (1 + (1 / threshold - 1) * np.exp(shift)) for shift in (UNSURE_LOGIT, -UNSURE_LOGIT))
     reach, voxel = REACH_MM / spacing_mm, spacing_mm**3
@@ -212,7 +155,7 @@ def _around(boxes: Sequence[tuple[slice, ...]], margin: int) -> tuple[slice, ...
     )
 
 
-def _of_group(lesions: Sequence[tuple[int, ...]], labels: Array) -> Array:
+def of_group(lesions: Sequence[tuple[int, ...]], labels: Array) -> Array:
     """The number, from 1, of the group that each voxel's lesion is in."""
     numbers = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
     for index, members in enumerate(lesions, start=1):
