@@ -1,5 +1,6 @@
 """`segment` from DICOM folders to results, with a tiny model."""
 
+import csv
 import gzip
 import shutil
 from dataclasses import dataclass
@@ -90,9 +91,10 @@ def test_the_segments_are_the_mask(finished):
 
 def test_segments_name_the_changes(finished):
     segments = pydicom.dcmread(finished.anat(2, "seg-lesions_dseg.dcm")).SegmentSequence
-    table = (finished.out / "sub-patient/sub-patient_changes.tsv").read_text().splitlines()[1:]
+    with (finished.out / "sub-patient/sub-patient_changes.tsv").open() as table:
+        changed = list(csv.DictReader(table, delimiter="\t"))
     assert len(segments) >= 1
-    changes = {number: row.split("\t")[2] for row in table for number in row.split("\t")[4].split("+")}
+    changes = {number: row["change"] for row in changed for number in row["lesion_ids"].split("+")}
     for segment in segments:
         number, change = segment.SegmentLabel.removeprefix("lesion ").split(": ")
         assert change == changes.get(number, "resolved")

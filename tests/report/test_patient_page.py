@@ -20,7 +20,10 @@ from matplotlib.image import imread
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Volume
 from lesiondelta.outputs.lesions import LesionRow, StepRow
-from lesiondelta.report.patient_page import Report, ReportVisit, checkerboard, lesion_picture, write_report
+from lesiondelta.report.content import Report, ReportVisit
+from lesiondelta.report.lesion_pictures import StepImages, checkerboard, lesion_picture
+from lesiondelta.report.patient_page import write_report
+from lesiondelta.report.viewer import NO_DIFFERENCE, SD_STEP
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 
 SHAPE = (48, 56, 40)
@@ -47,15 +50,22 @@ def visit(label, changes, status="ok", reason="", acquired=None):
 @pytest.fixture
 def report():
     first, second = (20, 25, 18), (30, 25, 18)
+    difference = np.zeros(SHAPE, np.float32)
+    difference[31:34, 26:29, 19:22] = 4.8
     visits = [
         visit("1", [(first, 0)], acquired=datetime(2020, 1, 1)),
-        visit("2", [(first, 5), (second, 1)], "flagged", HOSTILE, datetime(2021, 1, 1)),
+        replace(visit("2", [(first, 5), (second, 1)], "flagged", HOSTILE, datetime(2021, 1, 1)), difference=difference),
     ]
     centre = {1: (-1.5, -0.5, 0.5), 2: (8.5, -0.5, 0.5)}
     lesions = [LesionRow(v, n, 125.0, "periventricular", centre[n], None) for v, n in (("1", 1), ("2", 1), ("2", 2))]
-    new = LesionChange((), (2,), Change.NEW, 0.0, 125.0, 12.0, "no lesion was there")
-    stable = LesionChange((1,), (1,), Change.STABLE, 125.0, 125.0, 12.0, HOSTILE)
-    steps = [StepRow("1", "2", new, "periventricular"), StepRow("1", "2", stable, None)]
+    new = LesionChange((), (2,), Change.NEW, 0.0, 125.0, 12.0, "no lesion was there", confidence=0.97)
+    stable = LesionChange((1,), (1,), Change.STABLE, 125.0, 125.0, 12.0, HOSTILE, confidence=0.1)
+    possible = LesionChange((), (), Change.POSSIBLE, 0.0, 30.0, 0.0, "only images", evidence=6.5, confidence=0.4)
+    steps = [
+        StepRow("1", "2", new, "periventricular", centre[2]),
+        StepRow("1", "2", stable, None, centre[1]),
+        StepRow("1", "2", possible, None, (3.0, 4.0, 5.0)),
+    ]
     models = [{"Name": HOSTILE, "SHA256": "0" * 64}]
     settings = Settings(segmentation=SegmentationSettings(models=(Path(HOSTILE),)))
     contrasts = ("T1w", "FLAIR")
@@ -82,8 +92,10 @@ def test_it_says_what_changed(page):
     assert "no lesion was there" in text
     assert 'data-visit="1" data-mm="8.5 -0.5 0.5"' in text
     assert '<td>ses-1 to ses-2<td class="n">1.00 <td class="n">+0.12<td class="n">1.0 <td class="n">0.0' in text
-    assert text.count("data:image/png;base64,") == 2  # the new lesion, and the checkerboard
-    assert "<td>2<td>periventricular" in text
+    assert text.count("data:image/") == 3  # the new lesion, the possible one, and the checkerboard
+    assert "Possible: only the images show it" in text
+    assert text.index("no lesion was there") < text.index("only images")
+    assert re.search(r">2<td class=\"n\">97%.*?<td>periventricular", text)
     assert "1 stable lesion<" in text
 
 
@@ -190,26 +202,44 @@ def test_a_correction_by_hand_is_said_on_top(report, tmp_path):
     assert text.index(said) < text.index("<h2>Visits")
 
 
+def images(before, after):
+    return StepImages(
+        tuple(one.flair.data / 200 for one in (before, after)), (before.instances, after.instances), None, AFFINE
+    )
+
+
 def test_a_lesions_picture_shows_it_in_three_planes_and_outlines_it(report):
-    before, after = report.visits
-    picture = lesion_picture(before, after, (8.5, -0.5, 0.5))
-    tile = picture.shape[0] // 2
-    assert picture.shape == (2 * tile, 3 * tile, 3)
-    red = (picture[..., 0] == 255) & (picture[..., 1] == 90)
-    assert not red[:tile, tile // 2 - 4 : tile // 2 + 4].any()  # not there before
+    """Rows are axial, coronal and sagittal, columns prior and current."""
+    picture = lesion_picture(images(*report.visits), report.steps[0])
+    height, width = picture.shape[0] // 3, picture.shape[1] // 2
+    coloured = (picture.max(axis=2).astype(int) - picture.min(axis=2)) > 60
     for plane in range(3):
-        assert red[tile:, plane * tile : (plane + 1) * tile].any()
+        row = coloured[plane * height : (plane + 1) * height]
+        middle = slice(height // 2 - 30, height // 2 + 30)
+        assert not row[middle, width // 2 - 20 : width // 2 + 20].any()  # not there before
+        assert row[:, width + width // 2 - 60 : width + width // 2 + 60].any()
 
 
 def test_right_is_on_the_left_in_pictures(report):
     flair = np.where(report.visits[0].flair.data > 0, 50, 0).astype(np.float32)
     flair[30:40, 25:30, 15:25] = 200  # at positive x, which is the patient's right
     one = replace(report.visits[0], flair=Volume(flair, AFFINE), instances=np.zeros(SHAPE, np.int32))
-    picture = lesion_picture(one, one, (-0.5, -0.5, -0.5)).astype(int).sum(axis=2)
-    tile = picture.shape[0] // 2
+    row = replace(report.steps[0], centre_mm=(-0.5, -0.5, -0.5))
+    picture = lesion_picture(images(one, one), row).astype(int).sum(axis=2)
+    height, width = picture.shape[0] // 3, picture.shape[1] // 2
     for plane in (0, 1):  # axial, coronal
-        shown = picture[:tile, plane * tile : (plane + 1) * tile]
-        assert shown[:, : tile // 2].sum() > shown[:, tile // 2 :].sum()
+        shown = picture[plane * height : (plane + 1) * height, :width]
+        assert shown[:, : width // 2].sum() > shown[:, width // 2 :].sum()
+
+
+def test_the_third_panel_holds_the_difference(page, report):
+    """In levels of 0.6 sd about that of none; the first visit has nothing to be compared with."""
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert data["visits"][0]["difference"] is None
+    packed = base64.b64decode(data["visits"][1]["difference"])
+    levels = np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(packed)).dataobj).astype(float)
+    np.testing.assert_allclose((levels - NO_DIFFERENCE) * SD_STEP, report.visits[1].difference, atol=1e-6)
+    assert without_viewer(page).count("<canvas") == 3
 
 
 def test_a_checkerboard_shows_both_visits():
@@ -250,7 +280,7 @@ def opened(path):
         browser.close()
 
 
-def check_in_a_browser(path, panes=2, jumps=True):
+def check_in_a_browser(path, panes=3, jumps=True):
     """It draws, jumps to the first lesion listed, asks for nothing, complains of nothing, and needs no JavaScript."""
     with opened(path) as page:
         wait_for(page.tab, "!!(window.report && window.report.ready)", 120)

@@ -12,10 +12,10 @@ from lesiondelta.images import Affine, Array
 from lesiondelta.outputs.lesions import StepRow
 from lesiondelta.report.pictures import CURRENT, PRIOR
 
-HALF_MM, TILE_PIXELS, GAP = 20, 224, 4
+HALF_MM, TILE_PIXELS, GAP = 16, 224, 4
 """Half the edge of what is shown; screen pixels of that edge, and of what lies between."""
-OWN, OTHER = 0.9, 0.35
-"""How opaque the outline of the lesion is, and that of others."""
+OWN, OTHER, WIDTH = 0.9, 0.45, 1.6
+"""How opaque the outline of the lesion is, and that of others; screen pixels of its width."""
 QUALITY = 80
 """Of WebP."""
 FIELD = 24
@@ -93,18 +93,25 @@ def _tiles(images: StepImages, row: StepRow, window: _Window) -> list[Array]:
     ):
         tile = _rgb(grey)
         for mask, opacity in (((labels > 0) & ~np.isin(labels, own), OTHER), (np.isin(labels, own), OWN)):
-            inside = window.cut(mask, 1) > 0.5
-            outline = inside & ~ndimage.binary_erosion(inside)
-            tile[outline] = (1 - opacity) * tile[outline] + opacity * _bytes(colour)
+            share = opacity * _outline(window.cut(mask, 1))[..., None]
+            tile = ((1 - share) * tile + share * _bytes(colour)).astype(np.uint8)
         tiles.append(tile)
     if images.difference is not None:
         tiles.append(_over(greys[1] * DIMMED, window.cut(images.difference, 3)))
     return [np.pad(_marked(tile), ((0, GAP), (0, GAP), (0, 0))) for tile in tiles]
 
 
+def _outline(mask: Array) -> Array:
+    """Opacity of a thin smooth line where an interpolated mask is a half."""
+    smooth = ndimage.gaussian_filter(mask, TILE_PIXELS / HALF_MM / 8)
+    steepness = np.maximum(np.hypot(*np.gradient(smooth)), 1e-3)
+    line: Array = np.clip((WIDTH + 1) / 2 - np.abs(smooth - 0.5) / steepness, 0, 1)
+    return line
+
+
 def _over(grey: Array, sd: Array) -> Array:
     """A difference over grey values: what is small lets them through."""
-    opacity = np.clip((np.abs(sd) - LEAST_SD / 2) / LEAST_SD, 0, 1)[..., None]
+    opacity = np.clip(np.abs(sd) / LEAST_SD - 1, 0, 1)[..., None]
     mixed: Array = (1 - opacity) * _rgb(grey) + opacity * difference_colours(sd)
     return mixed.astype(np.uint8)
 

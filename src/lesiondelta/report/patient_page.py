@@ -11,7 +11,7 @@ from lesiondelta.cohort import Change, visit_name
 from lesiondelta.files import write_text
 from lesiondelta.outputs.lesions import COLOURS
 from lesiondelta.report.content import Report, ReportVisit
-from lesiondelta.report.lesion_pictures import LEAST_SD, MOST_SD
+from lesiondelta.report.lesion_pictures import HALF_MM, LEAST_SD, MOST_SD
 from lesiondelta.report.rates import a_year
 from lesiondelta.report.steps import percent, steps_of
 from lesiondelta.report.viewer import for_script, gradient, viewer_data
@@ -49,6 +49,7 @@ def write_report(path: Path, report: Report) -> None:
         gradient=gradient(),
         most_sd=MOST_SD,
         least_sd=LEAST_SD,
+        width_cm=HALF_MM / 5,
         settings=json.dumps(report.settings.model_dump(mode="json"), indent=1),
     )
     write_text(path, page)
@@ -87,11 +88,11 @@ def _tracking(report: Report) -> str:
     return matched + (
         "A change counts only if the images bear it out. The FLAIRs of both visits are brought to one sharpness, "
         "brightness and bias field, and subtracted; the difference (evidence) is in standard deviations (sd) of tissue "
-        "that did not change. A place may have changed if its difference is above "
-        f"{WEAK:g} sd everywhere and above {STRONG:g} sd somewhere, and if the segmentation gives lesion a probability "
-        f"above {FAINT:.1%} everywhere and above {LIKELY:.0%} somewhere. Confidence is the probability that it "
-        f"changed, calibrated on simulated rescans; {percent(LIMITS[chosen.sensitivity])} and more counts. Where the "
-        "difference is strong and the segmentation sees nothing, a lesion is only possible."
+        f"that did not change. A place may have changed if its difference is above {WEAK:g} sd everywhere and above "
+        f"{STRONG:g} sd somewhere, and if the segmentation gives lesion a probability above {FAINT:.1%} everywhere and "
+        f"above {LIKELY:.0%} somewhere. Confidence is the probability that it changed, calibrated on simulated "
+        f"rescans; {percent(LIMITS[chosen.sensitivity])} and more counts. Where the difference is strong and the "
+        "segmentation sees nothing, a lesion is only possible."
     )
 
 

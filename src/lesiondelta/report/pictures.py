@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SLICES = 6
 WIDTH_IN = 12.6
 LONGEST_NOTE = 190
-DARK, BRIGHT = 0.35, 0.999  # share of the brain's median, quantile of its values
+DARK, BRIGHT = 0.35, 0.9998  # share of the brain's median, quantile of its values
 BACKGROUND = "#000000"
 INK = "#e8eaed"
 FAINT = "#8a9099"

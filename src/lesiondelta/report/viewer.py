@@ -21,7 +21,8 @@ LEVELS = 64
 """Grey values: a quarter of what 8 bits hold compresses to half of the size."""
 SD_STEP, NO_DIFFERENCE = 0.6, 11
 """Of differences, standard deviations of a level, and the level of no difference; 0 stays free, NiiVue hides it."""
-OPACITY = 220
+UNSEEN = int(LEAST_SD / SD_STEP)
+"""Levels beside that of no difference which no voxel has, and which let through what lies beneath."""
 
 
 def viewer_data(report: Report) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def _visit(visit: ReportVisit, grey: Array) -> dict[str, Any]:
     return {
         "name": visit.name,
         "image": _packed(np.rint(grey * (LEVELS - 1)), affine),
-        "marks": _packed(marks, affine),
+        "marks": _packed(marks, affine, "label"),
         "difference": None if difference is None else _packed(difference_levels(difference), affine),
     }
 
@@ -66,11 +67,13 @@ def _scale() -> dict[str, list[int]]:
     """The colour map of differences, as NiiVue takes it: 0 and twice the level of no difference are its ends."""
     levels = np.arange(2 * NO_DIFFERENCE + 1)
     red, green, blue = difference_colours((levels - NO_DIFFERENCE) * SD_STEP).T.tolist()
-    opaque = [0 if level in (0, NO_DIFFERENCE) else OPACITY for level in levels.tolist()]
+    opaque = np.where((abs(levels - NO_DIFFERENCE) <= UNSEEN) | (levels == 0), 0, 255).tolist()
     places = np.rint(levels * 255 / (2 * NO_DIFFERENCE)).astype(int).tolist()
     return {"R": red, "G": green, "B": blue, "A": opaque, "I": places}
 
 
-def _packed(values: Array, affine: Affine) -> str:
+def _packed(values: Array, affine: Affine, intent: str = "none") -> str:
+    """As the bytes of a file; of labels, which it has to be told, NiiVue draws outlines."""
     image = nib.Nifti1Image(values.astype(np.uint8), affine)
+    image.header.set_intent(intent)
     return base64.b64encode(gzip.compress(image.to_bytes(), 9, mtime=0)).decode()
