@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import ndimage
 from scipy.optimize import minimize
-from tracking_masks import NOTHING
+from tracking_masks import NOTHING, slice_axis, visit_image
 
 from lesiondelta.cohort import Change
 from lesiondelta.evaluation.instances import lesion_mask
@@ -29,7 +29,7 @@ from lesiondelta.inference.model import Model, bundled_model, load_model
 from lesiondelta.inference.window import lesion_probabilities
 from lesiondelta.settings import Sensitivity, TrackingSettings
 from lesiondelta.simulation import Acquisition, LesionPlan, Rates, simulate_patient
-from lesiondelta.tracking import TrackedVisit, VisitImage, track
+from lesiondelta.tracking import TrackedVisit, track
 from lesiondelta.tracking.calls import compare_images
 from lesiondelta.tracking.places import WEIGHTS, Place, confidence
 
@@ -99,28 +99,14 @@ def scanned(kind: str, seed: int, slices: tuple[int, int], model: Model) -> dict
     }
 
 
-def slice_axis(flair: Array) -> int:
-    """The axis that an image is blurred along, as slices do."""
-    inside = ndimage.binary_erosion(flair > 0, iterations=3)
-
-    def sharpness(axis: int) -> float:
-        both = np.delete(inside, 0, axis) & np.delete(inside, -1, axis)
-        return float((np.diff(flair, axis=axis)[both] ** 2).mean())
-
-    return int(np.argmin([sharpness(axis) for axis in range(3)]))
-
-
 def pair(kind: str, seed: int, slices: tuple[int, int], kept: Mapping[str, Array], model: Model) -> Pair:
     """A pair as `run` would track it."""
     found = []
     for flair, likely, axis, thickness in zip(kept["fl"], kept["p"], kept["axes"], slices, strict=True):
         probability = np.clip(likely.astype(np.float32), 0, 1)
-        blur = np.eye(3) / 12
-        blur[axis, axis] = thickness**2 / 12
         mask = lesion_mask(probability, model.threshold, model.min_lesion_mm3, (1, 1, 1))
-        found.append(
-            TrackedVisit(mask, probability, float(thickness), image=VisitImage(flair.astype(np.float32), blur))
-        )
+        image = visit_image(flair.astype(np.float32), int(axis), thickness)
+        found.append(TrackedVisit(mask, probability, float(thickness), image=image))
     before, after = kept["inst"]
     return Pair(kind, seed, slices, (found[0], found[1]), (before, after), model.threshold)
 

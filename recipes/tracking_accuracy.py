@@ -5,20 +5,20 @@
 Patients are simulated from the atlas with three, four or five visits; some of their neighbours are joined from a visit
 on, or until one. Their lesions are tracked as they are and as `tracking_masks` spoils them. Each
 patient's first visit is then spoiled as often as the patient has visits: there every change is false. What a user gets
-is measured on `--segmented` other patients, in whom nothing changes, by the bundled model: a visit with slices of 1 mm
-and one of 3 mm. Writes README.md, tables and a picture.
+is measured on `--segmented` other patients by the bundled model, by its masks alone and with the images: a visit with
+slices of 1 mm and one of 3 mm, once changing and once not. Writes README.md, tables and a picture.
 """
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
-from tracking_masks import MASKS, segmented
-from tracking_page import Example, write_page
+from tracking_masks import MASKS, NOTHING, segmented
+from tracking_page import MASKS_ALONE, WITH_IMAGES, Example, write_page
 
 from lesiondelta.cohort import LesionChange
 from lesiondelta.images import Array, Volume
@@ -71,10 +71,13 @@ def main() -> None:
                     examples += [example for step in steps for example in step.examples()]
         print(f"{seed}: {len(rows)} rows", flush=True)
     for seed in range(SEGMENTED_SEED, SEGMENTED_SEED + given.segmented):
-        lesions, visits, threshold = segmented(seed)
-        facts = {"cohort": "unchanged", "masks": "bundled model", "patient": seed}
-        (step,) = compared(Patient((lesions, lesions), {}), visits, threshold)
-        rows += [facts | {"step": 0} | row for row in step.rows()]
+        for cohort, rates in (("changing", RATES), ("unchanged", NOTHING)):
+            lesions, visits, threshold = segmented(seed, rates)
+            without = [replace(visit, image=None) for visit in visits]
+            for kind, tracked in ((MASKS_ALONE, without), (WITH_IMAGES, visits)):
+                facts = {"cohort": cohort, "masks": kind, "patient": seed}
+                (step,) = compared(Patient(tuple(lesions), {}), tracked, threshold)
+                rows += [facts | {"step": 0} | row for row in step.rows()]
         print(f"{seed}: {len(rows)} rows", flush=True)
     write_page(given.out, pd.DataFrame(rows), examples, (FIRST_SEED, SEGMENTED_SEED))
 

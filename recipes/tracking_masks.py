@@ -13,7 +13,7 @@ from lesiondelta.simulation import Acquisition, LesionPlan, simulate_patient
 from lesiondelta.simulation.acquisition import draw_protocols
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.native import draw_poses, reference_on, scan_grid
-from lesiondelta.tracking import TrackedVisit
+from lesiondelta.tracking import TrackedVisit, VisitImage
 
 RESIDUAL_MM = 0.5  # registrations are off by as much at most
 OUTLINE_MM, VISIT_MM, ALONG_MM = 0.4, 0.2, 2.0
@@ -85,21 +85,46 @@ def likely(depth: Array, deviation_mm: float) -> Array:
     return p
 
 
-def segmented(seed: int, slices_mm: Sequence[float] = (1.0, 3.0)) -> tuple[Volume, list[TrackedVisit], float]:
-    """A patient in whom nothing changes: lesions, the bundled model's visits by thickness of slice, its threshold."""
+def segmented(
+    seed: int, rates: Rates, slices_mm: Sequence[float] = (1.0, 3.0)
+) -> tuple[list[Volume], list[TrackedVisit], float]:
+    """A patient whose lesions change by `rates`: lesions and the bundled model's visits, by slices; its threshold."""
     model = load_model(bundled_model())
-    scanners = [Acquisition(slice_mm=thickness) for thickness in slices_mm]
     scanned = [
-        simulate_patient(seed, len(scanners), acquisition=scanner, lesions=LesionPlan(rates=NOTHING))
-        for scanner in scanners
+        simulate_patient(seed, len(slices_mm), acquisition=Acquisition(slice_mm=mm), lesions=LesionPlan(rates=rates))
+        for mm in slices_mm
     ]
-    visits = [patient.visits[index] for index, patient in enumerate(scanned)]  # the same lesions on another day each
+    visits = [
+        patient.visits[index] for index, patient in enumerate(scanned)
+    ]  # of the same lesions, on another day each
     images = [np.stack([visit.images[name].data for name in model.contrasts]) for visit in visits]
     brain = ndimage.find_objects(np.any([image.any(axis=0) for image in images], axis=0).astype(np.uint8))[0]
     seen = lesion_probabilities(
         [image[:, *brain] for image in images], [model], mirroring=False, overlap=0.1, device="cpu"
     )
-    masks = [lesion_mask(p, model.threshold, model.min_lesion_mm3, (1, 1, 1)) for p in seen]
-    found = [TrackedVisit(mask, p, s) for mask, p, s in zip(masks, seen, slices_mm, strict=True)]
-    lesions = visits[0].instances
-    return Volume(lesions.data[brain], lesions.affine), found, model.threshold
+    found = []
+    for visit, probability, mm in zip(visits, seen, slices_mm, strict=True):
+        flair = visit.images["FLAIR"].data[brain]
+        mask = lesion_mask(probability, model.threshold, model.min_lesion_mm3, (1, 1, 1))
+        found.append(
+            TrackedVisit(mask, probability, mm, image=visit_image(flair, slice_axis(visit.images["FLAIR"].data), mm))
+        )
+    return [Volume(visit.instances.data[brain], visit.instances.affine) for visit in visits], found, model.threshold
+
+
+def visit_image(flair: Array, axis: int, slice_mm: float) -> VisitImage:
+    """A FLAIR (X, Y, Z) of 1 mm voxels whose slices lie along an axis."""
+    blur = np.eye(3) / 12
+    blur[axis, axis] = slice_mm**2 / 12
+    return VisitImage(flair, blur)
+
+
+def slice_axis(flair: Array) -> int:
+    """The axis that an image is blurred along, as slices do."""
+    inside = ndimage.binary_erosion(flair > 0, iterations=3)
+
+    def sharpness(axis: int) -> float:
+        both = np.delete(inside, 0, axis) & np.delete(inside, -1, axis)
+        return float((np.diff(flair, axis=axis)[both] ** 2).mean())
+
+    return int(np.argmin([sharpness(axis) for axis in range(3)]))

@@ -19,6 +19,7 @@ from lesiondelta.outputs.lesions import COLOURS
 CHANGES = [str(change) for change in Change if change is not Change.POSSIBLE]
 QUIET = ("stable", "within error")
 CALLED = [*CHANGES, "within error", "not seen"]
+MASKS_ALONE, WITH_IMAGES = "bundled model, masks alone", "bundled model, images"
 SHOWN = 4  # examples of each change
 
 
@@ -49,9 +50,9 @@ def write_page(out: Path, rows: pd.DataFrame, examples: Sequence[Example], seeds
     page = PAGE.format(
         commit=commit.stdout.strip(),
         first=seeds[0],
-        last=changing.patient.max(),
-        patients=changing.patient.nunique(),
-        segmented=unchanged[unchanged.masks == "bundled model"].patient.nunique(),
+        last=changing[changing.masks == kinds[0]].patient.max(),
+        patients=changing[changing.masks == kinds[0]].patient.nunique(),
+        segmented=unchanged[unchanged.masks == WITH_IMAGES].patient.nunique(),
         segmented_seed=seeds[1],
         kinds=" | ".join(kinds),
         rule="|".join(["---"] * len(kinds)),
@@ -178,7 +179,9 @@ The masks that are tracked:
 - **rescanned, noisy outlines**: these with the outline of every lesion moved by 0.4 mm here and there, and all those of
   a visit by 0.2 mm in one direction (standard deviations); the probabilities are right about that.
 
-Of the last two, pieces under 3 mm3 are left out, as segmentation leaves them out.
+  Of the last two, pieces under 3 mm3 are left out, as segmentation leaves them out;
+- **bundled model**: its masks of {segmented} other patients with two visits, one with slices of 1 mm and one of 3 mm,
+  windows that overlap by a tenth; tracked by the masks alone, as the kinds above, and with the images, as `run` does.
 
 ## Right calls
 
@@ -201,10 +204,9 @@ difference.
 
 ## False changes where nothing changes
 
-Each patient's first visit, tracked as if it were all of them. The bundled model's masks are of {segmented} more
-patients, with slices of 1 mm at one visit and of 3 mm at the other, windows that overlap by a tenth. Numbers are
-lesions a step; `inside` is the share of lesions, one before and one now, whose difference in volume the measurement
-error covers: 0.95 is what it claims.
+Each patient's first visit, tracked as if it were all of them; the bundled model's patients are the same ones without
+change. Numbers are lesions a step; `inside` is the share of lesions, one before and one now, whose difference in volume
+the measurement error covers: 0.95 is what it claims.
 
 | | patients | lesions | false changes | new | enlarging | shrinking | resolved | inside |
 |---|---|---|---|---|---|---|---|---|

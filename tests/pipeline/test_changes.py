@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lesiondelta.atlas import mni152
+from lesiondelta.atlas.location import Location
 from lesiondelta.cli import main
 from lesiondelta.cohort import Change, LesionChange
 from lesiondelta.images import Grid, Volume, read_image, read_mask, write_volume
@@ -213,11 +214,12 @@ def test_what_only_images_show_is_a_row_without_numbers():
     place = Place(-1, np.array([[10, 20, 30], [12, 20, 30]]), 7.5, 0.4, possible=True)
     empty = np.zeros(shape, np.int32)
     tracking = Tracking((empty, empty), ((),), possible=((place,),))
-    (row,) = step_rows(TrackedLesions(tuple(segmented), tracking, ({}, {})))
+    (row,) = step_rows(TrackedLesions(tuple(segmented), tracking, ({}, {}), ({1: Location.DEEP},)))
     assert (row.step.change, row.step.prior, row.step.current) == (Change.POSSIBLE, (), ())
     assert (row.step.evidence, row.step.confidence) == (-7.5, 0.4)
     assert (row.step.gained_mm3, row.step.lost_mm3) == (0.0, 2.0)
     assert row.centre_mm == (-11.0, 20.0, 30.0)
+    assert row.location == Location.DEEP
 
 
 def flair(t1w, brain, mask, seed):
@@ -299,5 +301,5 @@ def test_a_lesion_that_may_be_there_still_is_no_segment_where_the_mask_has_none(
     gone = LesionChange((1,), (), Change.STABLE, 216.0, 0.0, 300.0, "within the measurement error")
     tracking = Tracking((mask.astype(np.int32), np.zeros(shape, np.int32)), ((gone,),))
     own = Volume(np.zeros(OWN_SHAPE, np.int32), OBLIQUE)
-    tracked = TrackedLesions(tuple(segmented), tracking, ({}, {}))
+    tracked = TrackedLesions(tuple(segmented), tracking, ({}, {}), ({},))
     assert not with_resolved(own, before_on_own_grid(own.grid, tracked, 1), tracked, 1).data.any()

@@ -31,13 +31,15 @@ EMPTY = 0.05
 class TrackedLesions:
     """A patient's lesions over all visits.
 
-    `visits` have the masks that count; `locations` has, by visit, the location of every lesion, and is empty where the
-    atlas could not be laid upon the brain.
+    `visits` have the masks that count; `locations` has, by visit, the location of every lesion, `possible_locations`,
+    by step, that of every possible place, counted from 1. Both are empty where the atlas could not be laid upon the
+    brain.
     """
 
     visits: tuple[SegmentedVisit, ...]
     tracking: Tracking
     locations: tuple[Mapping[int, Location], ...]
+    possible_locations: tuple[Mapping[int, Location], ...]
 
     def step(self, index: int) -> tuple[LesionChange, ...]:
         """What became of the lesions from the visit before to this one; nothing for the first."""
@@ -50,7 +52,17 @@ def track_lesions(
     """Track the lesions of all visits, and find where they lie; `threshold` is that of the masks."""
     spacing = float(prepared.grid.spacing[0])
     tracking = track([_tracked(visit, prepared.brain) for visit in visits], spacing, threshold, settings)
-    return TrackedLesions(tuple(visits), tracking, tuple(_locations(prepared, tracking.instances)))
+    possible = [_numbered(places, prepared.brain.data.shape) for places in tracking.possible]
+    locations = _locations(prepared, [*tracking.instances, *possible])
+    return TrackedLesions(tuple(visits), tracking, tuple(locations[: len(visits)]), tuple(locations[len(visits) :]))
+
+
+def _numbered(places: Sequence[Place], shape: tuple[int, ...]) -> Array:
+    """A map of places by their numbers from 1."""
+    labels = np.zeros(shape, np.int32)
+    for number, place in enumerate(places, start=1):
+        labels[tuple(place.voxels.T)] = number
+    return labels
 
 
 def _locations(prepared: PreparedPatient, instances: Sequence[Array]) -> list[Mapping[int, Location]]:
@@ -148,7 +160,9 @@ def step_rows(tracked: TrackedLesions) -> list[StepRow]:
             places = {tracked.locations[visit].get(number) for number in side}
             centre = _centre_mm(tracked, np.concatenate([voxels[visit][number] for number in side]))
             rows.append(StepRow(before, after, one, next(iter(places)) if len(places) == 1 else None, centre))
-        rows += [StepRow(before, after, *_possible(tracked, place)) for place in possible_places(tracked, index)]
+        for number, place in enumerate(possible_places(tracked, index), start=1):
+            location = tracked.possible_locations[index - 1].get(number)
+            rows.append(StepRow(before, after, _possible(tracked, place), location, _centre_mm(tracked, place.voxels)))
     return sorted(rows, key=lambda row: (order[row.visit], -(row.step.confidence or 0.0)))
 
 
@@ -157,16 +171,15 @@ def possible_places(tracked: TrackedLesions, index: int) -> tuple[Place, ...]:
     return tracked.tracking.possible[index - 1] if tracked.tracking.possible and index else ()
 
 
-def _possible(tracked: TrackedLesions, place: Place) -> tuple[LesionChange, str | None, tuple[float, float, float]]:
-    """A place as a row of changes, with its location, which is not known, and its centre."""
+def _possible(tracked: TrackedLesions, place: Place) -> LesionChange:
+    """A place as a change that no mask has."""
     volume = len(place.voxels) * float(tracked.visits[0].mask.grid.voxel_volume_mm3)
     gained, lost = (volume, 0.0) if place.sign > 0 else (0.0, volume)
     why = f"the images show {volume:.0f} mm3 become {'brighter' if place.sign > 0 else 'darker'}, and no mask has it"
-    row = LesionChange(
+    return LesionChange(
         (), (), Change.POSSIBLE, lost, gained, 0.0, why, False, place.sign * place.peak, gained, lost, place.confidence,
         place.later,
     )  # fmt: skip
-    return row, None, _centre_mm(tracked, place.voxels)
 
 
 def _voxels(labels: Array) -> dict[int, Array]:
