@@ -8,8 +8,9 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 1. `base`     a single-visit nnU-Net on every visit of patients simulated from the atlas. It wants a GPU, and is
               trained only where the repository does not keep what comes of it;
 2. `base-single`, `base-pairs`
-              nnU-Net on every visit of other such patients, and difference weighting on their pairs, with as many
-              iterations. Their weights have seen no real image, so that all others may start from them, and are kept
+              nnU-Net and difference weighting, with as many iterations, on visits and pairs that are drawn from the
+              label maps of 25 people while they train (`simulation.generator`), and a tenth on patients simulated from
+              the atlas. Their weights have seen no real image, so that all others may start from them, and are kept
               in the repository (`recipes/base`, half precision; `--keep-base` puts them there): where they are there,
               these stages go on from them, and the hours add up. Without kept pairs, difference weighting is added to
               the single-visit weights, small, so that the network starts as the one it comes from. On a GPU they see
@@ -27,8 +28,8 @@ precision before operating points are chosen and anything is scored: the file th
 
 An open patient is seen as it is, and in guises with a second visit: on its own images, lesions vanish and others
 appear, in the shapes and at the places of other patients' lesions, and scanner, slices and noise change; most guises
-are deformed into another brain first. Without the open images (`--data`, default $LESIONDELTA_DATA or ../shared/data)
-the stages `base...` alone can be trained.
+are deformed into another brain first. Label maps and open images are read from `--data` (default $LESIONDELTA_DATA or
+../shared/data); without them only `base` can be trained.
 """
 
 import argparse
@@ -54,13 +55,23 @@ from lesiondelta.inference.model import Model, load_model
 from lesiondelta.inference.window import choose_device
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
+from lesiondelta.nnunet.drawn import DrawnPairs
 from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import TrainingOptions, TrainingProgress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
 from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 from lesiondelta.processes import worker_pool
-from lesiondelta.simulation import Acquisition, Anatomy, LesionPlan, Rates, SimulatedPatient, deformed, simulate_patient
+from lesiondelta.simulation import (
+    Acquisition,
+    Anatomy,
+    LesionPlan,
+    Rates,
+    SimulatedPatient,
+    deformed,
+    generator,
+    simulate_patient,
+)
 from lesiondelta.simulation.sources import Person
 
 REPOSITORY = Path(__file__).parents[1]
@@ -69,6 +80,7 @@ BASE = REPOSITORY / "recipes" / "base"
 KEPT = BASE / "single"  # what comes of the first stage
 
 SEED = 0
+DRAWN_SHARE = 0.9
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
 TUNED_SHARE = 0.5  # of the weights that saw real patients, in the mean with those they started from
 FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
@@ -116,6 +128,8 @@ class Stage:
     epochs: int
     learning_rate: float
     start: str | None = None
+    drawn: float = 0.0
+    """Share of batches that are drawn from label maps."""
 
     @property
     def recipe(self) -> Recipe:
@@ -141,8 +155,8 @@ class Stage:
 PAIRS, SINGLE = "difference_weighting", "nnunet"
 STAGES = (
     Stage("base", SINGLE, (), range(1000, 1048), 40, 2e-3),
-    Stage("base-single", SINGLE, (), range(1110, 1158), 24, 1e-3, "base"),
-    Stage("base-pairs", PAIRS, (), range(1110, 1158), 24, 1e-3, "base"),
+    Stage("base-single", SINGLE, (), range(1110, 1118), 24, 1e-3, "base", DRAWN_SHARE),
+    Stage("base-pairs", PAIRS, (), range(1110, 1118), 24, 1e-3, "base", DRAWN_SHARE),
     *(
         Stage(f"{name}{ending}", method, patients, range(1080, 1080 + 10 * len(patients)), 5, 5e-4, f"base-{name}")
         for ending, patients in (("", OPEN_PATIENTS), ("-without-07", ("19",)), ("-without-19", ("07",)))
@@ -157,7 +171,7 @@ def main() -> None:
     given = arguments(__doc__, ["patients", *(stage.name for stage in STAGES)], "stage")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with_data = (given.data / "ljubljana-cross-sectional").is_dir()
-    stages = [stage for stage in STAGES if with_data or stage.of_atlas]
+    stages = [stage for stage in STAGES if with_data or stage.name == "base"]
     needed = [stage for stage in stages if stage.name != "base" or given.stage == "base" or not KEPT.is_dir()]
     if given.stage in (None, "patients"):
         simulate(given, needed)
@@ -211,7 +225,8 @@ def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
         AS_IT_IS,
         SELF_PRIOR_SHARE,
     )
-    made, record = f"{simulator()} {settings}\n", given.work / stage.name / "made.txt"
+    drawn = sources(Path(generator.__file__).parent) if stage.drawn else ""
+    made, record = f"{simulator()}{drawn} {settings}\n", given.work / stage.name / "made.txt"
     if record.is_file() and record.read_text() != made:
         raise SystemExit(
             f"{record.parent} was begun with other patients or settings: move it away, or choose another WORK."
@@ -235,9 +250,18 @@ def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
             threads=given.threads,
             initial_weights=start_of(stage, given.work),
             self_prior_share=SELF_PRIOR_SHARE if method.longitudinal else 0.0,
+            drawn=drawn_pairs(stage, given) if stage.drawn else None,
         ),
     )
     return train(patients, job, Clock(given.work / stage.name / "cpu_seconds.json").report)
+
+
+def drawn_pairs(stage: Stage, given: argparse.Namespace) -> DrawnPairs:
+    """Pairs of all people of the label maps, with the lesions' shapes of all open patients but those that test."""
+    people = tuple(sorted((given.data / "label-maps").glob("*_dseg.nii.gz")))
+    if not people:
+        raise SystemExit(f"{given.data} has no label maps: give the folder of the open data with --data.")
+    return DrawnPairs(people, tuple(lesion_masks(given.data)), given.work / "maps", stage.drawn)
 
 
 def start_of(stage: Stage, work: Path) -> Path | None:
@@ -282,7 +306,7 @@ def history(work: Path, name: str) -> list[dict[str, Any]]:
     own = {
         "stage": name,
         "method": stage.method,
-        "patients": " + ".join((f"{len(stage.atlas)} atlas", *(f"sub-{label}" for label in stage.open_patients))),
+        "patients": " + ".join(patients_of(stage)),
         "start": passed[-1]["stage"] if passed else "scratch",
         "learning_rate": stage.learning_rate,
         "iterations": training["iterations_done"],
@@ -292,6 +316,12 @@ def history(work: Path, name: str) -> list[dict[str, Any]]:
         "commit": training["commit"],
     }
     return [*passed, own]
+
+
+def patients_of(stage: Stage) -> list[str]:
+    """Whom a stage sees."""
+    drawn = [f"drawn from 25 label maps ({stage.drawn:.0%} of the batches)"] if stage.drawn else []
+    return [*drawn, f"{len(stage.atlas)} atlas", *(f"sub-{label}" for label in stage.open_patients)]
 
 
 def training_of(model: Path) -> dict[str, Any]:
@@ -413,8 +443,12 @@ def stored(work: Path, label: str, arguments: str, make: Callable[[], SimulatedP
 @cache
 def simulator() -> str:
     """Hash of the simulator's source."""
-    sources = sorted(Path(simulation.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return sources(Path(simulation.__file__).parent)
+
+
+def sources(folder: Path) -> str:
+    """Hash of the source in a folder."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 
 def _visit(folder: Path, number: int) -> TrainingVisit:

@@ -1,7 +1,7 @@
 import numpy as np
 from scipy import ndimage
 
-from lesiondelta.simulation.acquisition import _box_average, _cubic
+from lesiondelta.simulation.acquisition import _box_average, cubic
 from lesiondelta.simulation.fields import distance_mm, enlarge, rigid, sample_at, sample_slabs, smooth_field
 
 
@@ -57,5 +57,5 @@ def test_slices_average_and_come_back():
     """Averaging keeps constants, and cubic interpolation reproduces a straight line."""
     centers = np.arange(-1.5, 30, 3.0)
     np.testing.assert_allclose(_box_average(centers, 3, 30)[1:-1].sum(axis=1), 1, atol=1e-6)
-    line = _cubic(centers, np.arange(29.0)) @ (2 * centers + 1)
+    line = cubic(centers, np.arange(29.0)) @ (2 * centers + 1)
     np.testing.assert_allclose(line, 2 * np.arange(29.0) + 1, atol=1e-3)

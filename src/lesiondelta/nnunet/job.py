@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta.methods import Method
+from lesiondelta.nnunet.drawn import DrawnPairs
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training_patients import Fold, FoldName
 from lesiondelta.settings import DeviceName
@@ -47,6 +48,8 @@ class TrainingOptions:
         An exported model folder to start from.
     self_prior_share : float
         Share of pairs whose prior is the visit itself; 0 needs patients with two visits or more.
+    drawn : DrawnPairs or None
+        Training pairs drawn beside the stored patients.
     """
 
     fold: FoldName = "all"
@@ -57,6 +60,7 @@ class TrainingOptions:
     gpus: int = 1
     initial_weights: Path | None = None
     self_prior_share: float = 0.0
+    drawn: DrawnPairs | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class TrainingJob:
     device: str = "cpu"
     threads: int = 1
     gpus: int = 1
+    drawn: DrawnPairs | None = None
 
     @property
     def settings(self) -> Path:
@@ -95,6 +100,7 @@ class TrainingJob:
         """The settings that decide the weights, as plain JSON: two runs that differ in them must not be mixed."""
         preset = asdict(self.preset) | {"patch": list(self.preset.patch) if self.preset.patch else None}
         del preset["recipe"]  # the method has it
+        drawn = {} if self.drawn is None else {"drawn": self.drawn.identity()}
         return {
             "method": asdict(self.method),
             "preset": preset,
@@ -103,4 +109,5 @@ class TrainingJob:
             "validation": list(self.members.validation),
             "seed": self.seed,
             "self_prior_share": self.self_prior_share,
+            **drawn,
         }

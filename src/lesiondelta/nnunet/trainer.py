@@ -31,6 +31,7 @@ from torch._dynamo import OptimizedModule
 from lesiondelta.errors import ModelError
 from lesiondelta.methods import Recipe
 from lesiondelta.nnunet.dataset import visits_folder
+from lesiondelta.nnunet.drawn import DrawnBatches
 from lesiondelta.nnunet.environment import named_as_text, prints_logged
 from lesiondelta.nnunet.export import write_checkpoint
 from lesiondelta.nnunet.job import TrainingCallback, TrainingJob, TrainingProgress
@@ -143,6 +144,17 @@ class PairTrainer(nnUNetTrainer):
         train, validation = self.do_split()
         return self._pairs(train), self._pairs(validation)
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's, of which the training's also draws if the job says so."""
+        train, validation = super().get_dataloaders()
+        drawn, scales = self.job.drawn, self._get_deep_supervision_scales()
+        if drawn is not None:
+            generator = drawn.generator(self.configuration_manager.patch_size, self.job.seed, self.device)
+            train = DrawnBatches(
+                train, generator, batch=self.batch_size, share=drawn.share, scales=scales, method=self.job.method
+            )
+        return train, validation
+
     def _pairs(self, labels: Sequence[str]) -> PairDataset:
         return PairDataset(
             visits_folder(self.job.data),
@@ -180,6 +192,8 @@ class PairTrainer(nnUNetTrainer):
         super().on_epoch_start()
         self.iteration = 0
         seed_everything(self.job.seed, self.current_epoch, self.local_rank)
+        if isinstance(self.dataloader_train, DrawnBatches):
+            self.dataloader_train.start(self.current_epoch, self.local_rank)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, reported."""

@@ -86,7 +86,7 @@ def plan_job(
         _require_same_network(options.initial_weights, method)
     job = TrainingJob(
         data or output / "data", output, method, preset, options.fold, members, options.seed, options.self_prior_share,
-        options.initial_weights, chosen, options.threads, options.gpus,
+        options.initial_weights, chosen, options.threads, options.gpus, options.drawn,
     )  # fmt: skip
     _require_same_settings(job.settings, _settings(job))
     for folder in (job.data, job.output):

@@ -167,7 +167,7 @@ def aligned(rng: np.random.Generator, image: Volume, protocol: Protocol, residua
         thick = max(protocol.slice_mm if across else 1.0, spacing) / spacing
         step = max(protocol.step_mm if across else 1.0, spacing) / spacing
         centers = np.arange(rng.uniform(0, step) - step if step > 1 else 0.0, n - 1 + step, step)
-        back.append(_cubic(centers, np.arange(n) + shift[axis]))
+        back.append(cubic(centers, np.arange(n) + shift[axis]))
         if step > 1:
             scan = _along(_box_average(centers, thick, n), scan, axis)
     scan = degrade(rng, scan, protocol, spacing, phase_axis=protocol.axes[0])
@@ -190,7 +190,7 @@ def _box_average(centers: Array, width: float, n: int) -> Array:
     return weights.astype(np.float32)
 
 
-def _cubic(centers: Array, positions: Array) -> Array:
+def cubic(centers: Array, positions: Array) -> Array:
     """Weights (positions, centers) of cubic spline interpolation, clamped to the range of the centers."""
     spline = make_interp_spline(centers, np.eye(len(centers)), k=3)
     weights: Array = spline(np.clip(positions, centers[0], centers[-1])).astype(np.float32)

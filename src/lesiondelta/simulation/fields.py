@@ -11,13 +11,18 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], scale: float)
 
     White noise on a coarse lattice, interpolated by cubic B-splines, one small matrix per axis.
     """
-    bases = [_spline_basis(n, scale) for n in shape]
-    field: Array = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32)
+    field, bases = lattice(rng, shape, scale)
     for axis, basis in enumerate(bases):
         field = np.moveaxis(np.tensordot(basis, field, axes=(1, axis)), 0, axis)
     field -= field.mean()
     field /= field.std() + 1e-6
     return np.ascontiguousarray(field)
+
+
+def lattice(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> tuple[Array, list[Array]]:
+    """Knots of a random field, and for each axis the weights (voxels, knots) that interpolate them."""
+    bases = [_spline_basis(n, scale) for n in shape]
+    return rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32), bases
 
 
 def _spline_basis(n: int, scale: float) -> Array:

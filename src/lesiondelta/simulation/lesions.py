@@ -314,12 +314,17 @@ def _rescaled(voxels: tuple[int, ...], share: float) -> tuple[int, ...]:
 
 
 def _finish(rng: np.random.Generator, identity: int, extent: _Extent, spacing_mm: float, brightness: float) -> Lesion:
-    """Give a shape its looks: larger lesions are brighter on FLAIR and darker on T1w."""
-    size = np.log10(max(extent.voxels) * spacing_mm**3)
+    """Give a shape its looks."""
+    looks = draw_looks(rng, max(extent.voxels) * spacing_mm**3, brightness)
+    return Lesion(identity, extent.box, extent.score, extent.voxels, *looks)
+
+
+def draw_looks(rng: np.random.Generator, volume_mm3: float, brightness: float) -> tuple[float, float, float, float]:
+    """`flair`, `t1w`, `edge_mm` and `halo`: larger lesions are brighter on FLAIR and darker on T1w."""
+    size = np.log10(volume_mm3)
     flair = float(np.clip(0.32 + 0.07 * size + brightness + rng.normal(0, 0.14), 0.08, 1.4))
     t1w = float(np.clip(rng.normal(-0.06 + 0.12 * size, 0.14), -0.05, 0.85))
-    edge_mm, halo = float(rng.uniform(0.8, 2.0)), float(rng.uniform(0, 0.25))
-    return Lesion(identity, extent.box, extent.score, extent.voxels, flair, t1w, edge_mm, halo)
+    return flair, t1w, float(rng.uniform(0.8, 2.0)), float(rng.uniform(0, 0.25))
 
 
 def _occupy(free: Array, lesion: Lesion) -> None:

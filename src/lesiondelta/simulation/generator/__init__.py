@@ -1,0 +1,1 @@
+"""Pairs of visits drawn from label maps, in torch, while a network trains."""
