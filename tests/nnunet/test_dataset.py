@@ -1,5 +1,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,3 +186,28 @@ def test_patients_of_two_voxel_sizes(tmp_path):
         write_volume(path, Volume(read_image(path).data, np.diag([2.0, 2, 2, 1])))
     with pytest.raises(GeometryError, match="sub-002__ses-01"):
         dataset.build([one, other], tmp_path / "data", PATCH)
+
+
+def test_unsure_voxels_are_stored_as_what_the_loss_ignores(tmp_path):
+    """Lesions are sure, and a visit without such a mask has none of it."""
+    from tests.synthetic import ball
+
+    patient, other = write_patients(tmp_path, (1, 1))
+    visit = patient.visits[0]
+    reference = read_mask(visit.reference)
+    path = tmp_path / "unsure.nii.gz"
+    write_volume(path, reference.with_data(ball([n // 2 for n in SHAPE], 6)))
+    changed = replace(patient, visits=(replace(visit, unsure=path),))
+    dataset.build([changed, other], tmp_path / "data", PATCH)
+    _, stored, properties = load(tmp_path / "data", "sub-001__ses-01")
+    _, plain, _ = load(tmp_path / "data", "sub-002__ses-01")
+    expected = ball([n // 2 for n in SHAPE], 6) & ~reference.data
+    assert np.count_nonzero(stored == 2) == np.count_nonzero(expected) > 0
+    assert np.count_nonzero(stored == 1) == np.count_nonzero(reference.data)
+    assert not (plain == 2).any()
+    known = properties["class_locations"][-1, 0, 1]
+    assert set(stored[tuple(known.T)].tolist()) == {0, 1}
+    written = json.loads((tmp_path / "data" / "raw" / dataset.NAME / "dataset.json").read_text())
+    assert written["labels"] == {"background": 0, "lesion": 1, "ignore": 2}
+    with pytest.raises(CohortError, match="other patients' training data"):
+        dataset.build([patient, other], tmp_path / "data", PATCH)

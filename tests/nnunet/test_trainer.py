@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from lesiondelta import methods
+from lesiondelta.errors import InputError
+from lesiondelta.images import read_mask, write_volume
 from lesiondelta.nnunet import dataset, presets
 from lesiondelta.nnunet.environment import environment
-from lesiondelta.nnunet.job import TrainingJob
-from lesiondelta.nnunet.training import build_trainer
+from lesiondelta.nnunet.job import TrainingJob, TrainingOptions
+from lesiondelta.nnunet.training import build_trainer, plan_job
 from lesiondelta.nnunet.training_patients import Fold
 from tests.synthetic import write_patients
 
@@ -194,3 +196,45 @@ def test_plain_numbers():
     content = plain_numbers({"losses": [np.float32(0.5), [np.float64(1)]], "epoch": np.int64(3), "none": None})
     assert content == {"losses": [0.5, [1.0]], "epoch": 3, "none": None}
     assert type(content["losses"][0]) is float
+
+
+def test_the_loss_ignores_what_is_unsure(tmp_path):
+    """Whatever the network says there; batches around known voxels can be drawn."""
+    patients = write_patients(tmp_path / "images", (1, 1, 1))
+    visit = patients[0].visits[0]
+    image = read_mask(visit.reference)
+    unsure = image.with_data(np.indices(image.data.shape)[0] < image.data.shape[0] // 2)
+    write_volume(tmp_path / "unsure.nii.gz", unsure)
+    patients[0] = replace(patients[0], visits=(replace(visit, unsure=tmp_path / "unsure.nii.gz"),))
+    dataset.build(patients, tmp_path / "data", (32, 32, 32))
+    method, preset = methods.load("nnunet"), presets.load("smoke")
+    job = TrainingJob(tmp_path / "data", tmp_path, method, preset, "all", Fold(("001",), ("001",)), seed=0)
+    with environment(tmp_path / "data", loader_processes=0):
+        from lesiondelta.nnunet.planning import make_plan
+
+        trainer = build_trainer(job, make_plan(preset, method), None)
+        loader, _ = trainer.get_dataloaders()
+        batch = next(loader)
+    target = batch["target"]
+    assert (target[0] == 2).any()
+    outputs = [torch.randn(len(one), 2, *one.shape[2:]) for one in target]
+    others = [
+        torch.where(one == 2, output + 5 * torch.randn_like(output), output)
+        for one, output in zip(target, outputs, strict=True)
+    ]
+    assert torch.allclose(trainer.loss(outputs, target), trainer.loss(others, target))
+    changed = [
+        output + (one == 0) * torch.tensor([1.0, 0]).reshape(1, 2, 1, 1, 1)
+        for one, output in zip(target, outputs, strict=True)
+    ]
+    assert not torch.allclose(trainer.loss(outputs, target), trainer.loss(changed, target))
+
+
+def test_a_method_that_cannot_ignore_says_so(tmp_path):
+    patients = write_patients(tmp_path, (2, 2))
+    visits = tuple(replace(visit, unsure=visit.reference) for visit in patients[0].visits)
+    with pytest.raises(InputError, match="coactseg cannot leave voxels out of its loss, as masks of 001"):
+        plan_job(
+            [replace(patients[0], visits=visits), patients[1]], tmp_path / "out", methods.load("coactseg"),
+            presets.load("smoke"), TrainingOptions(device="cpu"),
+        )  # fmt: skip

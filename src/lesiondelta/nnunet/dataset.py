@@ -30,8 +30,10 @@ logger = logging.getLogger(__name__)
 
 NAME = "Dataset001_lesiondelta"
 DESCRIPTION = "patients.json"
-OUTSIDE = -1  # nnU-Net's label of what lies outside the brain
-STORAGE = 1
+OUTSIDE, UNSURE = -1, 2  # nnU-Net's labels of what lies outside the brain, and of what the loss ignores
+KNOWN = (-1, 0, 1)
+"""nnU-Net's name for all labels but the ignored one."""
+STORAGE = 2
 """Raise it when a change stores other arrays from the same patients: what was stored is then refused."""
 SAMPLES_PER_VISIT = 10_000
 SPACING_TOLERANCE = 0.01
@@ -167,9 +169,12 @@ def _store_visits(patient: TrainingPatient, names: Sequence[str], folder: Path, 
     stored = []
     for visit, (images, reference) in zip(patient.visits, loaded, strict=True):
         identifier = visit_identifier(patient.label, visit.label)
-        labels = np.where(brain | reference.data, reference.data.astype(np.int8), np.int8(OUTSIDE))[box]
+        labels = np.where(brain | reference.data, reference.data.astype(np.int8), np.int8(OUTSIDE))
+        if visit.unsure is not None:
+            labels[_read_unsure(visit.unsure, reference) & (labels == 0)] = UNSURE
+        labels = labels[box]
         _save(folder / identifier, normalise(images)[:, *box], labels[None], patch)
-        raw = images[:, *box][:, labels > 0]
+        raw = images[:, *box][:, labels == 1]
         spacing = tuple(float(s) for s in reference.grid.spacing)
         stored.append(Stored(identifier, labels.shape, spacing, share, tuple(_sample(values) for values in raw)))
     return stored
@@ -182,6 +187,12 @@ def _read_visit(visit: TrainingVisit, names: Sequence[str]) -> tuple[Array, Volu
     for volume in volumes:
         require_same_grid(reference, volume)
     return np.stack([volume.data for volume in volumes]), reference
+
+
+def _read_unsure(path: Path, reference: Volume) -> Array:
+    unsure = read_mask(path)
+    require_same_grid(reference, unsure)
+    return unsure.data
 
 
 def bounding_box(mask: Array) -> tuple[slice, slice, slice]:
@@ -212,10 +223,17 @@ def _save(path: Path, data: Array, labels: Array, patch: Sequence[int]) -> None:
             blocks_seg=label_blocks,
         )
         path.with_name(f"{path.name}.pkl").unlink()
-        np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]))
+        np.savez(places_path(path.parent, path.name), lesion=np.asarray(places[1]), known=_known_places(labels))
     except (OSError, RuntimeError) as error:  # blosc2's is a RuntimeError
         written = path.parent.resolve() / path.name
         raise OutputError(f"Cannot write {written}: {error}. Check its folder and the free space.") from error
+
+
+def _known_places(labels: Array) -> Array:
+    """Some places (N, 4) inside the brain that the reference knows: nnU-Net draws from them where there are others."""
+    places = np.argwhere((labels == 0) | (labels == 1))
+    drawn: Array = places[np.random.default_rng(0).integers(0, len(places), SAMPLES_PER_VISIT)]
+    return drawn
 
 
 def _sample(values: Array) -> Array:
@@ -252,9 +270,10 @@ def _write_dataset_json(folder: Path, patients: Sequence[TrainingPatient], names
         for patient in patients
         for visit in patient.visits
     }
+    unsure = any(visit.unsure for patient in patients for visit in patient.visits)
     content = {
         "channel_names": {str(index): name for index, name in enumerate(names)},
-        "labels": {"background": 0, "lesion": 1},
+        "labels": {"background": 0, "lesion": 1} | ({"ignore": UNSURE} if unsure else {}),
         "numTraining": len(files),
         "file_ending": ".nii.gz",
         "dataset": files,

@@ -15,7 +15,7 @@ from lesiondelta.cohort import prior_index
 from lesiondelta.errors import CohortError
 from lesiondelta.images import Array
 from lesiondelta.methods import PriorPolicy
-from lesiondelta.nnunet.dataset import places_path
+from lesiondelta.nnunet.dataset import KNOWN, places_path
 
 
 class Joined:
@@ -66,7 +66,7 @@ class PairDataset(nnUNetDatasetBlosc2):
         current = int(np.random.randint(len(visits)))
         data, labels = self._open(visits[current]), self._open(f"{visits[current]}_seg")
         with np.load(places_path(Path(self.source_folder), visits[current]), allow_pickle=False) as places:
-            properties = {"class_locations": {1: places["lesion"]}}
+            properties = {"class_locations": {1: places["lesion"], KNOWN: places["known"]}}
         if not self.longitudinal:
             return Joined(data), labels, None, properties
         partner = draw_prior(current, len(visits), self.prior, self.self_prior_share)

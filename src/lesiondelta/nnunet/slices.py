@@ -78,7 +78,7 @@ class Slices(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, where: Slice) -> dict[str, Tensor]:
         """`data` (2C, edge, edge), cat(current, prior) in [0, 1], and `target` (edge, edge), the current's lesions."""
-        lesions = self._plane(f"{where.current}_seg", where)[0] > 0
+        lesions = self._plane(f"{where.current}_seg", where)[0] == 1
         pair = np.concatenate(
             [scaled(self._plane(visit, where), self.ranges[visit]) for visit in (where.current, where.prior)]
         )
@@ -98,7 +98,7 @@ def lesion_planes(data: Array, labels: Array) -> list[tuple[int, int]]:
     found = []
     for axis in AXES:
         others = tuple(other for other in AXES if other != axis)
-        held = (labels > 0).any(axis=others) & (data != 0).any(axis=0).any(axis=others)
+        held = (labels == 1).any(axis=others) & (data != 0).any(axis=0).any(axis=others)
         found += [(axis, int(index)) for index in np.flatnonzero(held)]
     return found
 

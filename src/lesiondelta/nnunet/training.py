@@ -79,6 +79,8 @@ def plan_job(
         method = replace(method, recipe=preset.recipe)
     if method.longitudinal and options.self_prior_share == 0:
         _require_priors(patients)
+    if method.trainer != Method.trainer:
+        _require_sure(patients, method)
     members = choose_fold([patient.label for patient in patients], options.fold, options.folds, options.seed)
     chosen = choose_device(options.device).type
     _require_gpus(options.gpus, chosen, preset.batch)
@@ -123,6 +125,15 @@ def _require_priors(patients: Sequence[Patient | TrainingPatient]) -> None:
         raise CohortError(
             f"Patients with a single visit have no prior to train with: {', '.join(single)}. "
             "Leave them out, or give a self-prior share above 0."
+        )
+
+
+def _require_sure(patients: Sequence[Patient | TrainingPatient], method: Method) -> None:
+    unsure = [one.label for one in patients if any(getattr(visit, "unsure", None) for visit in one.visits)]
+    if unsure:
+        raise InputError(
+            f"{method.name} cannot leave voxels out of its loss, as masks of {', '.join(unsure)} ask for: train "
+            "another method, or give these patients without what is unsure."
         )
 
 

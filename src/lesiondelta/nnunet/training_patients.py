@@ -16,11 +16,15 @@ FoldName = int | Literal["all"]
 
 @dataclass(frozen=True)
 class TrainingVisit:
-    """A visit's images by contrast and its reference mask: NIfTI files on the patient's one grid, brain-masked."""
+    """A visit's images by contrast and its reference mask: NIfTI files on the patient's one grid, brain-masked.
+
+    `unsure`, if any, is a mask of voxels that the reference says nothing of: they are left out of the loss.
+    """
 
     label: str
     images: Mapping[str, Path]
     reference: Path
+    unsure: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ def _content(patients: Sequence[TrainingPatient]) -> Iterator[str]:
     for patient in sorted(patients, key=lambda p: p.label):
         for visit in patient.visits:
             files = {**visit.images, "reference": visit.reference}
+            if visit.unsure is not None:
+                files["unsure"] = visit.unsure
             for name, path in files.items():
                 if not path.is_file():
                     raise CohortError(f"{path} of patient {patient.label}, visit {visit.label} does not exist.")
