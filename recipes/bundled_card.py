@@ -13,13 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 from bundled_model import (
-    AS_IT_IS,
     BUNDLED,
     FIRST_GAMMA,
-    GUISES,
-    OPEN_PATIENTS,
     PRESET,
-    RATES,
     RECIPE,
     REPOSITORY,
     SELF_PRIOR_SHARE,
@@ -29,8 +25,10 @@ from bundled_model import (
     arguments,
     history,
 )
+from bundled_patients import AS_IT_IS, GUISES, RATES
 from bundled_pictures import draw_left_out, draw_reliability, draw_sub_12
 from bundled_scores import HEADS, OURS, PARTS, ROBUST_PATIENTS, TWIN, kept_scores, run_folder
+from open_patients import LJUBLJANA
 
 from lesiondelta.cohort import Change
 from lesiondelta.evaluation.calibration import ALIKE, OperatingPoint
@@ -138,7 +136,7 @@ def left_out_table(rows: Sequence[Mapping[str, Any]]) -> str:
         f"| {row['hd95_mm']:.1f} | {row['lesion_f1']:.3f} | {row['reference_ml']:.1f} | {row['prediction_ml']:.1f} |"
         for row in rows
     ]
-    for label in OPEN_PATIENTS:
+    for label in LJUBLJANA:
         dsc, f1 = FIRST_MODEL[label]
         lines.append(f"| sub-{label} | version 4 | own | 0.5 | {dsc:.3f} | | {f1:.3f} | | |")
     return "\n".join(sorted(lines))

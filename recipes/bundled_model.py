@@ -16,13 +16,14 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
               the single-visit weights, small, so that the network starts as the one it comes from. On a GPU they see
               patches of 96^3 (3 minutes of an H100), on a CPU of 64^3 (for 1000 iterations 38 minutes of a core,
               single visits 26; `--epochs` says how many, of 50, and the card how many made those that are kept);
-3. `pairs`    difference weighting on the open labelled patients (CC-BY), their guises and simulated patients, from
-              `base-pairs`. This is what ships;
+3. `pairs`    difference weighting on the open labelled patients of two sites (`open_patients`), their guises, drawn and
+              simulated patients, from `base-pairs`. This is what ships;
 4. `single`   its twin, from `base-single`, with as many iterations;
-5. `pairs-without-07`, `single-without-07`, and the same for 19: without that open patient, for leave-one-out.
+5. `pairs-without-07`, `single-without-07`, and so on: without an open patient, or without a site (`tabriz`,
+              `ljubljana`), to score what was not seen.
 
 Of the stages that saw real patients, the mean of their weights and those they started from is kept
-(WORK/STAGE/averaged): two real patients teach what their scanner and their expert are like, and the mean does not
+(WORK/STAGE/averaged): real patients teach what their scanners and their experts are like, and the mean does not
 forget the others (Wortsman et al., CVPR 2022, "Robust fine-tuning of zero-shot models"). It is rounded to half
 precision before operating points are chosen and anything is scored: the file that ships holds exactly these weights.
 
@@ -33,24 +34,37 @@ are deformed into another brain first. Label maps and open images are read from 
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from bundled_patients import (
+    AS_IT_IS,
+    ATLAS_ACQUISITION,
+    ATLAS_RATES,
+    GUISES,
+    OPEN_PATIENTS,
+    RATES,
+    TABRIZ_AS_IT_IS,
+    TABRIZ_GUISES,
+    atlas_patient,
+    guises_of,
+    lesion_masks,
+    open_guise,
+    simulator,
+    sources,
+)
+from open_patients import LJUBLJANA, TABRIZ, tabriz
 from torch import nn
 
-from lesiondelta import methods, simulation
+from lesiondelta import methods
 from lesiondelta.files import write_json, write_text
-from lesiondelta.images import write_volume
 from lesiondelta.inference.model import Model, load_model
 from lesiondelta.inference.window import choose_device
 from lesiondelta.methods import Recipe
@@ -60,19 +74,11 @@ from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import TrainingOptions, TrainingProgress
 from lesiondelta.nnunet.presets import Preset
 from lesiondelta.nnunet.training import plan_job, train
-from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
+from lesiondelta.nnunet.training_patients import TrainingPatient
 from lesiondelta.processes import worker_pool
 from lesiondelta.simulation import (
-    Acquisition,
-    Anatomy,
-    LesionPlan,
-    Rates,
-    SimulatedPatient,
-    deformed,
     generator,
-    simulate_patient,
 )
-from lesiondelta.simulation.sources import Person
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLED = REPOSITORY / "src" / "lesiondelta" / "models" / "bundled"
@@ -84,37 +90,9 @@ DRAWN_SHARE = 0.9
 SELF_PRIOR_SHARE = 0.35  # so that a patient with one visit is served too
 TUNED_SHARE = 0.5  # of the weights that saw real patients, in the mean with those they started from
 FIRST_GAMMA = 0.1  # of difference weighting, where the features have been learned without it
-OPEN_PATIENTS = ("07", "19")
-ATLAS_ACQUISITION = Acquisition(sharp_share=0.4, randomised_share=0.15)
-RATES = Rates(new=0.15, enlarging=0.12, shrinking=0.10, resolved=0.12, quiet=0.1)
-"""Of change, several times those of real patients: a network that hardly ever sees change learns to copy the prior."""
-ATLAS_RATES = replace(RATES, quiet=0.4)  # so that it also sees many pairs that only the scanner makes differ
 RECIPE = Recipe(optimiser="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=1e-4, foreground_share=0.5)
 PRESET = Preset("bundled", 1, 50, 1, patch=(96, 96, 96), batch=4, base_features=16, max_features=128)
 TUNING = replace(PRESET, patch=(64, 64, 64), batch=2)  # of the stages that see real patients, and without a GPU
-
-
-@dataclass(frozen=True)
-class Guise:
-    """How an open patient is made into a training patient with two visits.
-
-    `untouched` keeps the patient's own image as the first visit; otherwise the brain is deformed into another one.
-    `lesions` are those added to its own ones (None: a few); `sharp_share` is the share of visits with 1 mm voxels.
-    """
-
-    untouched: bool = False
-    lesions: int | None = None
-    sharp_share: float = 1.0
-
-
-GUISE_SEED = 5000
-GUISES = (
-    *(Guise(untouched=True, lesions=lesions) for lesions in (3, 5, 8, 12)),
-    *(Guise(lesions=lesions) for lesions in (None, None, None, None, 20, 20)),
-    *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, None, None, 10, 20, 20)),
-    *(Guise(lesions=lesions, sharp_share=0.5) for lesions in (None, None, 25, 35, 50)),
-)
-AS_IT_IS = 10  # times that an open patient's own visit is listed; patients are drawn uniformly
 
 
 @dataclass(frozen=True)
@@ -153,13 +131,24 @@ class Stage:
 
 
 PAIRS, SINGLE = "difference_weighting", "nnunet"
+VALIDATING = range(1110, 1118)
+"""Patients simulated from the atlas."""
+
+
+def without(*labels: str) -> tuple[str, ...]:
+    """All open patients but some."""
+    return tuple(label for label in OPEN_PATIENTS if label not in labels)
+
+
+LEFT_OUT = {label: without(label) for label in OPEN_PATIENTS} | {"tabriz": LJUBLJANA, "ljubljana": TABRIZ}
+"""By patient, and by site: who is trained on where these are left out."""
 STAGES = (
     Stage("base", SINGLE, (), range(1000, 1048), 40, 2e-3),
-    Stage("base-single", SINGLE, (), range(1110, 1118), 24, 1e-3, "base", DRAWN_SHARE),
-    Stage("base-pairs", PAIRS, (), range(1110, 1118), 24, 1e-3, "base", DRAWN_SHARE),
+    Stage("base-single", SINGLE, (), VALIDATING, 24, 1e-3, "base", DRAWN_SHARE),
+    Stage("base-pairs", PAIRS, (), VALIDATING, 24, 1e-3, "base", DRAWN_SHARE),
     *(
-        Stage(f"{name}{ending}", method, patients, range(1080, 1080 + 10 * len(patients)), 5, 5e-4, f"base-{name}")
-        for ending, patients in (("", OPEN_PATIENTS), ("-without-07", ("19",)), ("-without-19", ("07",)))
+        Stage(f"{name}{ending}", method, patients, VALIDATING, 8, 5e-4, f"base-{name}", 0.5)
+        for ending, patients in (("", OPEN_PATIENTS), *((f"-without-{who}", rest) for who, rest in LEFT_OUT.items()))
         for name, method in (("pairs", PAIRS), ("single", SINGLE))
     ),
 )
@@ -192,8 +181,8 @@ def simulate(given: argparse.Namespace, stages: Sequence[Stage]) -> None:
             pool.submit(atlas_patient, given.work, seed, given.data) for seed in {s for t in stages for s in t.atlas}
         ]
         for label in {label for stage in stages for label in stage.open_patients}:
-            for number, guise in enumerate(GUISES):
-                made.append(pool.submit(open_guise, given.work, label, number, guise, given.data))
+            for number in range(len(guises_of(label))):
+                made.append(pool.submit(open_guise, given.work, label, number, given.data))
         for one in made:
             one.result()
 
@@ -203,9 +192,12 @@ def training_patients(stage: Stage, work: Path, data: Path) -> Iterator[Training
     for seed in stage.atlas:
         yield atlas_patient(work, seed, data)
     for label in stage.open_patients:
-        guises = [open_guise(work, label, number, guise, data) for number, guise in enumerate(GUISES)]
-        own = next(made for made, guise in zip(guises, GUISES, strict=True) if guise.untouched).visits[:1]
-        yield from (TrainingPatient(f"open{label}own{number}", own) for number in range(AS_IT_IS))
+        guises = [open_guise(work, label, number, data) for number in range(len(guises_of(label)))]
+        if label in TABRIZ:
+            own, times = tabriz(data, work)[label].visits, TABRIZ_AS_IT_IS
+        else:
+            own, times = guises[0].visits[:1], AS_IT_IS  # untouched
+        yield from (TrainingPatient(f"open{label}own{number}", own) for number in range(times))
         yield from guises
 
 
@@ -221,9 +213,8 @@ def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
         RATES,
         ATLAS_RATES,
         ATLAS_ACQUISITION,
-        GUISES,
-        AS_IT_IS,
         SELF_PRIOR_SHARE,
+        *((GUISES, AS_IT_IS, TABRIZ_GUISES, TABRIZ_AS_IT_IS) if stage.open_patients else ()),
     )
     drawn = sources(Path(generator.__file__).parent) if stage.drawn else ""
     made, record = f"{simulator()}{drawn} {settings}\n", given.work / stage.name / "made.txt"
@@ -377,90 +368,6 @@ class Clock:
             now = time.process_time()
             write_json(self.record, {"seconds": spent + now - self.counted})
             self.counted = now
-
-
-def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
-    """A patient made from the atlas."""
-    return stored(
-        work,
-        f"atlas{seed}",
-        f"{seed} {ATLAS_ACQUISITION} {ATLAS_RATES}",
-        lambda: simulate_patient(
-            seed,
-            acquisition=ATLAS_ACQUISITION,
-            lesions=LesionPlan(lesion_masks(data) if seed % 2 else (), ATLAS_RATES),
-        ),
-    )
-
-
-def lesion_masks(data: Path) -> list[Path]:
-    """Masks that lend their shapes: of all open patients but the two that test."""
-    masks = sorted((data / "ljubljana-lesion-masks").glob("*_mask.nii.gz"))
-    return [mask for mask in masks if not any(f"sub-{label}_" in mask.name for label in OPEN_PATIENTS)]
-
-
-def open_guise(work: Path, label: str, number: int, guise: Guise, data: Path) -> TrainingPatient:
-    """A real labelled patient as a training patient with two visits."""
-    seed = GUISE_SEED + 100 * int(label) + number
-
-    def make() -> SimulatedPatient:
-        anatomy = open_person(data, label).anatomy(seed)
-        if not guise.untouched:
-            anatomy = deformed(anatomy, seed)
-        made = simulate_patient(
-            seed,
-            anatomy=anatomy,
-            acquisition=Acquisition(sharp_share=guise.sharp_share),
-            lesions=LesionPlan(lesion_masks(data), RATES, guise.lesions),
-        )
-        return with_own_visit(made, anatomy) if guise.untouched else made
-
-    return stored(work, f"open{label}guise{number}", f"{seed} {guise} {RATES}", make)
-
-
-def with_own_visit(patient: SimulatedPatient, anatomy: Anatomy) -> SimulatedPatient:
-    """The patient with the real images and lesions as first visit (not in its instance map or the changes)."""
-    first = patient.visits[0]
-    own = {name: first.images[name].with_data(image) for name, image in anatomy.lesioned.items()}
-    lesions = first.lesions.with_data(np.asarray(anatomy.lesions) > 0)
-    return replace(patient, visits=(replace(first, images=own, lesions=lesions), *patient.visits[1:]))
-
-
-def stored(work: Path, label: str, arguments: str, make: Callable[[], SimulatedPatient]) -> TrainingPatient:
-    """Simulate a patient once, and keep the files until the simulator or the arguments change."""
-    folder = work / "patients" / label
-    identity, record = f"{simulator()} {arguments}", folder / "identity"
-    if not record.is_file() or record.read_text() != identity:
-        record.unlink(missing_ok=True)
-        print(f"simulating {label}", flush=True)
-        for number, visit in enumerate(make().visits):
-            for name, image in {**visit.images, "lesions": visit.lesions}.items():
-                write_volume(folder / f"{number}_{name}.nii.gz", image)
-        write_text(record, identity)
-    return TrainingPatient(label, tuple(_visit(folder, number) for number in range(2)))
-
-
-@cache
-def simulator() -> str:
-    """Hash of the simulator's source."""
-    return sources(Path(simulation.__file__).parent)
-
-
-def sources(folder: Path) -> str:
-    """Hash of the source in a folder."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
-
-
-def _visit(folder: Path, number: int) -> TrainingVisit:
-    images = {name: folder / f"{number}_{name}.nii.gz" for name in ("T1w", "FLAIR")}
-    return TrainingVisit(f"{number + 1:02d}", images, folder / f"{number}_lesions.nii.gz")
-
-
-def open_person(data: Path, label: str) -> Person:
-    """An open labelled patient."""
-    stem = data / "ljubljana-cross-sectional" / f"sub-{label}" / "anat" / f"sub-{label}_space-MNI152"
-    t1w, flair, lesions = (Path(f"{stem}_{name}.nii.gz") for name in ("T1w", "FLAIR", "label-lesion_mask"))
-    return Person(t1w, flair, lesions)
 
 
 def arguments(description: str | None, parts: Sequence[str], name: str = "part") -> argparse.Namespace:

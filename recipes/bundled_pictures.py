@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bundled_model import OPEN_PATIENTS
 from bundled_scores import OURS, anatomy_of_open, left_out_case
 from experts_changes import common_space
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from open_patients import LJUBLJANA
 
 from lesiondelta.evaluation.calibration import LabelledVisit, OperatingPoint
 from lesiondelta.images import Array
@@ -28,7 +28,7 @@ Cell = tuple[Array, Sequence[Mark]]
 
 def draw_left_out(folder: Path, work: Path, data: Path, point: OperatingPoint) -> None:
     """Each open patient by the model that has not seen it: the slices with most errors, reference beside result."""
-    for label in OPEN_PATIENTS:
+    for label in LJUBLJANA:
         case = left_out_case(work, data, OURS, label, partner=True)
         mask = point.mask(case)
         flair = anatomy_of_open(data, label).lesioned["FLAIR"]

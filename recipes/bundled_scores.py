@@ -24,8 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from bundled_model import OPEN_PATIENTS, RATES, SHIPPED, arguments, mean_of, open_person, simulator
+from bundled_model import SHIPPED, arguments, mean_of
+from bundled_patients import RATES, simulator
 from experts_changes import experts_changes
+from open_patients import LJUBLJANA, ljubljana
 
 from lesiondelta.evaluation.calibration import (
     LabelledVisit,
@@ -104,7 +106,7 @@ def made_with(work: Path) -> dict[str, Any]:
 
 def models_of(work: Path) -> dict[str, str]:
     """Hash of the weights of each stage that is scored; SystemExit where a file in half precision would change them."""
-    stages = [f"{kind}{ending}" for kind in (OURS, TWIN) for ending in ("", *(f"-without-{p}" for p in OPEN_PATIENTS))]
+    stages = [f"{kind}{ending}" for kind in (OURS, TWIN) for ending in ("", *(f"-without-{p}" for p in LJUBLJANA))]
     models = {stage: load_model(work / stage / "averaged") for stage in stages}
     for stage, model in models.items():
         if any(not torch.equal(weight, weight.half().float()) for weight in named_weights(model.network).values()):
@@ -146,7 +148,7 @@ def reliability(case: LabelledVisit, temperature: float) -> list[dict[str, float
 def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
     """The open patients by the models trained without them, and the operating points."""
     after, alone, twins = (
-        {label: left_out_case(work, data, kind, label, partner=partner) for label in OPEN_PATIENTS}
+        {label: left_out_case(work, data, kind, label, partner=partner) for label in LJUBLJANA}
         for kind, partner in ((OURS, True), (OURS, False), (TWIN, False))
     )
     learned = {OURS: after, TWIN: twins}
@@ -154,7 +156,7 @@ def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
     found = {kind: agreement_grid(list(cases.values()), temperatures[kind]) for kind, cases in learned.items()}
     points = {kind: best_point(temperatures[kind], found[kind]) for kind in learned}
     rows = []
-    for label in OPEN_PATIENTS:
+    for label in LJUBLJANA:
         for kind, visits, cases in (
             (OURS, "own after a simulated one", after), (OURS, "own", alone), (TWIN, "own", twins),
         ):  # fmt: skip
@@ -206,7 +208,7 @@ def grid_of(anatomy: Anatomy) -> Grid:
 @cache
 def anatomy_of_open(data: Path, label: str) -> Anatomy:
     """An open patient, with lesions and without."""
-    return open_person(data, label).anatomy(PARTNER_SEED)
+    return ljubljana(data, label).anatomy(PARTNER_SEED)
 
 
 def probabilities(visits: Sequence[Array], model: Model) -> list[Array]:
@@ -395,7 +397,7 @@ def rounding(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     rounded = contenders(work, data, threads)[OURS]
     mean = replace(mean_of(SHIPPED, work), description=rounded.description)
     rows = []
-    for label in OPEN_PATIENTS:
+    for label in LJUBLJANA:
         anatomy = anatomy_of_open(data, label)
         own = np.stack([anatomy.lesioned[contrast] for contrast in rounded.contrasts])
         mask, other = (masks_of([own], model, grid_of(anatomy))[0] for model in (rounded, mean))
