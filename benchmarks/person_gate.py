@@ -1,5 +1,8 @@
 """Pairs of brains through the registration and the gate: `python benchmarks/person_gate.py $LESIONDELTA_DATA`.
 
+With `--shifts` instead, the T1w of every real head, as it was registered to its FLAIR and shifted by 1.5 mm in the four
+directions of the FLAIR's slices: the gate has to refuse every one of these.
+
 Every patient of the open data against every other; sub-12's two visits; its first visit moved and cut into other
 slices; simulated patients with their own follow-up and against each other. Prints a line per pair, with what the gate
 says.
@@ -16,7 +19,7 @@ import numpy as np
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Affine, Grid, Volume, corners_mm, isotropic_grid, read_image, resample
 from lesiondelta.preprocessing import brain, gate
-from lesiondelta.preprocessing.elastix import elastix, euler_matrix
+from lesiondelta.preprocessing.elastix import elastix, euler_matrix, refine
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.person import displacement_mm
 from lesiondelta.preprocessing.points import dilate
@@ -27,6 +30,7 @@ RAW = (("12", "1"), ("12", "2"), ("04", "1"), ("20", "2"))
 RESEARCH = ("07", "19")
 TABRIZ = ("T01", "T02", "T04", "T05", "T06", "T07", "T08")
 SIMULATED = (1, 2, 3)
+SHIFT_MM = 1.5
 LATER = ("12-2", "12-1-moved0", "12-1-moved1", *(f"sim{seed}-1" for seed in SIMULATED))
 """Heads of which somebody is represented already."""
 
@@ -43,7 +47,11 @@ class Head:
 
 
 def main() -> None:
-    """Print one line per ordered pair, the pairs of one person first."""
+    """Print one line per ordered pair, the pairs of one person first; or one per shift."""
+    if "--shifts" in sys.argv:
+        for one in real_heads(Path(sys.argv[1])):
+            print("\n".join(shifted(one)), flush=True)
+        return
     heads = [*real_heads(Path(sys.argv[1])), *simulated_heads()]
     heads += perturbed(heads[0])
     same = [(a, b) for a, b in permutations(heads, 2) if a.person == b.person]
@@ -123,11 +131,29 @@ def compared(a: Head, b: Head) -> str:
     )
 
 
-def verdict(fixed: Located, moving: Located, mask: Volume) -> str:
-    """What the gate does with two FLAIRs."""
+def shifted(one: Head) -> Iterator[str]:
+    """The head's T1w in its place, and beside it within the plane of the FLAIR's slices."""
+    flair, t1w = one.images["FLAIR"], one.images["T1w"]
+    inside = resample(one.brain, flair.image.grid, np.eye(4), order="nearest")
+    place = refine(flair.image, t1w.image, t1w.transform, inside, 1)
+    axes = flair.image.affine[:3, :3] / flair.image.grid.spacing
+    for axis in (None, *np.argsort(flair.image.grid.spacing)[:2]):
+        for sign in (1, -1) if axis is not None else (0,):
+            shift: Affine = np.eye(4)
+            shift[:3, 3] = 0 if axis is None else sign * SHIFT_MM * axes[:, axis]
+            moved = Located(t1w.image, place @ shift)
+            found = gate.residual(flair, moved, one.brain)
+            said = verdict(flair, moved, one.brain, person=False)
+            where = "in its place" if axis is None else f"{sign * SHIFT_MM:+.1f} mm along axis {axis}"
+            yield f"{one.name:>5} {where:>22}  residual {found.value_mm:.2f} ({found.error_mm:.2f}) mm  {said}"
+
+
+def verdict(fixed: Located, moving: Located, mask: Volume, *, person: bool = True) -> str:
+    """What the gate does with two images; `person` for two FLAIRs."""
     try:
         gate.check_alignment(fixed, moving, mask)
-        gate.check_person(fixed, moving, mask)
+        if person:
+            gate.check_person(fixed, moving, mask)
     except RegistrationError:
         return "refused"
     return "passed"

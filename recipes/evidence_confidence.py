@@ -24,6 +24,7 @@ from tracking_masks import NOTHING, slice_axis, visit_image
 
 from lesiondelta.cohort import Change
 from lesiondelta.evaluation.instances import lesion_mask
+from lesiondelta.evaluation.statistics import LEAST_PATIENTS
 from lesiondelta.images import Array
 from lesiondelta.inference.model import Model, bundled_model, load_model
 from lesiondelta.inference.window import lesion_probabilities
@@ -113,7 +114,9 @@ def pair(kind: str, seed: int, slices: tuple[int, int], kept: Mapping[str, Array
 
 def judged(one: Pair) -> tuple[list[Place], Array, Array]:
     """Places of a pair, whether each is right, and the evidence on unchanged tissue."""
-    (step,) = compare_images(one.visits, 1.0)
+    (step,) = compare_images(one.visits, 1.0, one.threshold)
+    if step is None:
+        raise SystemExit(f"the images of {one.name} share too little tissue")
     before, after = (labels > 0 for labels in one.instances)
     truth = {1: after & ~before, -1: before & ~after}
     places = [place for place in step.places if not place.possible]
@@ -152,7 +155,9 @@ def calls(one: Pair, choice: Sensitivity | None) -> dict[str, Any]:
 
 
 def interval(values: Array) -> str:
-    """Mean and 95 % bootstrap interval over patients."""
+    """Mean over patients, with its 95 % bootstrap interval if they are enough."""
+    if np.isfinite(values).sum() < LEAST_PATIENTS:
+        return f"{np.nanmean(values):.2f} (of {np.isfinite(values).sum()} patients)"
     rng = np.random.default_rng(0)
     means = np.nanmean(rng.choice(values, (SAMPLES, len(values))), axis=1)
     low, high = np.nanpercentile(means, (2.5, 97.5))
@@ -255,7 +260,8 @@ new lesion has {LARGE_MM3:.0f} mm3 or more. [calls.tsv](calls.tsv) has a row for
 
 {results}
 
-The aims were 1.5 false new or enlarging lesions a step and a recall of 0.8.
+A large new lesion is found if one that is called new or enlarging shares a voxel with it. The aims at `default` were
+1.5 false new or enlarging lesions a step, which is reached in the mean, and a recall of 0.8, which is missed.
 
 Standard deviation of the evidence on unchanged tissue: {min(deviations):.2f} to {max(deviations):.2f} (1 is right).
 

@@ -131,7 +131,8 @@ python recipes/evidence_rescans.py WORK docs/results/evidence --people {people}
 
 {table.participant_id.nunique()} open patients (Ljubljana, CC-BY; Tabriz, MIT), whose second visit is the first one's
 images, moved, cut into slices elsewhere, with noise ({NOISE:.0%}) and a bias field ({BIAS:.0%}): every change is false.
-Means over patients, with 95 % bootstrap intervals; [rescans.tsv](rescans.tsv) has a row for each.
+Means over patients, with 95 % bootstrap intervals where they are six or more; [rescans.tsv](rescans.tsv) has a row for
+each.
 
 {chr(10).join(lines)}
 """

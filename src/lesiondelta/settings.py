@@ -99,7 +99,7 @@ class TrackingSettings(BaseModel):
         None,
         ge=0,
         description="Least change of an enlarging or shrinking lesion, as a fraction of its smaller volume; by default "
-        "whatever the images bear out.",
+        "whatever the images bear out, and 0.3 where images cannot be compared.",
     )
     error_sd: float = Field(1.96, ge=0, description="Standard deviations of the measurement error to be exceeded.")
 

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lesiondelta.cohort import Change
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import VisitImage, track
+from lesiondelta.tracking.calls import BY_HAND, LIMITS, NOT_COMPARED, compare_images
 from lesiondelta.tracking.evidence import box_blur, evidence
 from lesiondelta.tracking.places import find_places
 from tests.tracking.phantom import SHAPE, THIN, ball, head, nothing, scan, visit
@@ -143,18 +145,159 @@ def test_a_visit_added_changes_no_earlier_call():
     assert [replace(one, later_confidence=None) for one in added] == list(alone)
 
 
-def test_sensitivity_only_adds_calls():
-    faint = np.where(ball("left", 3), 1, 0) * 1.0
-    values, brain = head()
-    images = [
-        VisitImage(
-            np.where(brain, 300 * (values + level * faint + np.random.default_rng(n).normal(0, 0.05, SHAPE)), 0), THIN
-        )
-        for n, level in enumerate((0.0, 0.12))
+def test_sensitivity_chooses_the_confidence_that_is_called():
+    visits = [visit(nothing(), 1), visit(ball("left", 3), 2)]
+    found = compare_images(visits, 1.0)[0]
+    (place,) = [place for place in found.places if place.sign > 0]
+    unsure = replace(place, confidence=0.7)
+    assert [unsure.called(LIMITS[choice]) for choice in ("low", "default", "high")] == [False, True, True]
+    assert [replace(place, confidence=0.3).called(LIMITS[c]) for c in ("low", "default", "high")] == [
+        False,
+        False,
+        True,
     ]
-    visits = [replace(visit(nothing(), 0), image=images[0]), replace(visit(ball("left", 3), 0), image=images[1])]
+    faint = visit(nothing(), 2, probability=np.where(ball("left", 3), 0.04, 0.001))
+    brighter = faint.image.data + np.where(ball("left", 3), 300 * 0.02, 0).astype(np.float32)
+    visits[1] = replace(faint, image=replace(faint.image, data=brighter))
+    confidence = track(visits, 1.0, 0.5, TrackingSettings(sensitivity="high")).changes[0][0].confidence
     numbers = [len(called(*visits, sensitivity=choice)[0]) for choice in ("low", "default", "high")]
-    assert numbers == sorted(numbers)
+    assert numbers == [int(confidence >= limit) for limit in (0.9, 0.5, 0.2)]
+    assert numbers == [0, 1, 1]
+
+
+def fading(*probabilities):
+    """A lesion below the threshold that darkens from visit to visit."""
+    visits = []
+    for seed, (size, likely) in enumerate(probabilities):
+        lesion = ball("left", size) if size else nothing()
+        visits.append(
+            visit(lesion, seed, mask=lesion & (likely > 0.5), probability=np.where(ball("left", 4), likely, 0.001))
+        )
+    return visits
+
+
+def test_a_later_visit_changes_no_number_and_no_call_of_what_masks_miss():
+    """At the second visit the lesion is below the threshold, at the third it is gone: that is the third step's."""
+    visits = fading((4, 0.95), (3, 0.2), (0, 0.005))
+    pair, three = (track(visits[:n], 1.0, 0.5) for n in (2, 3))
+    for one, other in zip(pair.changes[0], three.changes[0], strict=True):
+        assert replace(other, later_confidence=None) == one
+    assert all(np.array_equal(a, b) for a, b in zip(pair.instances, three.instances, strict=False))
+    new = [visit(nothing(), 1), visit(ball("right", 3), 2), visit(ball("right", 3), 3)]
+    new = [
+        replace(one, probability=np.maximum(one.probability, more.probability))
+        for one, more in zip(new, fading((3, 0.2), (3, 0.2), (0, 0.005)), strict=True)
+    ]
+    pair, three = (track(new[:n], 1.0, 0.5) for n in (2, 3))
+    assert [one.current for one in pair.changes[0]] == [one.current for one in three.changes[0]]
+
+
+def test_what_only_images_show_to_be_gone_is_a_lesion_of_its_step():
+    earlier, later = fading((3, 0.2), (0, 0.005))
+    found = track((earlier, later), 1.0, 0.5)
+    ((one,),) = found.changes
+    assert (one.change, one.current) == (Change.RESOLVED, ())
+    assert not any(labels.any() for labels in found.instances)
+    assert (found.before[0][ball("left", 1)] == one.prior[0]).all()
+
+
+def covering(one, stop):
+    """The visit, whose image ends at a height."""
+    shown = np.arange(SHAPE[2]) < stop
+    return replace(one, image=replace(one.image, data=np.where(shown, one.image.data, 0).astype(np.float32)))
+
+
+def test_a_third_visit_that_does_not_show_a_place_says_nothing_of_it():
+    visits = [visit(nothing(), 1), visit(ball("left", 3), 2), covering(visit(nothing(), 3), 28)]
+    found = track(visits, 1.0, 0.5).changes[0]
+    assert [(one.change, one.later_confidence) for one in found] == [(Change.NEW, None)]
+
+
+def test_a_lesion_that_stays_is_surer():
+    visits = [visit(ball("left", 3) if n else nothing(), n) for n in range(3)]
+    (one,) = track(visits, 1.0, 0.5).changes[0]
+    assert one.later_confidence >= one.confidence
+
+
+def test_what_was_not_compared_is_said_to_be_so():
+    """At the border of the brain no evidence is looked for: it has none, rather than evidence of nothing."""
+    rim = ball((36, 40, 63), 1) & BRAIN & ~ndimage.binary_erosion(BRAIN, iterations=2)
+    assert rim.sum() > 3
+    (one,) = track((visit(nothing(), 1), visit(rim, 2)), 1.0, 0.5).changes[0]
+    assert (one.change, one.reason, one.confidence, one.evidence) == (Change.STABLE, NOT_COMPARED, None, None)
+
+
+@pytest.mark.parametrize("blur", [THIN, THICK])
+def test_a_lesion_that_an_image_cuts_does_not_shrink(blur):
+    whole = visit(ball("left", 6), 1, blur=blur)
+    cut = covering(visit(ball("left", 6), 2, blur=blur), 34)
+    cut = replace(
+        cut,
+        mask=cut.mask & (np.arange(SHAPE[2]) < 34),
+        probability=np.where(np.arange(SHAPE[2]) < 34, cut.probability, 0.001),
+    )
+    assert called(whole, cut) == called(cut, whole) == [[]]
+
+
+def test_one_step_that_cannot_be_compared_leaves_the_others_alone():
+    lesions = ball("left", 4) | ball("right", 3)
+    earlier, later = visit(lesions, 1, mask=ball("left", 4)), visit(lesions, 2)
+    slab = covering(visit(lesions, 3), 6)
+    pair, three = (track(visits, 1.0, 0.5) for visits in ((earlier, later), (earlier, later, slab)))
+    assert pair.changes[0] == three.changes[0]
+    assert [one is None for one in three.evidence] == [False, True]
+    assert all(one.confidence is None for one in three.changes[1])
+
+
+def test_what_a_reader_draws_or_erases_counts_whatever_the_images_show():
+    drawn, kept = ball("left", 3), ball("right", 3)
+    before, after = visit(kept, 1), visit(kept, 2)
+    edited = replace(after, mask=kept | drawn, probability=np.maximum(after.probability, drawn), by_hand=drawn)
+    one, other = sorted(track((before, edited), 1.0, 0.5).changes[0], key=lambda found: found.current)
+    assert (other.change, other.reason, other.confidence) == (Change.NEW, BY_HAND, 1.0)
+    assert one.change is Change.STABLE
+    erased = replace(after, mask=nothing(), probability=np.full(SHAPE, 0.001, np.float32), by_hand=kept)
+    (found,) = track((before, erased), 1.0, 0.5).changes[0]
+    assert (found.change, found.reason) == (Change.RESOLVED, BY_HAND)
+
+
+def test_a_mask_that_a_reader_has_seen_gets_no_lesion_from_the_images():
+    earlier, later = fading((0, 0.005), (3, 0.2))
+    assert called(earlier, later) == [["new"]]
+    assert called(earlier, replace(later, by_hand=ball("front", 2))) == [[]]
+
+
+def test_a_place_beside_a_lesion_joins_none():
+    """A diagonal neighbour of two lesions would make one of them."""
+    two = ball((20, 40, 34), 2) | ball((27, 40, 34), 2)
+    bridge = ball((23, 40, 34), 1) | ball((24, 40, 34), 1)
+    likely = np.where(two, 0.95, np.where(bridge, 0.2, 0.001))
+    earlier, later = visit(two, 1), visit(two | bridge, 2, mask=two, probability=likely)
+    found = track((earlier, later), 1.0, 0.5, TrackingSettings(tolerance_mm=0)).changes[0]
+    assert all(len(one.prior) == len(one.current) == 1 for one in found)
+    assert all(one.lineage == "" for one in found)
+
+
+def test_a_place_belongs_to_the_same_lesion_in_both_directions():
+    a, b, q, p = (ball(centre, 4) for centre in ((20, 40, 34), (22, 43, 34), (30, 46, 34), (14, 38, 34)))
+    earlier, later = visit(a | q, 1), visit(b | p, 2)
+    there = sorted(str(one.change) for one in track((earlier, later), 1.0, 0.5).changes[0])
+    opposite = {"new": "resolved", "resolved": "new", "enlarging": "shrinking", "shrinking": "enlarging"}
+    back = sorted(opposite.get(str(one.change), "stable") for one in track((later, earlier), 1.0, 0.5).changes[0])
+    assert there == back
+
+
+def test_the_rim_is_what_the_threshold_of_the_masks_leaves_out():
+    lesion = ball("left", 5)
+    earlier = visit(
+        ball("left", 3),
+        1,
+        mask=ball("left", 3),
+        probability=np.where(ball("left", 3), 0.95, np.where(lesion, 0.1, 0.001)),
+    )
+    later = visit(lesion, 2)
+    (one,) = track((earlier, later), 1.0, 0.2).changes[0]
+    assert one.change is Change.ENLARGING
 
 
 def test_reversal_exchanges_places():

@@ -135,9 +135,7 @@ def _rows(step: RunStep) -> list[Row]:
     own: list[Row] = []
     for number, row in enumerate(rows, start=2):
         if not _is_whole(row):
-            raise OutputError(
-                f"{step.table}, line {number}, is damaged or of an earlier version: {AGAIN} (--reports-only is enough)."
-            )
+            raise OutputError(f"{step.table}, line {number}, is damaged or of an earlier version: {AGAIN}.")
         if [row["prior_session_id"], row["session_id"]] == sessions:
             own.append(row)
     return own

@@ -1,7 +1,7 @@
 """Tables and maps of lesions over time: how they are written, and what their columns and labels mean."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def write_difference(place: Place, prior: str, z: Volume) -> None:
         "Description": "FLAIR of this visit less that of the visit before, both brought to one sharpness, offset, gain "
         "and bias field, over the standard deviation of the difference in unchanged tissue at edges as steep.",
         "Units": "standard deviations",
-        "Sources": [own_uri(place, "space-patient_FLAIR")],
+        "Sources": [own_uri(one, "space-patient_FLAIR") for one in (place, replace(place, visit=prior))],
         "PriorSession": f"ses-{prior}",
     }
     write_json(place.anat(f"{name}.json"), about)

@@ -33,8 +33,9 @@ def write_maps(
     }
     prior = tracked.visits[index - 1].label if index else None
     write_lesion_maps(place, prior, lesions, changes, facts)
-    if prior is not None and tracked.tracking.evidence:
-        write_difference(place, prior, segmented.mask.with_data(tracked.tracking.evidence[index - 1]))
+    evidence = tracked.tracking.evidence[index - 1] if index else None
+    if prior is not None and evidence is not None:
+        write_difference(place, prior, segmented.mask.with_data(evidence))
     labels = with_resolved(lesions, before, tracked, index)
     by_hand = visit.correction is not None
     return write_segmentations(place, labels, _changes_of(labels, tracked, index), source, by_hand=by_hand)
@@ -76,7 +77,7 @@ def before_on_own_grid(grid: Grid, tracked: TrackedLesions, index: int) -> Array
     """The numbers of the lesions of the visit before, on the grid of this visit's FLAIR; 0 for the first visit."""
     if not index:
         return np.zeros(grid.shape, np.int32)
-    visit, before = tracked.visits[index], tracked.tracking.instances[index - 1]
+    visit, before = tracked.visits[index], tracked.tracking.before[index - 1]
     to_patient = np.linalg.inv(visit.prepared.from_patient["FLAIR"]).astype(np.float64)
     moved: Array = resample(visit.mask.with_data(before), grid, to_patient, order="nearest").data.astype(np.int32)
     return moved
@@ -117,14 +118,14 @@ def change_map(tracked: TrackedLesions, index: int) -> Array:
     if not index:
         return np.zeros(tracked.tracking.instances[0].shape, np.int32)
     there, gone = _codes(tracked, index)
-    before, after = tracked.tracking.instances[index - 1 : index + 1]
+    before, after = tracked.tracking.before[index - 1], tracked.tracking.instances[index]
     codes: Array = np.where(after > 0, there[after], gone[before])
     return codes
 
 
 def _codes(tracked: TrackedLesions, index: int) -> tuple[Array, Array]:
     """For every number: the label of its change, of lesions that are there, and of those that are gone."""
-    before, after = tracked.tracking.instances[index - 1 : index + 1]
+    before, after = tracked.tracking.before[index - 1], tracked.tracking.instances[index]
     there, gone = np.zeros(int(after.max()) + 1, np.int32), np.zeros(int(before.max()) + 1, np.int32)
     for one in tracked.step(index):
         code = list(Change).index(one.change) + 1

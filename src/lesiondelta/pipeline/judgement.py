@@ -11,7 +11,7 @@ from lesiondelta.inference.segmenter import SegmentedVisit
 from lesiondelta.outputs.tables import NOT_AVAILABLE
 from lesiondelta.pipeline.corrections import FinalVisit
 from lesiondelta.pipeline.tracked import TrackedPatient
-from lesiondelta.pipeline.tracked_lesions import change_figures, uncompared
+from lesiondelta.pipeline.tracked_lesions import change_figures, uncompared, unmasked
 from lesiondelta.preprocessing.preparation import LEAST_COVERED, PreparedVisit
 from lesiondelta.records import Provenance, Status, VisitResult
 
@@ -65,11 +65,13 @@ def _judge_visit(tracked: TrackedPatient, index: int) -> VisitResult:
         *uncompared(tracked.lesions, index),
         *provenance.doubts,
     ]
-    status: Status = "flagged" if reasons else "ok" if visit.lesions else "ok-zero-lesions"
+    missed = unmasked(tracked.lesions, index)
+    status: Status = "flagged" if reasons else "ok" if visit.lesions or missed else "ok-zero-lesions"
     figures: dict[str, float | str] = {
         "prior_session_id": f"ses-{prior.label}" if prior is not visit else NOT_AVAILABLE,
         "lesion_volume_mm3": visit.lesion_volume_mm3,
         "lesions": float(visit.lesions),
+        "unmasked_lesions": float(missed),
         **({"correction": str(final.correction)} if final.correction else {}),
         **change_figures(tracked.lesions, index),
         "brain_volume_mm3": brain_mm3,

@@ -45,7 +45,8 @@ def _report_visit(judged: JudgedPatient, index: int) -> ReportVisit:
         changes=_changes(lesions, index),
         figures=result.figures,
         correction=str(visit.correction or ""),
-        difference=lesions.tracking.evidence[index - 1] if index and lesions.tracking.evidence else None,
+        before=lesions.tracking.before[index - 1] if index else None,
+        difference=lesions.tracking.evidence[index - 1] if index else None,
     )
 
 

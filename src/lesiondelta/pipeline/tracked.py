@@ -36,7 +36,11 @@ def follow(
     )
     log.info("sub-%s: following lesions over %d visits", files.patient, len(visits))
     masks = [visit.segmented for visit in visits]
-    lesions = track_lesions(segmented.prepared, masks, provenance.threshold, provenance.settings.tracking)
+    edited = [
+        final.segmented.mask.data != automatic.mask.data if final.correction else None
+        for final, automatic in zip(visits, segmented.visits, strict=True)
+    ]
+    lesions = track_lesions(segmented.prepared, masks, provenance.threshold, provenance.settings.tracking, edited)
     return TrackedPatient(segmented, visits, lesions)
 
 

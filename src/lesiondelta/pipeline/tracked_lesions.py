@@ -23,6 +23,7 @@ from lesiondelta.tracking.places import Place
 
 log = logging.getLogger(__name__)
 
+ONLY_MASKS = "its FLAIR and that of the visit before share too little tissue: changes are those of the masks alone"
 EMPTY = 0.05
 """Of an image's percentile 98: splines leave less in the zeros beside a slab; of a brain only fluid is as dark."""
 
@@ -31,14 +32,15 @@ EMPTY = 0.05
 class TrackedLesions:
     """A patient's lesions over all visits.
 
-    `visits` have the masks that count; `locations` has, by visit, the location of every lesion, `possible_locations`,
-    by step, that of every possible place, counted from 1. Both are empty where the atlas could not be laid upon the
-    brain.
+    `visits` have the masks that count. `locations` has, by visit, the location of every lesion; by step,
+    `earlier_locations` has that of every lesion of `tracking.before`, and `possible_locations` that of every possible
+    place, counted from 1. All are empty where the atlas could not be laid upon the brain.
     """
 
     visits: tuple[SegmentedVisit, ...]
     tracking: Tracking
     locations: tuple[Mapping[int, Location], ...]
+    earlier_locations: tuple[Mapping[int, Location], ...]
     possible_locations: tuple[Mapping[int, Location], ...]
 
     def step(self, index: int) -> tuple[LesionChange, ...]:
@@ -47,14 +49,24 @@ class TrackedLesions:
 
 
 def track_lesions(
-    prepared: PreparedPatient, visits: Sequence[SegmentedVisit], threshold: float, settings: TrackingSettings
+    prepared: PreparedPatient,
+    visits: Sequence[SegmentedVisit],
+    threshold: float,
+    settings: TrackingSettings,
+    by_hand: Sequence[Array | None] | None = None,
 ) -> TrackedLesions:
-    """Track the lesions of all visits, and find where they lie; `threshold` is that of the masks."""
+    """Track the lesions of all visits, and find where they lie.
+
+    `threshold` is that of the masks; `by_hand` has, by visit, where a reader has changed the mask (X, Y, Z) bool.
+    """
     spacing = float(prepared.grid.spacing[0])
-    tracking = track([_tracked(visit, prepared.brain) for visit in visits], spacing, threshold, settings)
+    edited = by_hand or [None] * len(visits)
+    followed = [_tracked(visit, prepared.brain, changed) for visit, changed in zip(visits, edited, strict=True)]
+    tracking = track(followed, spacing, threshold, settings)
     possible = [_numbered(places, prepared.brain.data.shape) for places in tracking.possible]
-    locations = _locations(prepared, [*tracking.instances, *possible])
-    return TrackedLesions(tuple(visits), tracking, tuple(locations[: len(visits)]), tuple(locations[len(visits) :]))
+    steps, found = len(possible), _locations(prepared, [*tracking.instances, *tracking.before, *possible])
+    own, earlier = found[: len(visits)], found[len(visits) : len(visits) + steps]
+    return TrackedLesions(tuple(visits), tracking, tuple(own), tuple(earlier), tuple(found[len(visits) + steps :]))
 
 
 def _numbered(places: Sequence[Place], shape: tuple[int, ...]) -> Array:
@@ -77,25 +89,29 @@ def _locations(prepared: PreparedPatient, instances: Sequence[Array]) -> list[Ma
     return [locate(labels, regions, float(prepared.grid.spacing[0])) for labels in instances]
 
 
-def _tracked(visit: SegmentedVisit, brain: Volume) -> TrackedVisit:
+def _tracked(visit: SegmentedVisit, brain: Volume, by_hand: Array | None) -> TrackedVisit:
     prepared = visit.prepared
     covered = shown(prepared.images["FLAIR"], brain)
     return TrackedVisit(
         visit.mask.data, visit.probability.data, slice_mm(prepared), residual_mm(prepared), covered,
-        _image(prepared, "FLAIR"), _image(prepared, "T1w"),
+        _image(prepared, "FLAIR", brain), _image(prepared, "T1w", brain), by_hand,
     )  # fmt: skip
 
 
-def _image(visit: PreparedVisit, contrast: str) -> VisitImage | None:
-    """An image with the blur of its slices: as thick as it shows them to be, if that is more than its header says."""
+def _image(visit: PreparedVisit, contrast: str, brain: Volume) -> VisitImage | None:
+    """An image with the blur of its slices: as thick as it shows them to be, if that is more than its header says.
+
+    It is 0 where it shows nothing.
+    """
     if contrast not in visit.grids:
         return None
     affine = np.linalg.inv(visit.from_patient[contrast]) @ visit.grids[contrast].affine
     edges = visit.grids[contrast].spacing
     thickest = int(np.argmax(edges))
-    shown = visit.quality.get(f"{contrast}_thickness_mm", edges[thickest])
-    affine[:3, thickest] *= max(1.0, shown / edges[thickest])
-    return VisitImage(visit.images[contrast].data, box_blur(affine))
+    seen = visit.quality.get(f"{contrast}_thickness_mm", edges[thickest])
+    affine[:3, thickest] *= max(1.0, seen / edges[thickest])
+    data = np.where(shown(visit.images[contrast], brain), visit.images[contrast].data, 0)
+    return VisitImage(data, box_blur(affine))
 
 
 def shown(image: Volume, brain: Volume) -> Array:
@@ -112,12 +128,21 @@ def shown(image: Volume, brain: Volume) -> Array:
 
 
 def uncompared(tracked: TrackedLesions, index: int) -> list[str]:
-    """What to say of lesions that a visit cannot be compared by with the one before."""
+    """What to say of a visit, or of lesions, that cannot be compared with the one before."""
+    found = []
+    if index and tracked.tracking.evidence[index - 1] is None:
+        found.append(ONLY_MASKS)
     count = sum(one.reason == UNSEEN for one in tracked.step(index))
-    if not count:
-        return []
-    lesions, counts = ("1 lesion lies", "it counts") if count == 1 else (f"{count} lesions lie", "they count")
-    return [f"{lesions} where the FLAIR of this visit or of the one before shows nothing: {counts} as stable"]
+    if count:
+        lesions, counts = ("1 lesion lies", "it counts") if count == 1 else (f"{count} lesions lie", "they count")
+        found.append(f"{lesions} where the FLAIR of this visit or of the one before shows nothing: {counts} as stable")
+    return found
+
+
+def unmasked(tracked: TrackedLesions, index: int) -> int:
+    """How many lesions of a visit its mask misses."""
+    labels, mask = tracked.tracking.instances[index], tracked.visits[index].mask.data
+    return len(np.setdiff1d(np.unique(labels[labels > 0]), np.unique(labels[mask])))
 
 
 def slice_mm(visit: PreparedVisit) -> float:
@@ -151,14 +176,19 @@ def lesion_rows(tracked: TrackedLesions) -> list[LesionRow]:
 def step_rows(tracked: TrackedLesions) -> list[StepRow]:
     """One row for what became of each lesion from a visit to the next, the surest changes first."""
     rows: list[StepRow] = []
-    voxels = [_voxels(labels) for labels in tracked.tracking.instances]
+    there = [_voxels(labels) for labels in tracked.tracking.instances]
+    before_step = [_voxels(labels) for labels in tracked.tracking.before]
     order = {visit.label: number for number, visit in enumerate(tracked.visits)}
     for index, step in enumerate(tracked.tracking.changes, start=1):
         before, after = (tracked.visits[i].label for i in (index - 1, index))
         for one in step:
-            side, visit = (one.current, index) if one.current else (one.prior, index - 1)
-            places = {tracked.locations[visit].get(number) for number in side}
-            centre = _centre_mm(tracked, np.concatenate([voxels[visit][number] for number in side]))
+            side, voxels, located = (
+                (one.current, there[index], tracked.locations[index])
+                if one.current
+                else (one.prior, before_step[index - 1], tracked.earlier_locations[index - 1])
+            )
+            places = {located.get(number) for number in side}
+            centre = _centre_mm(tracked, np.concatenate([voxels[number] for number in side]))
             rows.append(StepRow(before, after, one, next(iter(places)) if len(places) == 1 else None, centre))
         for number, place in enumerate(possible_places(tracked, index), start=1):
             location = tracked.possible_locations[index - 1].get(number)

@@ -23,6 +23,8 @@ class ReportVisit:
         What became of the lesions since the visit before, numbered as `Change`.
     figures : its numbers for the table
     correction : what a reader has changed in its mask by hand, or nothing
+    before : (X, Y, Z) int or None
+        Instances of the visit before as the step to this one has them; None: those of that visit.
     difference : (X, Y, Z) float or None
         FLAIR less that of the visit before, in standard deviations of unchanged tissue; None: not compared.
     """
@@ -36,6 +38,7 @@ class ReportVisit:
     changes: Array
     figures: Mapping[str, float | str]
     correction: str = ""
+    before: Array | None = None
     difference: Array | None = None
 
     @property

@@ -25,7 +25,8 @@ def steps_of(report: Report) -> list[dict[str, Any]]:
 def _step(report: Report, index: int, pictured: set[int]) -> dict[str, Any]:
     before, after = report.visits[index - 1 : index + 1]
     first, second = report.greys[index - 1 : index + 1]
-    images = StepImages((first, second), (before.instances, after.instances), after.difference, after.flair.affine)
+    instances = before.instances if after.before is None else after.before, after.instances
+    images = StepImages((first, second), instances, after.difference, after.flair.affine)
     rows = _surest_first([row for row in report.steps if row.visit == after.label])
     listed = [_row(images, row, with_picture=id(row) in pictured) for row in rows]
     apart = (Change.STABLE, Change.POSSIBLE)

@@ -5,6 +5,7 @@ those of statistical detection of change (Schmidt et al. 2019, NeuroImage: Clini
 subtract, and hold the difference against that of tissue that did not change.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,11 +64,18 @@ class Evidence:
         Gradient per mm where both images have it: what a registration error turns into a difference.
     calm : (X, Y, Z) bool
         Tissue that was taken for unchanged: all but lesions and what is near them; nothing if it is too little.
+    known : (X, Y, Z) bool
+        Where both images were compared: not at the border of the brain, nor within half a slice of where one ends.
     """
 
     z: Array
     steepness: Array
     calm: Array
+    known: Array
+
+    def knows(self, voxels: Array) -> bool:
+        """Whether at least half of some voxels (N, 3) were compared."""
+        return bool(self.known[tuple(voxels.T)].mean() >= 0.5) if len(voxels) else False
 
 
 def evidence(earlier: VisitImage, later: VisitImage, brain: Array, lesions: Array, spacing_mm: float) -> Evidence:
@@ -91,12 +99,13 @@ def evidence(earlier: VisitImage, later: VisitImage, brain: Array, lesions: Arra
     margin = (MARGIN_MM, MARGIN_MM + np.sqrt(np.linalg.eigvalsh(blurs[0] + blurs[1]).max()))
     near, border = (max(1, round(mm / spacing_mm)) for mm in margin)
     known = ndimage.binary_erosion(inside, iterations=border)
+    known &= ~_near_an_end(brain[box] & ~inside, earlier, later, spacing_mm)
     calm = known & ~ndimage.binary_dilation(lesions[box], iterations=near)
     z, steepness = np.zeros(brain.shape, np.float32), np.zeros(brain.shape, np.float32)
-    everywhere = np.zeros(brain.shape, bool)
+    calm_everywhere, known_everywhere = np.zeros(brain.shape, bool), np.zeros(brain.shape, bool)
     if np.count_nonzero(calm) < BINS**2:
-        return Evidence(z, steepness, everywhere)
-    everywhere[box] = calm
+        return Evidence(z, steepness, calm_everywhere, known_everywhere)
+    calm_everywhere[box], known_everywhere[box] = calm, known
     before, after = (
         _standardised(_smooth_inside(image.data[box], inside, blur, spacing_mm), calm)
         for image, blur in zip((earlier, later), blurs, strict=True)
@@ -111,7 +120,7 @@ def evidence(earlier: VisitImage, later: VisitImage, brain: Array, lesions: Arra
     found /= np.maximum(_local_mean(np.minimum(np.abs(found), OUTLIER), calm, NOISE_MM / spacing_mm) / ABSOLUTE, 0.3)
     z[box] = np.where(known, found, 0)
     steepness[box] = np.where(known, ndimage.gaussian_filter(np.minimum(*gradients[1:]), 1 / spacing_mm), 0)
-    return Evidence(z, steepness, everywhere)
+    return Evidence(z, steepness, calm_everywhere, known_everywhere)
 
 
 def box_blur(affine: Array) -> Array:
@@ -119,6 +128,14 @@ def box_blur(affine: Array) -> Array:
     edges = affine[:3, :3]
     covariance: Array = edges @ edges.T / 12
     return covariance
+
+
+def _near_an_end(hidden: Array, earlier: VisitImage, later: VisitImage, spacing_mm: float) -> Array:
+    """Within half a slice of what one of the images does not show: there it is a mean of brain and nothing."""
+    slice_mm = math.sqrt(12 * max(np.linalg.eigvalsh(one.blur).max() for one in (earlier, later)))
+    parts = ndimage.binary_opening(hidden, iterations=2)  # single voxels of fluid may be 0
+    near: Array = ndimage.binary_dilation(parts, iterations=max(1, round(slice_mm / 2 / spacing_mm)))
+    return near
 
 
 def _excess(other: Array, own: Array) -> Array:

@@ -55,16 +55,20 @@ def groups_of(prior: Array, current: Array, tolerance_voxels: float) -> list[Gro
     return [Group(tuple(before), tuple(after)) for before, after in members]
 
 
-def name_lesions(instances: Sequence[Array], tolerance_voxels: float) -> list[Array]:
-    """The same lesions with numbers that stay over all visits.
+def name_lesions(
+    instances: Sequence[Array], vanished: Sequence[Array], tolerance_voxels: float
+) -> tuple[list[Array], list[Array]]:
+    """The same lesions with numbers that stay over all visits; and, for every step, `Tracking.before`.
 
     A lesion takes the number of the one that it shares most with at the visit before; one that has none there, the
-    number of one that was at its place at an earlier visit and has vanished since; else a new number. A visit more at
-    the end changes no number of the others.
+    number of one that was at its place at an earlier visit and has vanished since; else a new number. `vanished` has,
+    for every step, lesions of its earlier visit that only that step knows; their numbers are new. A visit more at the
+    end changes no number of the others.
     """
     named: list[Array] = []
+    before: list[Array] = []
     last = 0
-    for labels in instances:
+    for index, labels in enumerate(instances):
         names = np.zeros(int(labels.max()) + 1, np.int32)
         free = {int(number) for number in np.unique(labels[labels > 0])}
         for earlier in reversed(named):  # the nearest visit first; lesions that vanished are further back
@@ -78,7 +82,11 @@ def name_lesions(instances: Sequence[Array], tolerance_voxels: float) -> list[Ar
             last += 1
             names[number] = last
         named.append(names[labels])
-    return named
+        if index:
+            gone = vanished[index - 1]
+            before.append(np.where(gone > 0, gone + last, named[index - 1]).astype(np.int32))
+            last += int(gone.max(initial=0))
+    return named, before
 
 
 def _by_strength(prior: Array, current: Array, tolerance_voxels: float) -> list[tuple[int, int]]:

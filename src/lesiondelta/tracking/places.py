@@ -5,21 +5,23 @@ A place is a 26-connected piece of evidence with some probability of lesion at t
 evidence, is only possible.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cc3d
 import numpy as np
+from scipy import ndimage
 
 from lesiondelta.images import Array
 from lesiondelta.tracking.evidence import Evidence
 
 WEAK, STRONG = 2.0, 3.0
 """Standard deviations that every voxel of a place has, and one of them at least."""
-FAINT, LIKELY, LESION = 0.003, 0.03, 0.5
-"""Probabilities of lesion, where it is brighter, that every voxel of a place has, and one of them at least; and that
-its rim lacks at the other visit."""
+FAINT, LIKELY = 0.003, 0.03
+"""Probabilities of lesion, where it is brighter, that every voxel of a place has, and one of them at least."""
 LEAST_MM3, LEAST_RIM_MM3 = 6.0, 3.0
+"""Volume of a place, and of its rim: what was below the threshold of lesion where it is darker."""
 OUTLINE = 0.4
 """Share of the strongest evidence that every voxel of a place has in the end, in one piece around it."""
 POSSIBLE_Z, POSSIBLE_STEEPNESS, POSSIBLE_MM3, COMPACT = 5.0, 0.15, (10.0, 2000.0), 0.3
@@ -51,14 +53,27 @@ class Place:
     later: float | None = None
     features: tuple[float, ...] = ()
 
+    def called(self, limit: float) -> bool:
+        """Whether it is sure enough."""
+        return not self.possible and self.confidence >= limit
 
-def find_places(found: Evidence, earlier: Array, later: Array, spacing_mm: float) -> list[Place]:
-    """All places of a step; `earlier` and `later` (X, Y, Z) are the visits' probabilities of lesion."""
-    return _places(1, found, later, earlier, spacing_mm) + _places(-1, found, earlier, later, spacing_mm)
+
+def find_places(
+    found: Evidence, earlier: Array, later: Array, spacing_mm: float, threshold: float = 0.5
+) -> list[Place]:
+    """All places of a step.
+
+    `earlier` and `later` (X, Y, Z) are the visits' probabilities, `threshold` is that of lesion.
+    """
+    brighter = _places(1, found, (later, earlier), threshold, spacing_mm)
+    return brighter + _places(-1, found, (earlier, later), threshold, spacing_mm)
 
 
-def _places(sign: int, found: Evidence, bright: Array, dark: Array, spacing_mm: float) -> list[Place]:
-    """Places of one sign; `bright` and `dark` are the probabilities where they are brighter, and where darker."""
+def _places(
+    sign: int, found: Evidence, probabilities: tuple[Array, Array], threshold: float, spacing_mm: float
+) -> list[Place]:
+    """Places of one sign, with the probabilities where they are brighter, and where darker."""
+    bright, dark = probabilities
     labels = cc3d.connected_components(((sign * found.z) > WEAK) & (bright > FAINT), connectivity=26)
     where = np.flatnonzero(labels)
     owners = labels.ravel()[where]
@@ -73,7 +88,8 @@ def _places(sign: int, found: Evidence, bright: Array, dark: Array, spacing_mm: 
         features = flat.features(inside)
         outline = _around_peak(voxels, flat.z[inside])
         peak, likeliest = float(flat.z[inside].max()), float(flat.bright[inside].max())
-        if likeliest > LIKELY and np.count_nonzero(flat.dark[inside] < LESION) * voxel >= LEAST_RIM_MM3:
+        rim = np.count_nonzero(flat.dark[inside] < threshold) * voxel
+        if likeliest > LIKELY and rim >= LEAST_RIM_MM3:
             places.append(Place(sign, outline, peak, confidence(features), features=features))
         elif likeliest <= LIKELY and _is_possible(outline, peak, float(flat.steepness[inside].mean()), spacing_mm):
             places.append(Place(sign, outline, peak, confidence(features), possible=True, features=features))
@@ -104,14 +120,17 @@ def judged_again(place: Place, found: Evidence, earlier: Array, later: Array) ->
     """The place with its confidence once a later visit is known, which is compared with the visit before the step.
 
     A lesion that is there for good shows again; an artefact of one visit does not, however strong it was. The
-    logarithms of the odds, none surer than `SUREST`, are averaged, since both comparisons share a visit.
+    logarithms of the odds, none surer than `SUREST`, are averaged, since both comparisons share a visit; if both say
+    that it changed, it is no less sure than before. Nothing is said where the later visit does not show the place.
     """
+    if not found.knows(place.voxels):
+        return place
     bright, dark = (later, earlier) if place.sign > 0 else (earlier, later)
     flat = _Flat(place.sign * found.z.ravel(), found.steepness.ravel(), bright.ravel(), dark.ravel())
     inside = np.ravel_multi_index(tuple(place.voxels.T), found.z.shape)
-    features = flat.features(inside)
-    odds = np.clip([log_odds(place.features), log_odds(features)], -SUREST, SUREST)
-    return replace(place, later=_probability(float(odds.mean())))
+    first, second = log_odds(place.features), log_odds(flat.features(inside))
+    odds = float(np.clip([first, second], -SUREST, SUREST).mean())
+    return replace(place, later=_probability(max(first, odds) if min(first, second) > 0 else odds))
 
 
 def confidence(features: Sequence[float]) -> float:
@@ -153,3 +172,14 @@ def _logit(probability: Array) -> Array:
     p = np.clip(probability.astype(np.float64), 1e-3, 1 - 1e-3)
     odds: Array = np.log(p / (1 - p))
     return odds
+
+
+def around(place: Place, shape: tuple[int, ...], tolerance_voxels: float) -> tuple[tuple[slice, ...], Array]:
+    """The box around a place, and which of its voxels are in the place or within the tolerance of it."""
+    margin = math.ceil(tolerance_voxels)
+    low = np.maximum(place.voxels.min(axis=0) - margin, 0)
+    high = np.minimum(place.voxels.max(axis=0) + margin + 1, shape)
+    inside = np.zeros(high - low, bool)
+    inside[tuple((place.voxels - low).T)] = True
+    near: Array = ndimage.distance_transform_edt(~inside) <= tolerance_voxels
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True)), near
