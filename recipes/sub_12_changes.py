@@ -331,7 +331,8 @@ of visits segmented alone, a piece of {SMALLEST_MM3:.0f} mm3 or more of the diff
 The aims were 18 found with 60 % right at `default`, and 80 % right at `low`: see the table for what is missed.
 
 ## Ours: what a lesion of each class touches
-Whether a lesion, at either visit, shares a voxel with a component of the experts':
+Whether a lesion, at either visit, shares a voxel with a component of the experts'. Resolved lesions that no mask has
+are not in the maps of lesions, and count as none:
 
 {crossed(ours, "change", list(Change), "experts", signs)}
 
