@@ -56,6 +56,9 @@ def affine(angles=(0.0, 0.0, 0.0), spacing=(1.0, 1.0, 1.0), flip=(1, 1, 1), orig
     return matrix
 
 
+OBLIQUE = affine((0.2, -0.3, 0.4), (0.5, 0.5, 3), (-1, 1, 1), (10, 20, 30))
+
+
 def blob(matrix, shape, centre_mm=(5.0, -3.0, 8.0), sigma_mm=6.0):
     """A Gaussian at a place in the world, sampled on any grid."""
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
@@ -241,6 +244,62 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         read_image(tmp_path / "c.nii.gz")
 
 
+@pytest.mark.parametrize("name", ["packed.nii", "plain.nii.gz", "a.Nii.gz", "a.NII", "a.NII.GZ", "plain.mgz"])
+def test_an_image_is_read_by_its_content_whatever_its_name(tmp_path, name):
+    data = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+    kind = nib.MGHImage if "mg" in name else nib.Nifti1Image
+    content = kind(data, OBLIQUE).to_bytes()
+    packed = name.startswith("packed") or (name.lower().endswith("gz") and "plain" not in name)
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    np.testing.assert_array_equal(read_image(tmp_path / name).data, data)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>404</html>", "is a web page"),
+        (b"\n<html>404</html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "fetch it with `git lfs pull`"),
+        (b"/annex/objects/MD5E-s1--abc.nii.gz\n", "fetch it with `datalad get`"),
+        (gzip.compress(gzip.compress(b"image")), "is packed twice"),
+        (b"", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mgz"])
+def test_what_lies_in_an_images_place_is_named(tmp_path, content, said, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=f"{name} .*{said}"):
+        read_image(tmp_path / name)
+
+
+def test_links_that_lead_nowhere_say_where(tmp_path):
+    (tmp_path / "dead.nii.gz").symlink_to("gone.nii.gz")
+    (tmp_path / "annex.nii.gz").symlink_to("../.git/annex/objects/x/a.nii.gz")
+    (tmp_path / "loop.nii.gz").symlink_to("loop.nii.gz")
+    for name, said in (("dead", "is a link to gone.nii.gz"), ("annex", "`datalad get`"), ("loop", "to loop.nii.gz")):
+        with pytest.raises(ImageError, match=f"{name}.nii.gz .*{said}"):
+            read_image(tmp_path / f"{name}.nii.gz")
+
+
+@pytest.mark.parametrize(("kind", "offset"), [(nib.Nifti1Image, 0), (nib.Nifti1Image, 348), (nib.Nifti2Image, 352)])
+def test_headers_are_not_read_as_voxels(tmp_path, kind, offset):
+    content = bytearray(kind(np.full((5, 6, 7), 3, np.int16), OBLIQUE).to_bytes())
+    field = kind.header_class.template_dtype.fields["vox_offset"]
+    content[field[1] : field[1] + field[0].itemsize] = np.array(offset, field[0]).tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a.nii says that its voxels begin at byte|vox offset"):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("name", ["a.mgh", "a.mgz"])
+def test_freesurfer_images_without_geometry_are_refused(tmp_path, name):
+    content = bytearray(nib.MGHImage(np.ones((4, 4, 4), np.float32), OBLIQUE).to_bytes())
+    content[28:30] = bytes(2)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("z") else content)
+    with pytest.raises(GeometryError, match="says nothing of its orientation"):
+        read_image(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz", "a.img.gz"])
 def test_a_flipped_bit_in_the_voxels_is_found_by_the_checksum(tmp_path, name):
     """Without one the voxels would be read, with another value among them."""
@@ -275,6 +334,7 @@ def test_an_image_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path):
     header = nib.Nifti1Header()
     header.set_data_shape((32767, 32767, 32767))
     header.set_data_dtype(np.float64)
+    header["vox_offset"] = 352
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
     with pytest.raises(ImageError, match="does not fit into memory"):
         read_image(tmp_path / "a.nii.gz")
@@ -289,9 +349,6 @@ def test_affines_must_be_there_and_regular(tmp_path):
     singular[:3, 2] = singular[:3, 1]
     with pytest.raises(GeometryError, match="singular"):
         read_image(save(tmp_path / "flat.nii", ones, singular, codes=(1, 0)))
-
-
-OBLIQUE = affine((0.2, -0.3, 0.4), (0.5, 0.5, 3), (-1, 1, 1), (10, 20, 30))
 
 
 def with_forms(path, sform, qform, data=None):

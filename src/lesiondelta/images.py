@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import SerializableImage
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lesiondelta.errors import GeometryError, ImageError
+from lesiondelta.errors import GeometryError, ImageError, LesionDeltaError
 from lesiondelta.files import atomic, write_text
 
 Array = NDArray[Any]
@@ -29,7 +28,9 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE_MM = 1e-2
 MASK_TOLERANCE = 1e-3  # of a header that scales 255 to 0.99999
 ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
-PACKED = (".gz", ".mgz")
+GZIP = b"\x1f\x8b"
+MGH_GEOMETRY = slice(28, 30)
+"""Bytes of FreeSurfer's header that are 0 where it holds no geometry; nibabel then makes one up."""
 FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
 """NIfTI's codes; 2 is mm, and 0, not said, is taken for mm as everybody does."""
 SIZE_TOLERANCE = 0.01
@@ -299,17 +300,23 @@ def read_itk_transform(path: Path) -> Affine:
 
 def require_whole(path: Path) -> None:
     """Unpack a file to its end, where the checksum is; ImageError where it is damaged."""
-    if path.suffix.lower() not in PACKED:
-        return
     try:
-        with gzip.open(path) as packed:
-            _to_the_end(packed)
+        with path.open("rb") as file:
+            if _is_packed(file):
+                _to_the_end(gzip.GzipFile(fileobj=file))  # type: ignore[arg-type]
     except (OSError, EOFError, zlib.error) as error:
         raise ImageError(f"{path} cannot be unpacked ({error}): it is damaged; copy or export it again.") from error
 
 
-def _to_the_end(packed: gzip.GzipFile) -> None:
-    while packed.read(1 << 20):
+def _is_packed(file: BinaryIO) -> bool:
+    """Whether gzip wrote the file; names are not always right."""
+    start = file.read(len(GZIP))
+    file.seek(0)
+    return start == GZIP
+
+
+def _to_the_end(stream: BinaryIO) -> None:
+    while stream.read(1 << 20):
         pass
 
 
@@ -323,24 +330,70 @@ def _require_grey(image: Any, path: Path) -> None:  # noqa: ANN401
 
 def _load(path: Path, dtype: type) -> tuple[Any, Array]:
     """The image and its voxels; what is packed is read to its end, where the checksum is: nibabel stops before it."""
+    with path.open("rb") as file:
+        stream: BinaryIO = gzip.GzipFile(fileobj=file) if _is_packed(file) else file  # type: ignore[assignment]
+        if kind := _kind(path, stream):
+            image = kind.from_stream(stream)
+            _require_grey(image, path)
+            _require_voxels_after_header(image, path)
+            data: Array = np.asarray(image.dataobj, dtype=dtype)
+            _to_the_end(stream)
+            return image, data
     image = nib.load(path)
     _require_grey(image, path)
-    if path.suffix.lower() in PACKED and isinstance(image, SerializableImage):
-        with gzip.open(path) as packed:
-            data: Array = np.asarray(type(image).from_stream(packed).dataobj, dtype=dtype)
-            _to_the_end(packed)
-        return image, data
     pair = (Path(file.filename) for file in image.file_map.values())
-    for file in filter(Path.is_file, pair):
-        require_whole(file)
+    for part in filter(Path.is_file, pair):
+        require_whole(part)
     return image, np.asarray(image.dataobj, dtype=dtype)
+
+
+def _kind(path: Path, stream: BinaryIO) -> Any:  # noqa: ANN401
+    """The class of an image in one file, by its content where nibabel would go by the name; None for the others."""
+    name = path.name.lower()
+    start = stream.read(nib.Nifti2Image.header_class.sizeof_hdr)
+    stream.seek(0)
+    _require_an_image(start, path)
+    if name.endswith((".mgh", ".mgz", ".mgh.gz")):
+        if start[MGH_GEOMETRY] == bytes(2):
+            raise GeometryError(
+                f"{path} says nothing of its orientation (goodRASFlag is 0): export it again with its affine."
+            )
+        return nib.MGHImage
+    if not name.endswith((".nii", ".nii.gz")):
+        return None
+    kinds = (nib.Nifti1Image, nib.Nifti2Image)
+    return next((kind for kind in kinds if kind.header_class.may_contain_header(start)), None)
+
+
+def _require_an_image(start: bytes, path: Path) -> None:
+    """Raise ImageError for what often lies in an image's place, and says so in its first bytes."""
+    text = start.lstrip().lower()
+    if not start:
+        raise ImageError(f"{path} is empty: copy or export it again.")
+    if text.startswith((b"<html", b"<!doctype", b"<?xml")):
+        raise ImageError(f"{path} is a web page, perhaps an error message in place of the image: download it again.")
+    if text.startswith(b"version https://git-lfs"):
+        raise ImageError(f"{path} only says where git-lfs keeps the image: fetch it with `git lfs pull`.")
+    if b"annex/objects/" in text[:200]:
+        raise ImageError(f"{path} only says where git-annex keeps the image: fetch it with `datalad get`.")
+    if text.startswith(GZIP):
+        raise ImageError(f"{path} is packed twice: unpack it once.")
+
+
+def _require_voxels_after_header(image: Any, path: Path) -> None:  # noqa: ANN401
+    """Raise ImageError where the voxels would begin within the header, which would be read as voxels."""
+    if isinstance(image, nib.Nifti1Image) and image.dataobj.offset < image.header.single_vox_offset:
+        raise ImageError(
+            f"{path} says that its voxels begin at byte {image.dataobj.offset} (vox_offset), which is within its "
+            "header: export it again."
+        )
 
 
 def _read(path: Path, dtype: type) -> Volume:
     _require_readable(path)
     try:
         image, data = _load(path, dtype)
-    except ImageError:
+    except LesionDeltaError:
         raise
     except MemoryError as error:
         raise ImageError(
@@ -363,10 +416,21 @@ def _require_readable(path: Path) -> None:
     """Open the file once: nibabel hides why it cannot."""
     try:
         if not path.is_file():
-            raise ImageError(f"{path} does not exist.")
+            raise ImageError(_why_absent(path))
         path.open("rb").close()
     except OSError as error:
         raise ImageError(f"{path} cannot be opened ({error.strerror}): see to its permissions and its disk.") from error
+
+
+def _why_absent(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder, not an image."
+    if not path.is_symlink():
+        return f"{path} does not exist."
+    target = path.readlink()
+    if "annex" in target.parts:
+        return f"{path} is a link of git-annex whose image is not here: fetch it with `datalad get`."
+    return f"{path} is a link to {target}, which does not exist."
 
 
 def _affine(image: Any, path: Path) -> Affine:  # noqa: ANN401

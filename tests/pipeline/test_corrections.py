@@ -22,7 +22,9 @@ from lesiondelta.inference.segmenter import counted
 from lesiondelta.outputs.derivatives import Place
 from lesiondelta.pipeline.mask_correction import correct
 from lesiondelta.preprocessing.preparation import PreparedVisit
+from lesiondelta.tracking.calls import BY_HAND
 from tests.models import export_tiny_model
+from tests.preprocessing import heads
 from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
 
 MASK, AUTOMATIC, CORRECTED = (f"space-orig_label-L_{name}mask" for name in ("", "desc-automatic_", "desc-corrected_"))
@@ -551,3 +553,33 @@ def test_a_drawn_voxel_between_those_of_the_patients_space_counts_and_one_outsid
     result, said = correct(seen, empty, drawn)
     assert np.argwhere(result.mask.data).tolist() == [[5, 5, 4]]
     assert (said.added, said.lost) == (2, 1)
+
+
+def test_what_a_reader_draws_is_followed_where_images_are_compared(tmp_path, capsys):
+    """One lesion that only the second FLAIR shows, and one that no image shows, drawn on masks that know neither."""
+    person, rng = heads.person(0), np.random.default_rng(0)
+    shown, unseen = (slice(20, 23), slice(30, 33), slice(20, 23)), (slice(28, 31), slice(20, 23), slice(20, 23))
+    for session in ("1", "2"):
+        for contrast, head in person.items():
+            noisy = np.where(head.data > 0, head.data + rng.normal(0, 5, head.data.shape), 0)
+            if (session, contrast) == ("2", "FLAIR"):
+                noisy[shown] += 150
+            write_volume(
+                image_path(tmp_path / "bids", "01", session, contrast), head.with_data(noisy.astype(np.float32))
+            )
+    (tmp_path / "bids/dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.10.0"}')
+    description = export_tiny_model(tmp_path / "model") / "model.json"
+    description.write_text(description.read_text().replace('"spacing_mm": 1.0', '"spacing_mm": 4.0'))
+    assert run(capsys, tmp_path).code == 0
+    for session, places in (("1", ()), ("2", (shown, unseen))):
+        drawn = read_mask(mask_path(tmp_path, session=session))
+        drawn.data[:] = False
+        for place in places:
+            drawn.data[place] = True
+        write_volume(mask_path(tmp_path, session=session), drawn)
+    assert report(capsys, tmp_path).code == 0
+    changes = pd.read_csv(tmp_path / "out/sub-01/sub-01_changes.tsv", sep="\t", keep_default_na=False)
+    assert changes.change.tolist() == ["new", "new"]
+    assert changes.evidence.astype(float).tolist() == [pytest.approx(31.4, abs=5), 0]
+    assert set(changes.reason) == {BY_HAND}
+    assert list((tmp_path / "out").rglob("*differenceFrom1*.nii.gz"))

@@ -80,6 +80,32 @@ def test_z_scores_are_judged_as_well(atlas, exchanged):
     assert bool(wrong) == exchanged
 
 
+@pytest.mark.parametrize(
+    ("change", "kind", "wrong", "doubtful"),
+    [
+        (lambda data: data + 8192, "FLAIR", [], ["a constant seems to be added to the values of FLAIR.nii.gz"]),
+        (lambda data: data + 32768, "FLAIR", [], ["a constant seems to be added to the values of FLAIR.nii.gz"]),
+        (
+            lambda data: data + 8192,
+            "T2w",
+            ["FLAIR.nii.gz was given as FLAIR, but shows fluid brighter"],
+            ["a constant"],
+        ),
+        (lambda data: data + 32768, "T2w", ["FLAIR.nii.gz was given as FLAIR, but shows fluid brighter"], ["a const"]),
+        (lambda data: 4095 - data, "FLAIR", ["FLAIR.nii.gz was given as FLAIR, but shows fluid brighter"], ["a const"]),
+        (lambda data: -data, "FLAIR", ["FLAIR.nii.gz was given as FLAIR, but shows fluid brighter"], []),
+    ],
+)
+def test_a_constant_on_top_hides_nothing(atlas, change, kind, wrong, doubtful):
+    brain, t1w = atlas[0], shown(atlas, "T1w")
+    flair = brain.with_data(np.where(brain.data, change(shown(atlas, kind).data), 0).astype(np.float32))
+    located = {"T1w": Located(t1w, np.eye(4)), "FLAIR": Located(flair, np.eye(4))}
+    found = appearance.measure(located, brain, np.eye(4))
+    said = appearance.contradictions(found, {name: f"{name}.nii.gz" for name in located})
+    for sentences, starts in zip(said, (wrong, doubtful), strict=True):
+        assert [sentence[: len(start)] for sentence, start in zip(sentences, starts, strict=True)] == starts
+
+
 def test_a_t1w_twice_is_refused(atlas):
     wrong, _ = judged(atlas, {"FLAIR": "T1w"})
     assert "FLAIR.nii.gz was given as FLAIR, but shows white matter brighter than grey" in wrong[0]
@@ -148,11 +174,12 @@ def test_half_a_brain_is_doubtful(atlas):
     assert "it may be a part of one" in doubt
 
 
-def test_a_lost_header_is_named(tmp_path):
-    images = {name: Volume(volume.data, np.diag([-1.0, 1, 1, 1])) for name, volume in person(0).items()}
+@pytest.mark.parametrize("lost", [(-1.0, 1, 1), (1, 1, 1), (-0.7, -0.7, 3)])
+def test_a_lost_header_is_named(tmp_path, lost):
+    images = {name: Volume(volume.data, np.diag([*lost, 1.0])) for name, volume in person(0).items()}
     (visit,) = check_patient(write_patient(tmp_path, [images]), ("T1w", "FLAIR")).visits
     assert len(visit.visit.doubts) == 2
-    assert "has voxels of 1 mm and no origin: its geometry was probably lost" in visit.visit.doubts[0]
+    assert "has no origin and no rotation: its geometry was probably lost" in visit.visit.doubts[0]
     (visit,) = check_patient(write_patient(tmp_path, [person(0)]), ("T1w", "FLAIR")).visits
     assert visit.visit.doubts == ()
 

@@ -86,9 +86,10 @@ def _read(visit: Visit, contrasts: Sequence[str], contents: VisitContents) -> Ch
 
 def _doubts(image: Volume) -> Iterator[str]:
     """What is odd about an image's place in space."""
-    if np.array_equal(np.abs(image.affine), np.eye(4)):
+    along_axes = (np.count_nonzero(image.affine[:3, :3], axis=0) == 1).all()
+    if along_axes and not image.affine[:3, 3].any():
         yield (
-            f"the header of {image.name} has voxels of 1 mm and no origin: its geometry was probably lost, and neither "
+            f"the header of {image.name} has no origin and no rotation: its geometry was probably lost, and neither "
             "sizes nor sides are assured"
         )
 

@@ -23,6 +23,8 @@ POINTS_MM = 3.0
 TISSUES = {"white": 0.9, "grey": 0.75, "fluid": 0.9}
 """Shares of tissue in the atlas above which a place counts."""
 LEAST_POINTS, ENOUGH_POINTS = 100, 100_000
+MOST_OFFSET = 0.9
+"""Darkest value inside a brain over its median: real images have 0 to 0.46, proton density up to 0.87."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +45,26 @@ BY_EXTENT = Limits((-np.inf, -np.inf), (np.inf, np.inf), (-0.03, -0.03), (1.25, 
 
 @dataclass(frozen=True)
 class Appearance:
-    """Medians of an image: `contrast` is (white - grey) / white matter, `fluid` that of the ventricles over white."""
+    """Medians of an image: `contrast` is (white - grey) / white matter, `fluid` that of the ventricles over white.
+
+    Where a constant was added to its values (`has_offset`), or they are z-scores, both count from the darkest value.
+    """
 
     contrast: float
     fluid: float
+    has_offset: bool = False
 
 
 def measure(images: Mapping[str, Located], brain: Volume, from_atlas: Affine) -> dict[str, Appearance]:
     """How each image, located in the space of the brain mask, shows the atlas's tissues; nothing if they are few."""
-    points = inside_mm(coarse_mask(brain, POINTS_MM))
+    mask = coarse_mask(brain, POINTS_MM)
+    points = inside_mm(mask)
+    deep = ndimage.binary_erosion(mask.data)[mask.data]  # nothing of what masks leave at the border
     in_atlas = apply(np.linalg.inv(from_atlas), points)
     places = {name: sample(_map(name), in_atlas) > share for name, share in TISSUES.items()}
     if min(np.count_nonzero(place) for place in places.values()) < LEAST_POINTS:
         return {}
-    return {name: _appearance(image.at(points), places) for name, image in images.items()}
+    return {name: _appearance(image.at(points), places, deep) for name, image in images.items()}
 
 
 def by_extent(brain: Volume) -> Affine:
@@ -87,6 +95,7 @@ def contradictions(
     """What certainly is not as the names (by contrast, of files) say, in sentences, and what may not be."""
     wrong: list[str] = []
     doubtful: list[str] = []
+    offsets: list[str] = []
 
     def judge(value: float, certain: float, doubt: float, sentence: str) -> None:
         """The value speaks for the sentence, the more the higher."""
@@ -94,6 +103,10 @@ def contradictions(
             (wrong if value > certain else doubtful).append(sentence)
 
     for contrast, one in found.items():
+        if one.has_offset:
+            offsets.append(
+                f"a constant seems to be added to the values of {names[contrast]}: give it as it was scanned."
+            )
         said = f"{names[contrast]} was given as {contrast}, but shows fluid brighter than white matter, as a T2w does"
         judge(one.fluid, *limits.fluid, f"{said}: give the {contrast}.")
     if not (wrong or doubtful) and {"T1w", "FLAIR"} <= set(found):
@@ -108,14 +121,16 @@ def contradictions(
     if not (wrong or doubtful) and "FLAIR" in found:
         said = f"{names['FLAIR']} was given as FLAIR, but shows white matter brighter than grey: give the FLAIR."
         judge(found["FLAIR"].contrast, *limits.flair_contrast, said)
-    return wrong, doubtful
+    return wrong, doubtful + offsets
 
 
-def _appearance(values: Array, places: Mapping[str, Array]) -> Appearance:
-    if is_standardised(values):  # the darkest values take the place of 0
-        values = values - np.percentile(values, 1)
+def _appearance(values: Array, places: Mapping[str, Array], deep: Array) -> Appearance:
+    darkest, scored = float(np.percentile(values[deep], 1)), is_standardised(values)
+    has_offset = not scored and darkest > MOST_OFFSET * float(np.median(values))
+    if scored or has_offset:  # the darkest values take the place of 0
+        values = values - darkest
     white, grey, fluid = (float(np.median(values[places[name]])) for name in ("white", "grey", "fluid"))
-    return Appearance((white - grey) / max(white, 1e-6), fluid / max(white, 1e-6))
+    return Appearance((white - grey) / max(white, 1e-6), fluid / max(white, 1e-6), has_offset)
 
 
 def _box(mask: Volume) -> tuple[Array, Array]:

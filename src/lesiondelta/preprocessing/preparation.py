@@ -158,7 +158,9 @@ def with_appearance(prepared: PreparedPatient, refuse: bool = True) -> PreparedP
         if wrong and refuse:
             failures[visit.label] = " ".join(wrong)
             continue
-        figures = {f"{name}_{what}": value for name, one in found.items() for what, value in vars(one).items()}
+        figures = {
+            f"{name}_{what}": getattr(one, what) for name, one in found.items() for what in ("contrast", "fluid")
+        }
         warnings = [*wrong, *doubtful] if found else [NO_ATLAS]
         kept.append(replace(visit, quality={**visit.quality, **figures}, warnings=(*visit.warnings, *warnings)))
     return replace(prepared, visits=tuple(kept), failures=failures)
