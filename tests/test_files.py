@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from lesiondelta.errors import OutputError
-from lesiondelta.files import alone, atomic, atomic_folder, contents, sha256, write_json
+from lesiondelta.files import alone, atomic, atomic_folder, contents, files_below, sha256, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -126,3 +126,9 @@ def test_a_disk_without_locks_is_refused_or_warned_of(tmp_path, caplog, monkeypa
         pass
     with alone(tmp_path, wait=False, needed=False):
         assert f"Cannot lock {tmp_path}: {said}" in caplog.text
+
+
+def test_files_are_found_in_capitals_or_not(tmp_path):
+    for name in ("a_mask.nii", "b_MASK.NII.GZ", "c_mask.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in files_below(tmp_path, "*_Mask.nii*")] == ["a_mask.nii", "b_MASK.NII.GZ"]

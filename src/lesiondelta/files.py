@@ -55,7 +55,7 @@ def no_entry(error: OSError, place: Path) -> CohortError:
 
 
 def files_below(folder: Path, pattern: str = "*") -> list[Path]:
-    """All files in a folder and in those below it whose names fit a pattern, sorted.
+    """All files in a folder and in those below it whose names fit a pattern, in capitals or not, sorted.
 
     Links to folders are followed, each folder once, but for those above the first. A link that leads nowhere counts as
     a file, so that whoever reads it says so.
@@ -65,7 +65,7 @@ def files_below(folder: Path, pattern: str = "*") -> list[Path]:
     CohortError
         A folder cannot be entered.
     """
-    return sorted(path for path in _below(folder) if fnmatchcase(path.name, pattern))
+    return sorted(path for path in _below(folder) if fnmatchcase(path.name.lower(), pattern.lower()))
 
 
 def _below(start: Path) -> Iterator[Path]:

@@ -205,6 +205,26 @@ def test_plain_nifti_is_compressed_and_nothing_else(tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_capitals_in_names_do_not_count(tmp_path, name):
+    """`.NII.GZ` and `Patient01`, as some archives have it, become the same, byte for byte."""
+    dataset, build, *_ = LAYOUTS[name]
+    source = build(tmp_path / "source")
+    convert(find(dataset, source), tmp_path / "plain")
+    for path in [path for path in source.rglob("*") if path.name.endswith((".nii.gz", ".nii"))]:
+        stem, _, ending = path.name.partition(".")
+        path.rename(path.with_name(f"{stem}.{ending.upper()}"))
+    for path in list(source.glob("patient*")):
+        path.rename(path.with_name(path.name.capitalize()))
+    convert(find(dataset, source), tmp_path / "capitals")
+    plain, capitals = (
+        {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.nii.gz")}
+        for out in (tmp_path / "plain", tmp_path / "capitals")
+    )
+    assert plain
+    assert capitals == plain
+
+
 @pytest.mark.parametrize("name", ["longitudinal", "mirror, longitudinal"])
 def test_masks_of_change_are_never_references(tmp_path, name):
     dataset, build, _, _ = LAYOUTS[name]
@@ -405,7 +425,7 @@ def test_a_mask_that_is_none_or_lies_elsewhere_is_named(tmp_path, mistake):
     [
         ("train/P2/T2/P2_T2_FLAIR.nii.gz", "Visit 2 of patient P2 .* has no FLAIR "),
         ("train/P2/T1/P2_T1_T1.nii.gz", "Visit 1 of patient P2 .* has no T1w "),
-        ("train/P2/T1/P2_T1_MASK.nii.gz", "Visit 1 of patient P2 .* has no MASK "),
+        ("train/P2/T1/P2_T1_MASK.nii.gz", "Visit 1 of patient P2 .* has no mask "),
     ],
 )
 def test_a_visit_that_lacks_something_is_named(tmp_path, removed, said):

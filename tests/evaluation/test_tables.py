@@ -265,6 +265,40 @@ def test_dates_order_visits_as_in_run(folders, rows, order):
     assert [pair.session for pair in match_folders(reference, prediction).pairs] == order
 
 
+@pytest.mark.parametrize(
+    ("table", "order", "said"),
+    [
+        ("session_id,acq_time\nses-1,2021-05-01\nses-2,2019-05-01\n", ["2", "1"], ""),
+        ("session\tacq_time\nses-1\t2021-05-01\nses-2\t2019-05-01\n", ["1", "2"], "needs one column session_id"),
+    ],
+)
+def test_a_table_that_dates_nothing_is_told_of(folders, caplog, table, order, said):
+    reference, prediction, _ = folders
+    for session in ("1", "2"):
+        put(reference, "1", session, 4)
+        put(prediction, "1", session, 4)
+    (reference / "sub-1/sub-1_sessions.tsv").write_text(table)
+    assert [pair.session for pair in match_folders(reference, prediction).pairs] == order
+    assert said in caplog.text if said else not caplog.text
+
+
+def test_a_mask_in_capitals_is_found_and_one_of_another_name_is_told_of(folders, caplog):
+    reference, prediction, _ = folders
+    names = {"2": "label-L_mask.NII.GZ", "3": "label-lesions_mask.nii.gz", "4": "desc-a.b_label-L_mask.nii.gz",
+             "5": "label-L_Mask.mgz"}  # fmt: skip
+    for session in ("1", *names):
+        for folder in (reference, prediction):
+            put(folder, "1", session, 4)
+            path = folder / f"sub-1/ses-{session}/anat/sub-1_ses-{session}_space-orig_label-L_mask.nii.gz"
+            path.rename(path.with_name(path.name.replace("label-L_mask.nii.gz", names.get(session, path.name[-19:]))))
+    (reference / "sub-1/ses-1/anat/sub-1_ses-1_desc-brain_mask.nii.gz").touch()
+    assert [pair.session for pair in match_folders(reference, prediction).pairs] == ["1", "2"]
+    for folder, message in zip((reference, prediction), caplog.messages, strict=False):
+        anats = [folder / f"sub-1/ses-{session}/anat" for session in ("3", "4", "5")]
+        paths = [anat / f"sub-1_{anat.parent.name}_space-orig_{names[anat.parent.name[-1]]}" for anat in anats]
+        assert message.endswith(f"(3): {', '.join(map(str, paths))}")
+
+
 def test_dates_that_contradict_the_labels_are_refused(folders):
     reference, prediction, _ = folders
     for session in ("1", "2", "3"):

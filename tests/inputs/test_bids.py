@@ -7,8 +7,9 @@ import pytest
 
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, ImageError
-from lesiondelta.inputs.bids import read_cohort, session_dates
+from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.inputs.bids_names import natural, parse_name, read_filters
+from lesiondelta.inputs.bids_tables import session_dates
 from lesiondelta.inputs.loose import loose_patient
 
 
@@ -85,14 +86,115 @@ def test_one_missing_date_makes_labels_decide_and_says_so(tmp_path):
     assert "not every visit has an acq_time" in patient.order
 
 
-def test_a_date_that_is_none_makes_labels_decide_and_is_noted(tmp_path):
+def test_a_date_that_is_none_makes_labels_decide_and_is_told(tmp_path):
     write(tmp_path, *visit("1", "a"), *visit("1", "b"))
     (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-a\tlast May\nses-b\t2020-01-01\n")
     patient = only(tmp_path)
     assert labels(patient) == ["a", "b"]
     assert "not every visit has an acq_time" in patient.order
     assert not patient.problems
-    assert f"{tmp_path / 'sub-1/sub-1_sessions.tsv'}: acq_time 'last May' is not a date" in patient.notes[0]
+    assert f"{tmp_path / 'sub-1/sub-1_sessions.tsv'}: acq_time 'last May' is not a date" in patient.cautions[1]
+    one = only(tmp_path, sessions=["a"])  # which has no order
+    assert not one.cautions
+    assert "'last May' is not a date" in one.notes[0]
+
+
+def with_table(
+    root: Path, text: str, name: str = "sub-1_sessions.tsv", sessions: tuple[str, ...] = ("1", "2")
+) -> Patient:
+    write(root, *(image for session in sessions for image in visit("1", session)))
+    (root / "sub-1" / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / "sub-1" / name).write_text(text, newline="")
+    return only(root)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "session_id,acq_time\r\nses-1,2021-05-01\r\nses-2,2019-05-01\r\n",
+        "session_id;acq_time\nses-1;2021-05-01\nses-2;2019-05-01\n",
+        "session_id\tacq_time\rses-1\t2021-05-01\rses-2\t2019-05-01\r",
+        "session_id\tAcq_time\nses-1\t2021-05-01\nses-2\t2019-05-01\n",
+        "Session_ID\t acq_time \nses-1 \t 2021-05-01\nses-2 \t2019-05-01 \n",
+        '"session_id"\t"acq_time"\n"ses-1"\t"2021-05-01"\n"ses-2"\t"2019-05-01"\n',
+        "session_id\tACQ_TIME\tacq_time\nses-1\t2001-01-01\t2021-05-01\nses-2\t2002-01-01\t2019-05-01\n",
+        "\n\nsession_id\tacq_time\n\nSES-1\t2021-05-01\n\nSES-2\t2019-05-01\n\n",
+        'session_id\tnote\tacq_time\nses-1\t"bad scan\t2021-05-01\nses-2\t\t2019-05-01\n',
+    ],
+)
+@pytest.mark.parametrize("name", ["sub-1_sessions.tsv", "sub-1_Sessions.TSV"])
+def test_tables_are_read_as_people_keep_them(tmp_path, table, name):
+    """By their labels the visits would come the other way round."""
+    patient = with_table(tmp_path, table, name)
+    assert (labels(patient), patient.order, patient.cautions) == (["2", "1"], "acq_time", ())
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("session_id acq_time\nses-1 2021-05-01\nses-2 2019-05-01\n", "needs one column session_id, separated by tabs"),
+        ("session\tacq_time\nses-1\t2021-05-01\n", "session_id, separated by tabs, and has 'session', 'acq_time'"),
+        ("session_id\tscan_date\nses-1\t2021-05-01\n", "needs one column acq_time"),
+        ("session_id\tacq_time\tacq_time\nses-1\t2021-05-01\t\n", "needs one column acq_time"),
+        ("session_id\tacq_time\nses-01\t2021-05-01\nses-02\t2019-05-01\n", "names 01, 02, which are no folders ses-*"),
+        ("session_id\tacq_time\nses-1\t01.05.2021\nses-2\t01.05.2019\n", "'01.05.2021' is not a date"),
+        (
+            "session_id\tacq_time\nses-1\t2018-05-01\nses-1\t2021-05-01\nses-2\t2019-05-01\n",
+            "has ses-1 on several days",
+        ),
+    ],
+)
+def test_a_table_that_dates_nothing_is_a_caution(tmp_path, table, said):
+    patient = with_table(tmp_path, table)
+    assert labels(patient) == ["1", "2"]
+    assert patient.cautions[0].startswith(
+        f"visits are ordered by session labels, since {tmp_path}/sub-1/sub-1_sessions"
+    )
+    assert said in patient.cautions[0]
+
+
+@pytest.mark.parametrize("name", ["sub-1_sessions.csv", "sessions.tsv", "sub-1_session.tsv", "sub-01_sessions.tsv"])
+def test_a_table_of_another_name_is_a_caution(tmp_path, name):
+    patient = with_table(tmp_path, "session_id\tacq_time\nses-1\t2021-05-01\nses-2\t2019-05-01\n", name)
+    (caution,) = patient.cautions
+    assert f"since {tmp_path / 'sub-1' / name} is not read: only sub-1_sessions.tsv is" in caution
+
+
+@pytest.mark.parametrize("table", ["session_id\nses-1\nses-2\n", "session_id\tage\nses-1\t30\nses-2\t31\n", "", "\n"])
+def test_a_table_without_dates_is_no_caution(tmp_path, table):
+    """As BIDS allows it; also one whose dates are taken out, and one beside a file of a Mac."""
+    (tmp_path / "sub-1").mkdir()
+    (tmp_path / "sub-1/._sub-1_sessions.tsv").write_bytes(b"\0\5\x16\7")
+    assert not with_table(tmp_path, table).cautions
+    assert not with_table(tmp_path, "session_id\tacq_time\nses-1\tN/A\nses-2\tNaN\nses-3\t\n").cautions
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["anat/{}.nii.gz", "anat\\{}.nii.gz", "./anat/{}.nii.gz", "{}.nii.gz ", "ses-x/anat/{}.NII.GZ", "anat/{}.nii"],
+)
+def test_files_in_tables_of_scans_are_known_by_their_names(tmp_path, written):
+    write(tmp_path, *visit("1", "1"), *visit("1", "2"))
+    for session, day in (("1", "2021-05-01"), ("2", "2019-05-01")):
+        name = written.format(f"sub-1_ses-{session}_FLAIR")
+        table = tmp_path / f"sub-1/ses-{session}/sub-1_ses-{session}_scans.tsv"
+        table.write_text(f"filename\tacq_time\n{name}\t{day}\n")
+    assert labels(only(tmp_path)) == ["2", "1"]
+    assert list(session_dates(tmp_path / "sub-1", "12")[0]) == ["1", "2"]
+
+
+def test_one_table_of_scans_for_all_sessions(tmp_path):
+    rows = [
+        f"ses-{ses}/anat/sub-1_ses-{ses}_FLAIR.nii.gz\t{day}\n"
+        for ses, day in (("1", "2021-05-01"), ("2", "2019-05-01"))
+    ]
+    assert labels(with_table(tmp_path, f"filename\tacq_time\n{''.join(rows)}", "sub-1_scans.tsv")) == ["2", "1"]
+
+
+def test_a_table_of_other_scans_is_a_caution(tmp_path):
+    table = "filename\tacq_time\nanat/sub-1_ses-1_acq-3D_FLAIR.nii.gz\t2021-05-01\n"
+    patient = with_table(tmp_path, table, "ses-1/sub-1_ses-1_scans.tsv")
+    assert "sub-1_ses-1_scans.tsv does not name sub-1_ses-1_FLAIR, sub-1_ses-1_T1w: correct" in patient.cautions[0]
 
 
 def dated(root: Path, *rows: str) -> Patient:
@@ -139,7 +241,7 @@ def test_dates_of_some_visits_that_contradict_the_labels_stop_the_patient(tmp_pa
 
 def test_sessions_of_the_table_may_lack_their_prefix(tmp_path):
     assert labels(dated(tmp_path, "a 2021-05-01", "b 2019-05-01")) == ["b", "a"]
-    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1), "b": datetime(2019, 5, 1)}
+    assert session_dates(tmp_path / "sub-1", "abc")[0] == {"a": datetime(2021, 5, 1), "b": datetime(2019, 5, 1)}
 
 
 def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
@@ -148,23 +250,23 @@ def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
         table.parent.mkdir(parents=True)
         rows = f"dwi/sub-1_ses-{session}_dwi.nii.gz\t{other}\nanat/sub-1_ses-{session}_FLAIR.nii.gz\t{image}\n"
         table.write_text(f"filename\tacq_time\n{rows}")
-    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2021, 5, 1)}
+    assert session_dates(tmp_path / "sub-1", "abc")[0] == {"a": datetime(2021, 5, 1)}
     images = "anat/sub-1_ses-b_FLAIR.nii.gz\t2020-01-02\nanat/sub-1_ses-b_T1w.nii.gz\t2020-01-01\n"
     table.write_text(f"filename\tacq_time\n{images}")
-    assert session_dates(tmp_path / "sub-1")["b"] == datetime(2020, 1, 1)
+    assert session_dates(tmp_path / "sub-1", "abc")[0]["b"] == datetime(2020, 1, 1)
     (tmp_path / "sub-1/ses-c").mkdir()
     (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").write_text(
         "filename\tacq_time\nsub-1_ses-c_FLAIR.nii.gz\t2020-05-01\nsub-1_ses-c_T1w.nii.gz\tn/a\n"
         "sub-1_ses-c_acq-old_T1w.nii.gz\t2019-01-01\n"
     )
-    assert "c" not in session_dates(tmp_path / "sub-1")
+    assert "c" not in session_dates(tmp_path / "sub-1", "abc")[0]
     (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").unlink()
     with table.open("a") as rows:  # of two days, one of them that of an image which `run` did not take
         rows.write("anat/sub-1_ses-b_acq-old_T1w.nii.gz\t2019-01-01\n")
-    assert "b" not in session_dates(tmp_path / "sub-1")
+    assert "b" not in session_dates(tmp_path / "sub-1", "abc")[0]
     table.write_bytes(b"\xff\xfe\0f")  # not read, as the sessions' table says it
     (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-b\t2020-05-01\nses-a\t2022-05-01\n")
-    assert session_dates(tmp_path / "sub-1") == {"a": datetime(2022, 5, 1), "b": datetime(2020, 5, 1)}
+    assert session_dates(tmp_path / "sub-1", "abc")[0] == {"a": datetime(2022, 5, 1), "b": datetime(2020, 5, 1)}
 
 
 @pytest.mark.parametrize(
@@ -313,6 +415,102 @@ def test_what_is_no_dataset_is_refused(tmp_path):
         read_cohort(tmp_path, participants=["9"])
     with pytest.raises(CohortError, match="no session 9, ses-8: check --session-label"):
         read_cohort(tmp_path, sessions=["1", "9", "ses-8"])
+
+
+def test_participants_are_read_with_blanks_and_capitals(tmp_path, caplog):
+    write(tmp_path, *visit("1", "1"))
+    table = tmp_path / "participants.TSV"
+    table.write_text("Participant_ID,age\nsub-1 ,30\nsub-2 ,40\n", encoding="utf-8-sig")
+    read_cohort(tmp_path)
+    assert f"{table} lists participants without a folder: sub-2" in caplog.messages
+    table.write_text("participant age\nsub-2 30\n")
+    read_cohort(tmp_path)
+    assert f"{table} has no column participant_id" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["Sub-2", "SUB-2", "sub2", "sub_2", "sub 2", "subject2", "Subject-2", "2"])
+def test_the_folder_of_a_patient_that_is_named_otherwise_is_told_of(tmp_path, name):
+    write(tmp_path, *visit("1", "1"), *visit("2", "1"))
+    (tmp_path / "sub-2").rename(tmp_path / name)
+    cohort = read_cohort(tmp_path)
+    said = f"{tmp_path / name} is not a BIDS name: rename it, and its files, to sub-2, or move it elsewhere."
+    assert ([patient.label for patient in cohort.patients], cohort.problems) == (["1"], {"2": said})
+    assert read_cohort(tmp_path, participants=["2"]).problems == {"2": said}
+    assert not read_cohort(tmp_path, participants=["1"]).problems
+    write(tmp_path, *visit("2", "2"))
+    cohort = read_cohort(tmp_path)
+    assert ([patient.label for patient in cohort.patients], cohort.problems) == (
+        ["1", "2"],
+        {name: said} if name != "2" else {"2": said},
+    )
+
+
+def test_a_dataset_of_misnamed_patients_says_so(tmp_path):
+    write(tmp_path, *visit("1", "1"))
+    (tmp_path / "sub-1").rename(tmp_path / "SUB-1")
+    with pytest.raises(CohortError, match=r"no sub-\* folder\. .*SUB-1 is not a BIDS name: rename it.* to sub-1"):
+        read_cohort(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SES-3", "ses_3", "ses3", "session-3", "Session 3", "ses-", "month6"])
+def test_a_session_that_is_named_otherwise_stops_its_patient(tmp_path, name):
+    write(tmp_path, *(image for session in "123" for image in visit("1", session)), *visit("2", "1"))
+    (tmp_path / "sub-1/ses-3").rename(tmp_path / "sub-1" / name)
+    cohort = read_cohort(tmp_path)
+    meant = {"ses-": "LABEL", "month6": "month6"}.get(name, "3")
+    assert [patient.label for patient in cohort.patients] == ["2"]
+    said = f"{tmp_path / 'sub-1' / name} is not a BIDS name: rename it, and its files, to ses-{meant}, or move it"
+    assert cohort.problems == {"1": f"{said} elsewhere."}
+    assert labels(read_cohort(tmp_path, participants=["1"], sessions=["1", "2"]).patients[0]) == ["1", "2"]
+
+
+def test_other_folders_are_no_patients_and_no_sessions(tmp_path):
+    write(tmp_path, *visit("1", "1"), "sub-1/log/x", "sub-1/dwi/x", "code/anat/x", "subcortical/x", "subject_lists/x")
+    write(tmp_path, "derivatives/ses-1/x", ".git/anat/x", "sourcedata/sub-1/ses-1/x", "sub-1/sessions/x")
+    assert not read_cohort(tmp_path).problems
+    assert labels(only(tmp_path)) == ["1"]
+
+
+NEAR = ["ses-1_flair.nii.gz", "ses-1_acq-0.7mm_FLAIR.nii.gz", "ses-1_FLAIR (1).nii.gz", "ses-1_run-02b_FLAIR.nii.gz",
+        "ses-1_FLAIR_1.nii.gz", "ses-1_acq-3D_iso_FLAIR.nii.gz", "ses-1_FLAIR.mgz", "ses-1_FLAIR.img",
+        "ses-1_run-1_run-2_FLAIR.nii.gz", "ses-1_FLAIR1.NII.GZ"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_an_image_that_is_nearly_named_as_in_bids_is_named(tmp_path, name):
+    t1w, flair = visit("1", "1")
+    write(tmp_path, t1w, f"sub-1/ses-1/anat/sub-1_{name}")
+    said = (
+        f"sub-1_{name} may be meant, and is not the name of a BIDS image: rename or convert it or leave the visit out."
+    )
+    assert only(tmp_path).problems["1"] == f"{tmp_path}/sub-1/ses-1/anat has no FLAIR image: {said}"
+    (found,) = only(write(tmp_path, flair)).visits
+    assert found.images["FLAIR"].name == "sub-1_ses-1_FLAIR.nii.gz"
+    assert found.doubts == (
+        f"sub-1_{name} was not considered as the FLAIR, since that is not the name of a BIDS image",
+    )
+
+
+def test_other_images_and_files_are_nothing_to_tell(tmp_path):
+    names = ["T2w.nii.gz", "T1map.nii.gz", "UNIT1.nii.gz", "FLAIR.json", "desc-brain_mask.nii.gz",
+             "mod-T1w_defacemask.nii.gz", "acq-x.y_T2w.nii.gz", "FLAIR_lesion_mask.nii.gz"]  # fmt: skip
+    write(tmp_path, *visit("1", "1"), *(f"sub-1/ses-1/anat/sub-1_ses-1_{name}" for name in names))
+    write(tmp_path, "sub-1/ses-1/anat/._sub-1_ses-1_FLAIR.nii.gz")
+    assert only(tmp_path).visits[0].doubts == ()
+
+
+def test_run_numbers_are_compared_as_numbers(tmp_path):
+    files = [f"sub-1/anat/sub-1_run-{run}_{c}.nii.gz" for run in ("9", "010") for c in ("T1w", "FLAIR")]
+    assert only(write(tmp_path, *files)).visits[0].images["T1w"].name == "sub-1_run-010_T1w.nii.gz"
+    patient = only(write(tmp_path, "sub-1/anat/sub-1_run-10_T1w.nii.gz"))
+    assert "has 3 T1w images" in patient.problems[""]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_filter_file_may_begin_with_a_byte_order_mark(tmp_path, encoding):
+    path = tmp_path / "filter.json"
+    path.write_text('{"t1w": {"run": 1}}', encoding=encoding)
+    assert read_filters(path) == {"T1w": {"run": 1}}
 
 
 def test_brain_masks_and_references_are_found(tmp_path):

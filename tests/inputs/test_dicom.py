@@ -6,11 +6,12 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import JPEGLosslessSV1, RLELossless, generate_uid
+from pydicom.uid import JPEGLosslessSV1, RLELossless, SecondaryCaptureImageStorage, generate_uid
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.images import Volume, read_image
 from lesiondelta.inputs.dicom import find_series, read_series
+from lesiondelta.inputs.parts import differing
 from lesiondelta.inputs.studies import weighting
 from tests.dicoms import (
     FLAIR,
@@ -34,9 +35,13 @@ def only(folder):
 
 
 def rewrite(path, **tags):
+    """None takes an attribute away."""
     image = pydicom.dcmread(path)
     for name, value in tags.items():
-        setattr(image, name, value)
+        if value is None:
+            del image[name]
+        else:
+            setattr(image, name, value)
     image.save_as(path)
 
 
@@ -276,7 +281,7 @@ def test_images_of_several_sizes_are_no_volume(tmp_path):
 def test_cut_off_pixels_are_an_image_that_cannot_be_read(tmp_path):
     paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
     paths[5].write_bytes(paths[5].read_bytes()[:-400])
-    refused(tmp_path, ImageError, "cannot be read", "Explicit VR Little Endian")
+    refused(tmp_path, ImageError, "cannot be read", "Explicit VR Little Endian): export it again.")
 
 
 def test_a_folder_without_mr_images_is_named(tmp_path):
@@ -289,3 +294,182 @@ def test_the_earliest_time_is_when_a_series_was_acquired(tmp_path):
     paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
     rewrite(paths[7], AcquisitionTime="101010")
     assert only(tmp_path).acquired.isoformat() == "2020-03-01T10:10:10"
+
+
+OTHER_TYPE = ["ORIGINAL", "PRIMARY", "M", "NORM"]
+PARTS = {
+    "echo time absent": ({"EchoTime": None}, "EchoTime"),
+    "echo time 2 ms longer": ({"EchoTime": 390}, "EchoTime"),
+    "other image type": ({"ImageType": OTHER_TYPE}, "ImageType"),
+    "no image type": ({"ImageType": None}, "ImageType"),
+    "other series": ({"SeriesInstanceUID": "1.2.3"}, "SeriesInstanceUID"),
+}
+
+
+@pytest.mark.parametrize("which", [slice(9, None), slice(4, 7), slice(0, None, 2)], ids=["end", "middle", "turns"])
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_that_make_one_stack_are_one_series(name, which, tmp_path):
+    tags, differs = PARTS[name]
+    for path in write_series(tmp_path, speckle("oblique"), new_study(), FLAIR)[which]:
+        rewrite(path, **tags)
+    series = only(tmp_path)
+    assert same_places(read_series(series), speckle("oblique"))
+    assert differing(series) == [differs]
+    assert not series.others
+
+
+def test_images_that_are_a_series_each_are_one(tmp_path):
+    """As some who anonymise leave them; those of another scan stay apart."""
+    study = new_study()
+    for number, tags in enumerate((T1W, FLAIR)):
+        for path in write_series(tmp_path, speckle(seed=number), study, tags, number):
+            rewrite(path, SeriesInstanceUID=generate_uid())
+    found = find_series(tmp_path)
+    assert [len(series.files) for series in found] == [12, 12]
+    assert same_places(read_series(found[1]), speckle(seed=1))
+    assert differing(found[1]) == ["SeriesInstanceUID"]
+
+
+def test_images_that_are_a_series_each_show_that_one_is_missing(tmp_path):
+    paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
+    for path in paths:
+        rewrite(path, SeriesInstanceUID=generate_uid())
+    paths[4].unlink()
+    refused(tmp_path, GeometryError, "lacks 1 of 12 slices")
+
+
+NOT_JOINED = {
+    "phase": {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]},
+    "projection": {"ImageType": ["DERIVED", "PRIMARY", "MIP", "ND"]},
+    "other echo": {"EchoTime": 90},
+    "other size of pixels": {"ImageType": OTHER_TYPE, "PixelSpacing": [2, 2]},
+    "no place": {"ImageType": OTHER_TYPE, "ImagePositionPatient": None},
+    "no MR image": {"SOPClassUID": SecondaryCaptureImageStorage},
+    "other scan": {"SeriesInstanceUID": "1.2.3", "SeriesDescription": "other"},
+    "other study": {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2.4"},
+}
+
+
+@pytest.mark.parametrize("name", NOT_JOINED)
+def test_what_goes_on_and_is_not_the_same_is_kept_beside(name, tmp_path):
+    paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
+    for path in paths[9:]:
+        rewrite(path, **NOT_JOINED[name])
+        if name == "no MR image":
+            image = pydicom.dcmread(path)
+            image.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+            image.save_as(path)
+    series = max(find_series(tmp_path), key=lambda one: len(one.files))
+    assert set(series.files) == set(paths[:9])
+    assert [set(other.files) for other in series.others] == [set(paths[9:])]
+    assert read_series(series).data.shape == (20, 24, 9)
+
+
+def test_halves_of_a_stack_in_two_multi_frame_files_are_kept_beside(tmp_path):
+    whole, study = speckle(), new_study() | {"SeriesInstanceUID": "1.2.3"}
+    for name, first in (("a", 0), ("b", 6)):
+        affine = whole.affine.copy()
+        affine[:3, 3] += first * affine[:3, 2]
+        write_enhanced(tmp_path / name, Volume(whole.data[:, :, first : first + 6], affine), study, FLAIR)
+    assert [[other.files[0].name for other in series.others] for series in find_series(tmp_path)] == [["b"], ["a"]]
+
+
+def test_series_at_the_same_places_or_elsewhere_are_not_beside(tmp_path):
+    """Echoes, phase images, a reconstruction with more slices, one at other distances, and a localiser."""
+    study, uid = new_study(), generate_uid()
+    write_series(tmp_path, speckle(), study, FLAIR | {"SeriesInstanceUID": uid}, 1)
+    write_series(tmp_path / "echo", speckle(), study, FLAIR | {"SeriesInstanceUID": uid, "EchoTime": 390}, 1)
+    phase = {"SeriesInstanceUID": uid, "ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}
+    write_series(tmp_path / "phase", speckle(), study, FLAIR | phase, 1)
+    write_series(tmp_path, speckle(shape=(20, 24, 20)), study, FLAIR, 2)
+    write_series(tmp_path, speckle(spacing=(1, 1, 3.7)), study, T1W, 3)
+    write_series(tmp_path, speckle("sagittal", shape=(20, 24, 3)), study, LOCALISER, 4)
+    found = find_series(tmp_path)
+    assert sorted(len(series.files) for series in found) == [3, 12, 12, 12, 12, 20]
+    assert not any(series.others for series in found)
+
+
+def test_a_part_that_fits_two_echoes_is_kept_beside_both(tmp_path):
+    study, uid = new_study(), generate_uid()
+    for echo in (20, 90):
+        paths = write_series(tmp_path, speckle(), study, FLAIR | {"EchoTime": echo, "SeriesInstanceUID": uid}, echo)
+        for path in paths[9:]:
+            path.unlink() if echo == 20 else rewrite(path, EchoTime=None)
+    assert sorted(len(series.others) for series in find_series(tmp_path)) == [1, 1, 2]
+
+
+def test_two_parts_that_fit_one_stack_at_one_place_are_kept_beside_it(tmp_path):
+    paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
+    for path in paths[9:]:
+        image = pydicom.dcmread(path)
+        image.ImageType, image.SOPInstanceUID = OTHER_TYPE, generate_uid()
+        image.save_as(path.with_name(f"7{path.name}"))
+        rewrite(path, EchoTime=None)
+    assert sorted(len(series.others) for series in find_series(tmp_path)) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("tags", [{"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}])
+def test_pixels_that_are_declared_as_inverted_are_read_as_stored(tags, tmp_path):
+    for path in write_series(tmp_path / "single", speckle(), new_study(), FLAIR):
+        rewrite(path, **tags)
+    write_enhanced(tmp_path / "enhanced/one.dcm", speckle(), new_study(), FLAIR)
+    rewrite(tmp_path / "enhanced/one.dcm", **tags)
+    for name in ("single", "enhanced"):
+        assert only(tmp_path / name).inverted
+        assert same_places(read_series(only(tmp_path / name)), speckle())
+
+
+ODD = {
+    "inverted": ({"PhotometricInterpretation": "MONOCHROME1"}, "in part declared as inverted"),
+    "frame of reference": ({"FrameOfReferenceUID": "1.2.3"}, "no common frame of reference"),
+    "no frame of reference": ({"FrameOfReferenceUID": None}, "no common frame of reference"),
+    "pixel spacing": ({"PixelSpacing": [1, 1.2]}, "differ in PixelSpacing, such as "),
+    "no pixel spacing": ({"PixelSpacing": None}, "does not say how large its pixels are (PixelSpacing"),
+    "pixel spacing of 0": ({"PixelSpacing": [0, 0]}, "does not say how large its pixels are (PixelSpacing"),
+    "rescale slope": ({"RescaleSlope": 2, "RescaleIntercept": 0}, "have a RescaleSlope in part"),
+    "no position": ({"ImagePositionPatient": None}, "(ImagePositionPatient of "),
+    "no orientation": ({"ImageOrientationPatient": None}, "(ImageOrientationPatient of "),
+    "size": ({"Rows": 20, "Columns": 24}, "of several sizes (Rows, Columns)"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_image_that_differs_is_named_with_its_field(name, tmp_path):
+    tags, said = ODD[name]
+    paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
+    rewrite(paths[3], **tags)
+    refused(tmp_path, GeometryError, said, str(paths[3]), "export it again")
+
+
+def test_a_series_without_a_frame_of_reference_is_read(tmp_path):
+    for path in write_series(tmp_path / "single", speckle(), new_study(), FLAIR):
+        rewrite(path, FrameOfReferenceUID=None)
+    write_enhanced(tmp_path / "enhanced/one.dcm", speckle(), new_study(), FLAIR)
+    rewrite(tmp_path / "enhanced/one.dcm", FrameOfReferenceUID=None)
+    for name in ("single", "enhanced"):
+        assert same_places(read_series(only(tmp_path / name)), speckle())
+
+
+def test_a_frame_without_a_place_of_its_own_has_none(tmp_path):
+    path = tmp_path / "one.dcm"
+    write_enhanced(path, speckle(), new_study(), FLAIR)
+    image = pydicom.dcmread(path)
+    del image.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence
+    image.save_as(path)
+    refused(tmp_path, GeometryError, f"(ImagePositionPatient of frame 4 of {path} is absent or damaged)")
+
+
+def test_frames_that_are_not_described_are_counted(tmp_path):
+    write_enhanced(tmp_path / "one.dcm", speckle(), new_study(), FLAIR)
+    rewrite(tmp_path / "one.dcm", NumberOfFrames=11)
+    refused(tmp_path, GeometryError, "says that it has 11 images (NumberOfFrames), and describes 12")
+
+
+def test_magnitude_and_phase_in_one_multi_frame_file_are_no_volume(tmp_path):
+    path = tmp_path / "one.dcm"
+    write_enhanced(path, speckle(), new_study(), FLAIR)
+    image = pydicom.dcmread(path)
+    for index, frame in enumerate(image.PerFrameFunctionalGroupsSequence):
+        frame.MRImageFrameTypeSequence = [item(ComplexImageComponent=("MAGNITUDE", "PHASE")[index % 2])]
+    image.save_as(path)
+    refused(tmp_path, GeometryError, "differ in ComplexImageComponent")

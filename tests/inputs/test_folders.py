@@ -197,6 +197,31 @@ def test_compressed_pixels_that_break_off_are_named(series):
         find_series(folder)
 
 
+ZIP, GZIP = b"PK\x03\x04 packed", b"\x1f\x8b packed"
+LOST = {
+    "empty, named as an image": ("slice.dcm", b"", "is empty"),
+    "zeros": ("0012", bytes(2000), "holds only zeros"),
+    "zeros, named as an image": ("slice.IMA", bytes(2000), "holds only zeros"),
+    "zeros, with another ending": ("slice.mr", bytes(2000), "holds only zeros"),
+    "a page": ("slice", b"\n<!DOCTYPE html><html>", "holds a page"),
+    "a placeholder": ("slice.dcm", b"version https://git-lfs.github.com/spec/v1", "holds a page or a placeholder"),
+    "anything, named as an image": ("slice.dcm", b"anything", "is no DICOM file"),
+    "anything, with a number": ("slice.12", b"\xff" * 2000, "is no DICOM file"),
+    "gzip": ("slice.dcm.gz", GZIP, "is packed: unpack it"),
+    "zip": ("slices.ZIP", ZIP, "is packed: unpack it"),
+    "packed without saying so": ("slice.dcm", GZIP, "is packed: unpack it"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_file_that_may_have_been_an_image_is_named(series, name):
+    folder, _, _ = series
+    called, content, said = LOST[name]
+    (folder / called).write_bytes(content)
+    with pytest.raises(ImageError, match=f"{folder / called} {said}"):
+        find_series(folder)
+
+
 def test_a_file_that_may_not_be_opened_is_named(series):
     folder, paths, _ = series
     with locked(paths[-1]), pytest.raises(ImageError, match=f"{paths[-1].name} cannot be opened"):
@@ -238,6 +263,10 @@ def test_what_is_no_dicom_is_passed_over(series):
     (folder / "table.img").write_bytes(np.array([8, 12, 7, 300] * 100, np.int32).tobytes())
     (folder / "notes").write_text("\b\0 this is text")
     (folder / "image.nii").write_bytes(np.int32(348).tobytes() + bytes(400))
+    (folder / "image1.nii.gz").write_bytes(GZIP)
+    (folder / "image1.img").write_bytes(bytes(400))
+    (folder / "index.html").write_text("<html>")
+    (folder / "._slice1.dcm").write_bytes(bytes(400))
     assert_shows(*find_series(folder), volume)
 
 

@@ -1,8 +1,10 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.images import read_image, write_volume
@@ -220,6 +222,61 @@ def test_a_header_that_contradicts_the_name_is_flagged(tmp_path):
         "DICOM series 4 was given as T1w, but its header has an echo time of 96 ms, as a T2w or a FLAIR has: see "
         "whether it is the T1w.",
     )
+
+
+def doubts_of(folder, last, *deleted, **tags):
+    """Of a study whose FLAIR differs in its last images."""
+    study = new_study()
+    write_series(folder / "a", speckle(seed=1, shape=(6, 6, 16)), study, T1W, 1)
+    for path in write_series(folder / "a", speckle(seed=2, shape=(6, 6, 16)), study, FLAIR, 2)[-last:]:
+        image = dcmread(path)
+        for name in deleted:
+            del image[name]
+        for name, value in tags.items():
+            setattr(image, name, value)
+        image.save_as(path)
+    (visit,) = loose_patient([(folder / "a",)], "x", folder / "out").visits
+    return read_image(visit.images["FLAIR"]).data.shape[2], visit.doubts
+
+
+def test_images_that_continue_a_stack_and_were_not_used_are_said(tmp_path):
+    slices, (doubt,) = doubts_of(tmp_path, 4, EchoTime=500)
+    assert slices == 12
+    assert re.fullmatch(
+        r"4 images of DICOM series 2 \(such as 2_\d+\), which continue the stack of the FLAIR, were not used", doubt
+    )
+
+
+def test_images_without_a_place_that_were_not_used_are_said(tmp_path):
+    slices, (doubt,) = doubts_of(tmp_path, 4, "ImagePositionPatient", ImageType=["ORIGINAL", "PRIMARY", "M", "NORM"])
+    assert slices == 12
+    assert re.match(r"4 images of DICOM series 2 .* which may continue the stack of the FLAIR, were not used", doubt)
+
+
+def test_phase_images_that_were_not_used_are_not_said(tmp_path):
+    assert doubts_of(tmp_path, 4, ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]) == (12, ())
+
+
+def test_parts_that_were_put_together_are_said(tmp_path):
+    assert doubts_of(tmp_path, 4, "EchoTime", ImageType=["ORIGINAL", "PRIMARY", "M", "NORM"]) == (
+        16,
+        (
+            "the images of the FLAIR differ in EchoTime and ImageType: they were used as one series, since they lie in "
+            "one stack",
+        ),
+    )
+
+
+def test_pixels_that_are_declared_as_inverted_are_said(tmp_path):
+    assert doubts_of(tmp_path, 16, PhotometricInterpretation="MONOCHROME1") == (
+        16,
+        ("the pixels of the FLAIR are declared as inverted (low values are white): they were used as stored",),
+    )
+
+
+def test_images_of_another_person_within_a_series_are_refused(tmp_path):
+    with pytest.raises(CohortError, match=r"several people .PatientID, PatientSex differ"):
+        doubts_of(tmp_path, 4, PatientID="2", PatientSex="M")
 
 
 def test_an_absent_folder_is_named(tmp_path):

@@ -1,4 +1,5 @@
 import pytest
+from pydicom import dcmread
 
 from lesiondelta.errors import CohortError
 from lesiondelta.inputs.dicom import find_series
@@ -174,6 +175,18 @@ def test_two_series_that_could_be_it_are_listed(tmp_path):
     assert "--visit T1FILE FLAIRFILE" in said
     assert said.count("\n") == 3
     assert "t1_again  (12 images, T1w)" in said
+
+
+def test_parts_of_one_stack_are_listed_as_such(tmp_path):
+    study = new_study()
+    write_series(tmp_path, SMALL, study, T1W, 1)
+    for echo, path in enumerate(write_series(tmp_path, speckle(shape=(6, 6, 24)), study, FLAIR, 2)):
+        image = dcmread(path)
+        image.EchoTime = (388, 90)[echo // 12]
+        image.save_as(path)
+    with pytest.raises(CohortError, match=r"holds 2 series that could be the FLAIR") as raised:
+        choose_visits(tmp_path)
+    assert str(raised.value).count("(12 images, FLAIR, a part of its stack)") == 2
 
 
 def test_an_absent_contrast_is_named(tmp_path):

@@ -109,6 +109,16 @@ def test_brain_masks_and_longer_names_are_nobody_elses(people, tmp_path):
     ]
 
 
+def test_capitals_and_odd_characters_in_names_do_not_count(people, tmp_path):
+    (person,) = find_people(people)
+    for path, ending in ((person.t1w, "t1w.NII.GZ"), (person.flair, "Flair.Nii.gz"), (person.lesions, "MASK.NII.GZ")):
+        shutil.copy(path, tmp_path / f"a[1]_{ending}")
+    shutil.copy(person.lesions, tmp_path / "a[1]_Brain_mask.nii.gz")
+    (found,) = find_people(tmp_path)
+    names = [path.name for path in (found.t1w, found.flair, found.lesions)]
+    assert names == ["a[1]_t1w.NII.GZ", "a[1]_Flair.Nii.gz", "a[1]_MASK.NII.GZ"]
+
+
 def test_what_is_no_brain_is_refused(tmp_path):
     """A block that fills the image."""
     data = np.full((60, 60, 60), 100, np.float32)

@@ -192,9 +192,11 @@ def _copy_image(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the bytes; a plain NIfTI is compressed where the target is."""
+    """Copy the bytes; a NIfTI that is not compressed, whatever its name says, is where the target is."""
     with source.open("rb") as reading, atomic(target) as temporary, temporary.open("wb") as writing:
-        if target.suffix == ".gz" and source.suffix != ".gz":
+        is_packed = reading.read(2) == b"\x1f\x8b"
+        reading.seek(0)
+        if target.suffix == ".gz" and not is_packed:
             with gzip.GzipFile(filename="", mode="wb", fileobj=writing, mtime=0) as packed:
                 shutil.copyfileobj(reading, packed)
         else:

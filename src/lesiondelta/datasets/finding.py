@@ -15,7 +15,7 @@ from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.inputs.bids_names import BidsFile, bids_files, natural
 
 ONLY_VISIT = "1"
-BESIDE_REFERENCES = re.compile(r"study\d+_\w+_to_\w+\.txt|sub-\w+_space-common_label-(brain|change)_mask\.nii\.gz")
+BESIDE_REFERENCES = re.compile(r"study\d+_\w+_to_\w+\.txt|sub-\w+_space-common_label-(brain|change)_mask(?i:\.nii\.gz)")
 """Files of a BIDS patient in derivatives/reference or derivatives/change that are kept as they are."""
 
 
@@ -116,7 +116,7 @@ def _patient(label: str, files: Sequence[_File]) -> FoundPatient:
         raise CohortError(
             f"Patient {label} is for training ({tests[False]}) and for testing ({tests[True]}): keep one."
         )
-    others = [(COMMON_SPACE.get(file.is_["other"] or ""), file) for file in files if file.is_.get("other")]
+    others = [(COMMON_SPACE.get((file.is_["other"] or "").lower()), file) for file in files if file.is_.get("other")]
     return FoundPatient(
         label,
         tuple(
@@ -142,7 +142,7 @@ def _visit(label: str, files: Iterable[_File]) -> FoundVisit:
     masks: dict[str, Path] = {}
     for file in files:
         image, mask = file.is_.get("image"), file.is_.get("mask")
-        kind, name = (images, IMAGES[image.lower()]) if image else (masks, mask or "")
+        kind, name = (images, IMAGES[image.lower()]) if image else (masks, (mask or "").lower())
         if name in kind:
             raise CohortError(f"{kind[name]} and {file.path} are the same {name}: keep one of them.")
         kind[name] = file.path

@@ -28,7 +28,7 @@ COMMON_SPACE = {
 class Layout:
     """One arrangement of files: its name, an example for messages, the pattern, and the masks every visit comes with.
 
-    `sidecar` holds what is true of every image.
+    `masks` are in lower case; `sidecar` holds what is true of every image.
     """
 
     name: str
@@ -52,7 +52,8 @@ class Dataset:
 
 
 def _pattern(verbose: str) -> re.Pattern[str]:
-    return re.compile(verbose.replace("NIFTI", r"\.nii(?:\.gz)?"), re.VERBOSE)
+    """Capitals do not count: a file system or an archive may have changed them."""
+    return re.compile(verbose.replace("NIFTI", r"\.nii(?:\.gz)?"), re.VERBOSE | re.IGNORECASE)
 
 
 BIDS = Layout(
@@ -142,7 +143,7 @@ MSLESSEG = Dataset(
             "train/P1/T1/P1_T1_FLAIR.nii.gz",
             _pattern(r"""(?:.*/)? (?:train | (?P<test>test)) /(?P<patient>P\d+)/ (?:T(?P<visit>\d+)/)?
                 (?P=patient)_(?:T(?P=visit)_)? (?: (?P<image>FLAIR|T1|T2) | (?P<mask>MASK)) NIFTI"""),
-            ("MASK",),
+            ("mask",),
             {"SkullStripped": True},
         ),
     ),

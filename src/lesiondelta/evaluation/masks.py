@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from typing import Any
 from lesiondelta.errors import CohortError
 from lesiondelta.files import files_below
 from lesiondelta.images import Volume, read_mask, require_same_grid
-from lesiondelta.inputs.bids import order_cautions, session_dates, time_order
-from lesiondelta.inputs.bids_names import BidsFile, natural, parse_name
+from lesiondelta.inputs.bids_names import IMAGE, BidsFile, natural, parse_name
+from lesiondelta.inputs.bids_tables import order_cautions, session_dates, time_order
 
 LOGGER = logging.getLogger(__name__)
 LESION_LABELS = ("L", "lesion")
+OTHER_MASK = re.compile(r"brain|skull|head|change|label-(GM|WM|CSF|SGM|CGM|BS|CBM|ST|NB|B|BG)_", re.IGNORECASE)
+"""In the names of masks that are not of lesions."""
 MAPPING = ("participant_id", "session_id", "reference", "prediction")
 
 Visit = tuple[str, str]
@@ -62,8 +65,9 @@ def match_folders(reference: Path, prediction: Path, participants: Collection[st
     """Masks named sub-X[_ses-Y]_..._label-L_mask.nii.gz (or label-lesion) anywhere under two folders, by visit.
 
     `participants` limits it to some of them. Visits are in the order of their dates where the reference, or the dataset
-    that it is a derivative of, has them all (sub-X_sessions.tsv, else _scans.tsv; see `bids.time_order`), else of their
-    labels. Raises CohortError where a folder holds none, nothing belongs together, or dates contradict the labels.
+    that it is a derivative of, has them all (sub-X_sessions.tsv, else _scans.tsv; see `bids_tables.time_order`), else
+    of their labels. Raises CohortError where a folder holds none, nothing belongs together, or dates contradict the
+    labels.
     """
     truths, guesses = (find_masks(folder, participants) for folder in (reference, prediction))
     own = {file.path.resolve() for files in truths.values() for file in files}
@@ -130,16 +134,27 @@ def find_masks(folder: Path, participants: Collection[str] = ()) -> dict[Visit, 
     if not folder.is_dir():
         raise CohortError(f"{folder} is {'a file' if folder.exists() else 'not there'}: give a folder of lesion masks.")
     found: dict[Visit, list[BidsFile]] = {}
-    for path in sorted(files_below(folder, "sub-*_mask.nii*"), key=lambda path: natural(path.name)):
-        file = parse_name(path)
-        if file and file.suffix == "mask" and file.entities.get("label") in LESION_LABELS:
-            participant = file.entities["sub"]
-            if not participants or participant in participants:
-                found.setdefault((participant, file.entities.get("ses", "")), []).append(file)
+    paths = [path for path in files_below(folder, "*mask*") if IMAGE.search(path.name) and path.name[0] != "."]
+    files = {path: _lesion_mask(path) for path in sorted(paths, key=lambda path: natural(path.name))}
+    for file in files.values():
+        if file and (not participants or file.entities["sub"] in participants):
+            found.setdefault((file.entities["sub"], file.entities.get("ses", "")), []).append(file)
+    others = [str(path) for path, file in files.items() if not file and not OTHER_MASK.search(path.name)]
+    if others:
+        named = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
+        LOGGER.warning(
+            "not read, as the names are not sub-X[_ses-Y]_..._label-L_mask.nii.gz (%d): %s", len(others), named
+        )
     if not found and not participants:
         raise CohortError(f"{folder} holds no lesion mask: files named sub-X[_ses-Y]_..._label-L_mask.nii.gz are read.")
     _require_found(found, participants, str(folder))
     return found
+
+
+def _lesion_mask(path: Path) -> BidsFile | None:
+    file = parse_name(path)
+    fits = file and file.suffix == "mask" and file.entities.get("label") in LESION_LABELS and "sub" in file.entities
+    return file if fits else None
 
 
 def _require_found(visits: Collection[Visit], participants: Collection[str], where: str) -> None:
@@ -152,11 +167,12 @@ def _in_time(visits: Collection[Visit], roots: Sequence[Path]) -> dict[Visit, An
     """What each visit is sorted by: its participant, then its place among the participant's in time."""
     keys = {}
     for participant in {participant for participant, _ in visits}:
-        found = {folder: session_dates(folder) for folder in (root / f"sub-{participant}" for root in roots)}
-        folder = next(filter(found.get, found), roots[0] / f"sub-{participant}")
-        dates = {session: found[folder].get(session) for whose, session in visits if whose == participant}
-        in_time, order = time_order(dates, folder)
-        for caution in order_cautions(in_time, order, folder):
+        sessions = [session for whose, session in visits if whose == participant]
+        found = {folder: session_dates(folder, sessions) for folder in (root / f"sub-{participant}" for root in roots)}
+        folder = next((folder for folder, (dates, _) in found.items() if dates), roots[0] / f"sub-{participant}")
+        in_time, order = time_order({session: found[folder][0].get(session) for session in sessions}, folder)
+        doubts = [doubt for _, said in found.values() for doubt in said]
+        for caution in order_cautions(in_time, order, folder, doubts):
             LOGGER.warning("sub-%s: %s", participant, caution)
         for place, session in enumerate(in_time):
             keys[participant, session] = (natural(participant), participant, place)

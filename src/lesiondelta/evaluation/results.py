@@ -127,7 +127,7 @@ class _Side:
 def _rows(step: RunStep) -> list[Row]:
     """The rows of a step."""
     try:
-        with step.table.open(encoding="utf-8", newline="") as file:
+        with step.table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OutputError(f"{step.table} cannot be read ({error}): {AGAIN}.") from error

@@ -3,35 +3,44 @@
 The rules, in full:
 
 - Images are `sub-X[/ses-Y]/anat/sub-X[_ses-Y][_entities]_{T1w,FLAIR}.nii[.gz]`; a filter file narrows them. A file
-  whose name says another `sub-` or `ses-` than its folder makes the visit unusable.
+  whose name says another `sub-` or `ses-` than its folder makes the visit unusable. Names that are nearly such
+  (`_flair`, `acq-0.7mm`, `.mgz`) are not read: they are named where the image is missing, else in `Visit.doubts`.
+- A folder that is meant as `sub-X` or `ses-Y` and called otherwise makes the patient unusable.
 - Several of one contrast: those without a contrast agent (`ce-`) come first; of several runs the last one counts, since
   a scanner repeats a scan that was spoiled; any other ambiguity makes the visit unusable and says so.
 - Visits are ordered by `acq_time` (`sub-X_sessions.tsv`, else `_scans.tsv`) where every usable visit has a day of its
   own, else by session label in natural order (2 before 10). Dates that contradict the labels then make the patient
-  unusable, and days that repeat count for nothing. `Patient.order` says which, `Patient.notes` which entry is no date,
-  and `Patient.cautions` where labels decide that are no numbers.
+  unusable, and days that repeat count for nothing. `Patient.order` says which, and `Patient.cautions` where labels
+  decide that are no numbers, or although there is a table, which `bids_tables` could not use.
 - A brain mask is `..._desc-brain_mask.nii.gz` beside the images, or at the same place in a folder given for masks.
 - A reference is `derivatives/reference/.../sub-X[_ses-Y]_space-orig_label-L_mask.nii.gz`.
 - Whatever cannot be used is named in `Patient.problems` and `Cohort.problems`, and a warning names the participants
   of `participants.tsv` that have no folder; nothing disappears silently.
 """
 
-import csv
-import io
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS, Cohort, Patient, Visit
 from lesiondelta.errors import CohortError
-from lesiondelta.files import entries, no_entry
+from lesiondelta.files import no_entry
 from lesiondelta.inputs.acquisition import contradiction, of_sidecar
-from lesiondelta.inputs.bids_names import BidsFile, Filters, bids_files, fits_filter, natural, parse_name
+from lesiondelta.inputs.bids_names import (
+    BidsFile,
+    Filters,
+    bids_files,
+    fits_filter,
+    labels_in,
+    misnamed,
+    natural,
+    near_names,
+    parse_name,
+)
+from lesiondelta.inputs.bids_tables import find_table, order_cautions, read_table, time_order, visit_date
 from lesiondelta.inputs.sidecars import SidecarsOf, said_of, sidecars_in
 
 log = logging.getLogger(__name__)
@@ -39,7 +48,6 @@ log = logging.getLogger(__name__)
 DESCRIPTION = "dataset_description.json"
 CONVERSION = ".convert"
 """Folder that `lesiondelta convert` makes first, as it writes the description last."""
-IMAGE_NAME = re.compile(rf"_({'|'.join(CONTRASTS)})\.nii(\.gz)?$")
 LABEL = re.compile(r"[a-zA-Z0-9+]+")
 LONGEST_LABEL = 50
 """Characters; three labels are in the longest name of an output, and a name holds 255 bytes."""
@@ -75,14 +83,15 @@ def read_cohort(
     CohortError
         There is no such dataset, participant or session, or no brain mask in the folder given for them.
     """
-    present = _labels(folder, "sub", validate)
+    present = _labels(folder, validate)
     if participants is None:
-        _warn_of_absent(folder / "participants.tsv", present)
+        _warn_of_absent(folder, present)
     selected = [label for label in present if _wanted(label, participants, "sub")]
-    _require_found(folder, "participant", selected, participants)
+    problems = {label: why for label, why in _misnamed_patients(folder, present) if _wanted(label, participants, "sub")}
+    _require_found(folder, "participant", [*selected, *problems], participants)
     if brain_masks and not brain_masks.is_dir():
         raise CohortError(f"{brain_masks} is not a folder: check --brain-mask-dir.")
-    patients, problems = [], {}
+    patients = []
     sidecars = lru_cache(maxsize=16)(sidecars_in)  # the folders above a visit's images
     for label in selected:
         if unfit := _unfit(f"sub-{label}"):
@@ -105,13 +114,15 @@ def read_cohort(
     return Cohort(tuple(patients), problems)
 
 
-def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
+def _labels(folder: Path, validate: bool) -> list[str]:
     if not folder.is_dir():
         raise CohortError(f"{folder} is not a folder: give the root of a BIDS dataset.")
-    found = _folders(folder, entity)
+    found = labels_in(folder, "sub")
     if not found:
+        near = " ".join(why for _, why in _misnamed_patients(folder, ()))
         raise CohortError(
-            f"{folder} is not a BIDS dataset: it holds no sub-* folder. Give its root, or use `lesiondelta segment`."
+            f"{folder} is not a BIDS dataset: it holds no sub-* folder. "
+            f"{near or 'Give its root, or use `lesiondelta segment`.'}"
         )
     if not (folder / DESCRIPTION).is_file() and (folder / CONVERSION).is_dir():
         raise CohortError(f"{folder} was not converted to its end: run the same `lesiondelta convert` again.")
@@ -120,13 +131,17 @@ def _labels(folder: Path, entity: str, validate: bool) -> list[str]:
     return sorted(found, key=natural)
 
 
-def _folders(folder: Path, entity: str) -> list[str]:
-    """Labels of the folders `sub-X` or `ses-Y`; a link that leads nowhere is one, so that it is missed."""
-    found = [path for path in entries(folder) if path.name.startswith(f"{entity}-")]
-    try:
-        return [path.name.split("-", 1)[1] for path in found if path.is_dir() or not path.exists()]
-    except OSError as error:  # its names can be read, and nothing else
-        raise no_entry(error, folder) from error
+def _misnamed_patients(folder: Path, present: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Folders of patients with other names, by the label meant, or by their names where that is taken."""
+    taken = set(present)
+    for path, meant in misnamed(folder, "sub").items():
+        label = path.name if meant in taken or not meant else meant
+        taken.add(label)
+        yield label, _rename(path, "sub", meant)
+
+
+def _rename(path: Path, entity: str, label: str) -> str:
+    return f"{path} is not a BIDS name: rename it, and its files, to {entity}-{label or 'LABEL'}, or move it elsewhere."
 
 
 def _unfit(name: str) -> str:
@@ -141,15 +156,20 @@ def _unfit(name: str) -> str:
     return ""
 
 
-def _warn_of_absent(table: Path, present: Sequence[str]) -> None:
+def _warn_of_absent(folder: Path, present: Sequence[str]) -> None:
+    path, _ = find_table(folder, "participants.tsv")
+    if path is None:
+        return
     try:
-        listed = [row.get("participant_id") or "" for row in _table(table)]
+        listed = read_table(path).column("participant_id")
     except CohortError as error:  # nothing else needs this table
         log.warning("%s", error)
         return
-    absent = [name for name in listed if name.removeprefix("sub-") not in ("", *present)]
+    if listed is None:
+        log.warning("%s has no column participant_id, separated by tabs: who is missing is not known", path)
+    absent = [name for name in listed or () if name.removeprefix("sub-") not in ("", *present)]
     if absent:
-        log.warning("%s lists participants without a folder: %s", table, ", ".join(absent))
+        log.warning("%s lists participants without a folder: %s", path, ", ".join(absent))
 
 
 def _wanted(label: str, asked: Sequence[str] | None, entity: str) -> bool:
@@ -171,17 +191,19 @@ def _read_patient(
     brain_masks: Path | None,
 ) -> Patient:
     root = folder / f"sub-{label}"
-    visits, problems, notes = [], {}, []
+    visits, problems, notes, doubts = [], {}, [], []
     for session in _sessions(root, sessions):
         try:
             visit, remarks = _read_visit(root, session, filters, brain_masks)
-            visits.append(visit)
+            acquired, said = visit_date(root, session, visit.images.values())
+            visits.append(replace(visit, acquired=acquired))
             notes += remarks
+            doubts += said
         except (OSError, CohortError) as error:
             problems[session] = _message(error, root)
     patient = Patient(label, tuple(visits), problems=problems, notes=tuple(notes))
     try:
-        return _in_time_order(patient, root)
+        return _in_time_order(patient, root, doubts)
     except CohortError as error:
         return replace(patient, visits=(), problems={**{visit.label: str(error) for visit in visits}, **problems})
 
@@ -196,13 +218,11 @@ def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | 
     if session and (unfit := _unfit(f"ses-{session}")):
         raise CohortError(f"{folder / place.parent}: {unfit}")
     images, notes = _images(folder / place, filters)
-    acquired, doubts = _acquired(root, session, images)
     brain_mask = _brain_mask((brain_masks or folder) / place)
     reference = _reference(folder / "derivatives" / "reference" / place)
-    notes += doubts
     if brain_mask or brain_masks:
         notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
-    return Visit(session, images, acquired, brain_mask, reference), notes
+    return Visit(session, images, brain_mask=brain_mask, reference=reference), notes
 
 
 def _with_doubts(patient: Patient, dataset: Path, sidecars: SidecarsOf) -> Patient:
@@ -212,18 +232,29 @@ def _with_doubts(patient: Patient, dataset: Path, sidecars: SidecarsOf) -> Patie
 
 
 def _doubts(images: Mapping[str, Path], dataset: Path, sidecars: SidecarsOf) -> Iterator[str]:
-    """Which images were acquired with a contrast agent, as no model here has seen one, or as another contrast is."""
+    """Which images were acquired with a contrast agent, as no model here has seen one, or as another contrast is.
+
+    And which files beside them may be the image that was meant.
+    """
     for contrast, path in images.items():
         fields, file = said_of(path, dataset, sidecars), parse_name(path)
         agent = fields.get("ContrastBolusIngredient") or (file.entities.get("ce") if file else None)
         if agent and str(agent).lower() not in NO_AGENT:
             yield f"the {contrast} was acquired with a contrast agent ({agent})"
         yield from contradiction(contrast, path.name, "sidecar", of_sidecar(fields))
+        for other in near_names(path.parent, contrast):
+            yield f"{other.name} was not considered as the {contrast}, since that is not the name of a BIDS image"
 
 
 def _sessions(root: Path, asked: Sequence[str] | None) -> list[str]:
-    """Session labels; "" stands for images that lie in no session."""
-    labels = [label for label in sorted(_folders(root, "ses"), key=natural) if _wanted(label, asked, "ses")]
+    """Session labels; "" stands for images that lie in no session.
+
+    CohortError for a session whose folder is named otherwise: the visits around it would be compared without it.
+    """
+    for path, label in misnamed(root, "ses").items():
+        if _wanted(label, asked, "ses"):
+            raise CohortError(_rename(path, "ses", label))
+    labels = [label for label in sorted(labels_in(root, "ses"), key=natural) if _wanted(label, asked, "ses")]
     if (root / "anat").is_dir() and asked is None:
         labels.insert(0, "")
     return labels
@@ -237,8 +268,10 @@ def _images(anat: Path, filters: Filters) -> tuple[dict[str, Path], list[str]]:
         names = ", ".join(f.path.name for contrast in filtered for f in _candidates(files, contrast, {}))
         raise CohortError(f"{anat}: none of {names} fits the filter for {_and(filtered)}: correct --bids-filter-file.")
     if missing:
+        near = ", ".join(path.name for contrast in missing for path in near_names(anat, contrast))
+        remedy = f"{near} may be meant, and is not the name of a BIDS image: rename or convert it" if near else "add it"
         raise CohortError(
-            f"{anat} has no {_and(missing)} image: add it or leave the visit out."
+            f"{anat} has no {_and(missing)} image: {remedy} or leave the visit out."
             if anat.is_dir()
             else f"{anat.parent} has no images: {anat} does not exist."
         )
@@ -270,7 +303,7 @@ def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> l
 def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[str]]:
     plain = [file for file in candidates if "ce" not in file.entities] or list(candidates)
     others = [{name: value for name, value in file.entities.items() if name != "run"} for file in plain]
-    runs = [file.entities.get("run", "0") for file in plain]
+    runs = [int(file.entities.get("run", "0")) for file in plain]
     names = ", ".join(file.path.name for file in plain)
     if len({tuple(sorted(file.entities.items())) for file in plain}) < len(plain):
         raise CohortError(f"{plain[0].path.parent} has one {contrast} image twice ({names}): remove all but one.")
@@ -278,7 +311,7 @@ def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[s
         raise CohortError(
             f"{plain[0].path.parent} has {len(plain)} {contrast} images ({names}): choose one with --bids-filter-file."
         )
-    chosen = max(plain, key=lambda file: natural(file.entities.get("run", "0"))).path
+    chosen = max(plain, key=lambda file: int(file.entities.get("run", "0"))).path
     note = f"{chosen.name} chosen out of {len(candidates)} {contrast} images (no contrast agent, last run)"
     return chosen, [note] if len(candidates) > 1 else []
 
@@ -301,110 +334,11 @@ def _reference(anat: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _acquired(root: Path, session: str, images: Mapping[str, Path]) -> tuple[datetime | None, list[str]]:
-    """When a visit was acquired, and which entries of its tables are not dates."""
-    home = root / f"ses-{session}" if session else root
-    stem = f"{root.name}_ses-{session}" if session else root.name
-    names = {path.relative_to(home).as_posix() for path in images.values()}
-    sessions, scans = _sessions_table(root), home / f"{stem}_scans.tsv"
-    notes = []
-    for path, column, wanted in ((sessions, "session_id", {session}), (scans, "filename", names)):
-        times = {text: _time(text) for key, text in _acq_times(path, column) if key in wanted}
-        notes += [
-            f"{path}: acq_time {text!r} is not a date such as 2019-05-31T10:30:00: correct it"
-            for text, time in times.items()
-            if time is None
-        ]
-        if dates := [time for time in times.values() if time]:
-            return min(dates), notes
-    return None, notes
+def _in_time_order(patient: Patient, root: Path, doubts: Sequence[str]) -> Patient:
+    """The patient with its visits in the order of time, without dates of days that repeat; see `time_order`.
 
-
-def session_dates(patient: Path) -> dict[str, datetime]:
-    """Dates of a patient's folder by session label: of its sub-X_sessions.tsv, else of its _scans.tsv.
-
-    There, if T1w or FLAIR is listed twice, all must be of one day: `run` knows which it took, this does not.
+    `doubts` about the tables are cautions where labels decide the order for want of them, else notes.
     """
-    dates = _earliest(_acq_times(_sessions_table(patient), "session_id"))
-    for label in _folders(patient, "ses") if patient.is_dir() else ():
-        folder = patient / f"ses-{label}"
-        if label not in dates:
-            table = folder / f"{patient.name}_{folder.name}_scans.tsv"
-            images = [image[1] for row in _table(table) if (image := IMAGE_NAME.search(row.get("filename") or ""))]
-            times = [_time(text) for name, text in _acq_times(table, "filename") if IMAGE_NAME.search(name)]
-            known = [time for time in times if time]
-            once = len(set(images)) == len(images)
-            if known and (once or len({time.date() for time in known}) == 1):
-                dates[label] = min(known)
-    return dates
-
-
-def _earliest(times: Iterable[tuple[str, str]]) -> dict[str, datetime]:
-    """The earliest date of every session; what is not a date is left out."""
-    dates: dict[str, datetime] = {}
-    for session, text in times:
-        if time := _time(text):
-            dates[session] = min(time, dates.get(session, time))
-    return dates
-
-
-def time_order(dates: Mapping[str, datetime | None], patient: Path) -> tuple[list[str], str]:
-    """The sessions of a patient in the order of time, and what that rests on.
-
-    Days decide, as those who take them away sometimes leave the times, and only if every session has one of its own.
-
-    Raises
-    ------
-    CohortError
-        Labels have to decide, and the dates that are known contradict them.
-    """
-    labels = sorted(dates, key=natural)
-    days = {label: time.date() for label in labels if (time := dates[label])}
-    if len(set(days.values())) == len(labels) > 1:
-        return sorted(labels, key=lambda label: days[label]), "acq_time"
-    for (first, day), (second, other) in pairwise(days.items()):
-        if day > other:
-            raise CohortError(
-                f"{patient}: acq_time puts {_named(second)} ({other}) before {_named(first)} ({day}), their labels the "
-                "other way round, and not every session has a day of its own, which would decide: complete or correct "
-                f"acq_time in {_sessions_table(patient).name} or _scans.tsv."
-            )
-    unsure = " (not every visit has an acq_time on a day of its own)" if len(labels) > 1 else ""
-    return labels, f"session label, natural order{unsure}"
-
-
-def _sessions_table(patient: Path) -> Path:
-    return patient / f"{patient.name}_sessions.tsv"
-
-
-def _acq_times(table: Path, column: str) -> list[tuple[str, str]]:
-    """What a table says of every session (without `ses-`) or file; nothing where it says n/a."""
-    rows = [(row.get(column) or "", (row.get("acq_time") or "").strip()) for row in _table(table)]
-    return [(key.removeprefix("ses-"), text) for key, text in rows if text not in ("", "n/a")]
-
-
-def _table(path: Path) -> list[dict[str, str]]:
-    """Rows by column; labels and dates are plain ASCII, so that an old encoding of other columns does no harm."""
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
-        if "\0" in text:
-            raise CohortError(f"{path} is no UTF-8 text: save it as tab-separated UTF-8 text.")
-        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))
-    except (OSError, csv.Error) as error:
-        raise CohortError(f"{path} cannot be read ({error}): save it as tab-separated UTF-8 text.") from error
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
-        return None
-
-
-def _in_time_order(patient: Patient, root: Path) -> Patient:
-    """The patient with its visits in the order of time, without dates of days that repeat; see `time_order`."""
     visits = {visit.label: visit for visit in patient.visits}
     dates = {label: visit.acquired for label, visit in visits.items()}
     labels, order = time_order(dates, root)
@@ -412,22 +346,9 @@ def _in_time_order(patient: Patient, root: Path) -> Patient:
     days = [time.date() for time in dates.values() if time]
     if len(set(days)) < len(days):
         ordered = [replace(visit, acquired=None) for visit in ordered]
-    return replace(patient, visits=tuple(ordered), order=order, cautions=order_cautions(labels, order, root))
-
-
-def order_cautions(labels: Sequence[str], order: str, patient: Path) -> tuple[str, ...]:
-    """What is doubtful about an order of `time_order`: labels decided it, and are not numbers, as m06 and m12 are."""
-    if order == "acq_time" or len({re.sub(r"\d+", "0", label) for label in labels}) <= 1:
-        return ()
-    names = ", ".join(map(_named, labels))
-    return (
-        f"visits are ordered by session labels, which are not numbers: {names}; give acq_time in "
-        f"{_sessions_table(patient).name}",
-    )
-
-
-def _named(session: str) -> str:
-    return f"ses-{session}" if session else "images outside of sessions"
+    cautions = order_cautions(labels, order, root, doubts)
+    notes = patient.notes if cautions else (*patient.notes, *dict.fromkeys(doubts))
+    return replace(patient, visits=tuple(ordered), order=order, notes=notes, cautions=cautions)
 
 
 def _and(words: Sequence[str]) -> str:

@@ -9,10 +9,26 @@ from typing import Any
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
-from lesiondelta.files import entries
+from lesiondelta.files import entries, no_entry
 
 ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+IMAGE = re.compile(r"\.(nii(\.gz)?|img(\.gz)?|mgz|mgh|nrrd|mha)$", re.IGNORECASE)
+"""What images are stored as, here or elsewhere."""
+SPELLINGS = {
+    "T1w": re.compile(r"(?<![a-z0-9])(t1(?!map|rho)|mprage)", re.IGNORECASE),
+    "FLAIR": re.compile("flair", re.IGNORECASE),
+}
+"""How the contrasts are spelled in names that are not BIDS names."""
+NO_IMAGE = re.compile("mask|seg|label|lesion", re.IGNORECASE)
+MEANT = {
+    "sub": re.compile(r"(?:sub|subj|subject)(?:-(.*)|[_ .]*(\d.*))", re.IGNORECASE),
+    "ses": re.compile(r"(?:ses|sess|session)(?:-(.*)|[_ .]*(\d.*))", re.IGNORECASE),
+}
+"""Names of folders that are meant as those of a patient or a session, with the label."""
+INSIDE = {"sub": re.compile(r"anat|ses-.*", re.IGNORECASE), "ses": re.compile("anat", re.IGNORECASE)}
+"""A folder in them that shows the same, whatever they are called."""
+NO_PATIENTS = {"derivatives", "sourcedata", "rawdata", "code", "stimuli", "phenotype"}
 LONG_NAMES = {
     "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec",
     "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res", "modality": "mod",
@@ -38,13 +54,14 @@ class BidsFile:
 
 
 def parse_name(path: Path) -> BidsFile | None:
-    """Take a NIfTI file name apart; None where it is not a BIDS name."""
+    """Take a NIfTI file name apart; None where it is not a BIDS name: each entity once, and `run` a number."""
     name = NIFTI.sub("", path.name)
     *parts, suffix = name.split("_")
     matches = [ENTITY.fullmatch(part) for part in parts]
-    if name == path.name or not parts or not all(matches) or not suffix.isalnum():
+    entities = {match[1]: match[2] for match in matches if match}
+    if name == path.name or not parts or len(entities) < len(parts) or not suffix.isalnum():
         return None
-    return BidsFile(path, {match[1]: match[2] for match in matches if match}, suffix)
+    return BidsFile(path, entities, suffix) if entities.get("run", "0").isdigit() else None
 
 
 def natural(label: str) -> tuple[tuple[int, int | str], ...]:
@@ -59,13 +76,64 @@ def bids_files(folder: Path) -> list[BidsFile]:
     return [file for path in sorted(named, key=lambda path: natural(path.name)) if (file := parse_name(path))]
 
 
+def near_names(folder: Path, contrast: str) -> list[Path]:
+    """Files of one folder that look like images of a contrast, but whose names or formats are not those of BIDS."""
+    paths = entries(folder) if folder.is_dir() else []
+    return [path for path in paths if IMAGE.search(path.name) and _looks_like(path, contrast)]
+
+
+def _looks_like(path: Path, contrast: str) -> bool:
+    file = parse_name(path)
+    if path.name.startswith(".") or (file and file.suffix == contrast):
+        return False
+    *parts, last = IMAGE.sub("", path.name).split("_")
+    rest = "_".join([*(part for part in parts if not ENTITY.fullmatch(part)), last])
+    return bool(SPELLINGS[contrast].search(rest)) and not NO_IMAGE.search(rest)
+
+
+def labels_in(folder: Path, entity: str) -> list[str]:
+    """Labels of the folders `sub-X` or `ses-Y`; a link that leads nowhere is one, so that it is missed."""
+    return [path.name.partition("-")[2] for path in _folders(folder) if _is_named(path, entity)]
+
+
+def misnamed(folder: Path, entity: str) -> dict[Path, str]:
+    """Folders of patients or sessions that are not called `sub-X` or `ses-Y`, with the labels they probably mean."""
+    others = [path for path in _folders(folder) if not _is_named(path, entity)]
+    others = [path for path in others if not path.name.startswith(".") and path.name not in NO_PATIENTS]
+    meant = {path: MEANT[entity].fullmatch(path.name) for path in others}
+    return {
+        path: re.sub("[^a-zA-Z0-9]", "", (match[1] or match[2] or "") if match else path.name)
+        for path, match in meant.items()
+        if match or _holds(path, INSIDE[entity])
+    }
+
+
+def _is_named(folder: Path, entity: str) -> bool:
+    return folder.name.startswith(f"{entity}-") and folder.name != f"{entity}-"
+
+
+def _holds(folder: Path, name: re.Pattern[str]) -> bool:
+    try:
+        return any(name.fullmatch(path.name) and path.is_dir() for path in folder.iterdir())
+    except OSError:
+        return False
+
+
+def _folders(folder: Path) -> list[Path]:
+    found = entries(folder)
+    try:
+        return [path for path in found if path.is_dir() or not path.exists()]
+    except OSError as error:  # its names can be read, and nothing else
+        raise no_entry(error, folder) from error
+
+
 def read_filters(path: Path) -> Filters:
     """Read a filter file as fMRIPrep's: `{"t1w": {"acquisition": "mprage", "run": 1}, "flair": {"rec": null}}`.
 
     A value is a label, a list of labels, `null` (the entity must be absent) or `"*"` (it must be present).
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # which knows its encodings
     except (OSError, ValueError) as error:
         raise CohortError(
             f'The filter file {path} cannot be read as JSON ({error}): correct it, such as {{"t1w": {{"run": 1}}}}.'

@@ -33,11 +33,17 @@ FIRST_GROUPS, LAST_FIRST_ELEMENT, LONGEST_FIRST_VALUE = (0x0002, 0x0008), 0x0020
 UNCOMPRESSED = ("", ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 PIXELS, END_OF_SEQUENCE = b"\xe0\x7f\x10\x00O", b"\xfe\xff\xdd\xe0"
 OTHER_ENDINGS = {
-    ".bat", ".bmp", ".bval", ".bvec", ".cfg", ".csv", ".css", ".db", ".doc", ".docx", ".exe", ".gif", ".gz", ".htm",
-    ".html", ".inf", ".ini", ".jpeg", ".jpg", ".js", ".json", ".lock", ".log", ".md", ".nii", ".pdf", ".png", ".py",
-    ".sh", ".tif", ".tiff", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".zip",
+    ".bat", ".bmp", ".bval", ".bvec", ".cfg", ".csv", ".css", ".db", ".doc", ".docx", ".exe", ".gif", ".hdr", ".htm",
+    ".html", ".img", ".inf", ".ini", ".jpeg", ".jpg", ".js", ".json", ".lock", ".log", ".mat", ".md", ".mgh", ".mgz",
+    ".nii", ".npy", ".npz", ".pdf", ".png", ".py", ".sh", ".tif", ".tiff", ".tsv", ".txt", ".xls", ".xlsx", ".xml",
 }  # fmt: skip
-"""Of files that may be empty without being an image that was lost."""
+"""Of files that may be empty or hold anything without being an image that was lost."""
+IMAGE_ENDINGS = {".dcm", ".dicom", ".ima"}
+PACKED_ENDINGS = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
+PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf", b"Rar!")
+"""What packed files begin with."""
+PAGES = (b"<", b"version https://git-lfs", b"/annex/")
+"""What a server's page of an error, or a file that stands for one kept elsewhere, begins with."""
 
 
 def read_header(path: Path, tags: Sequence[str]) -> Dataset | None:
@@ -46,9 +52,11 @@ def read_header(path: Path, tags: Sequence[str]) -> Dataset | None:
     Raises
     ------
     ImageError
-        It is empty, cannot be opened, or begins as DICOM and is damaged or cut off.
+        It is empty, cannot be opened, is named as an image and is none, is packed, or begins as DICOM and is damaged or
+        cut off.
     """
     if not begins_as_dicom(path):
+        _require_no_lost_image(path)
         return None
     try:
         wanted = list({*tags, *SIZE, "SOPClassUID", "NumberOfFrames", "SamplesPerPixel"})
@@ -76,6 +84,19 @@ def read_header(path: Path, tags: Sequence[str]) -> Dataset | None:
     return header
 
 
+def other_image(path: Path, tags: Sequence[str]) -> Dataset | None:
+    """Read these attributes of an image that is no MR image, such as a secondary capture; None for any other file."""
+    try:
+        if not begins_as_dicom(path) or _kind(path) in MR_IMAGES:
+            return None
+        header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*tags, *SIZE, "SOPClassUID"])
+        list(public(header))
+    except Exception:  # pydicom raises a dozen kinds; without it, no volume of MR images is shorter
+        return None
+    header.SOPClassUID = header.get("SOPClassUID") or _kind(path)
+    return header if "Rows" in header and all(header.get(name) for name in IDENTIFIERS) else None
+
+
 def begins_as_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM, with or without preamble and file header.
 
@@ -94,7 +115,7 @@ def begins_as_dicom(path: Path) -> bool:
             f"{path} cannot be opened ({error.strerror or error}): see to its permissions or to the link, or take it "
             "away if it is not an image."
         ) from error
-    if not start and not _is_something_else(path) and any(letter.isdigit() for letter in path.name):
+    if not start and not _is_something_else(path) and _may_be_image(path):
         raise ImageError(f"{path} is empty: copy or export it again, or take it away if it is not an image.")
     return start[PREAMBLE:] == b"DICM" or _begins_with_element(start)
 
@@ -105,8 +126,30 @@ def _has_preamble(path: Path) -> bool:
 
 
 def _is_something_else(path: Path) -> bool:
-    """Whether a file is not an image, to judge by its name."""
-    return path.suffix.lower() in OTHER_ENDINGS or path.name.startswith(".")
+    """Whether a file is not an image, to judge by its name; packed or not."""
+    name = path.with_suffix("") if path.suffix.lower() in PACKED_ENDINGS else path
+    return name.suffix.lower() in OTHER_ENDINGS or path.name.startswith(".")
+
+
+def _may_be_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_ENDINGS or any(letter.isdigit() for letter in path.name)
+
+
+def _require_no_lost_image(path: Path) -> None:
+    """Raise ImageError if a file that does not begin as DICOM, in a folder of images, may once have been one."""
+    if _is_something_else(path):
+        return
+    with path.open("rb") as file:
+        start = file.read(PREAMBLE + 4)
+    bare = path.suffix.lower() in IMAGE_ENDINGS or path.suffix[1:].isdigit() or not path.suffix
+    if path.suffix.lower() in PACKED_ENDINGS or (bare and start.startswith(PACKED)):
+        raise ImageError(f"{path} is packed: unpack it, or take it away if its images are not needed.")
+    page = bare and start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(PAGES)
+    if start and (not any(start) or page or (bare and _may_be_image(path))):
+        what = "holds only zeros" if not any(start) else "holds a page or a placeholder" if page else "is no DICOM file"
+        raise ImageError(
+            f"{path} {what} where an image is expected: copy or export it again, or take it away if it is not an image."
+        )
 
 
 def _begins_with_element(start: bytes) -> bool:

@@ -17,7 +17,9 @@ from lesiondelta.files import atomic, write_json
 from lesiondelta.images import write_volume
 from lesiondelta.inputs.acquisition import contradiction
 from lesiondelta.inputs.bids import LABEL
-from lesiondelta.inputs.dicom import Series, discreet, holds_dicom, read_series
+from lesiondelta.inputs.dicom import discreet, holds_dicom, read_series
+from lesiondelta.inputs.parts import differing
+from lesiondelta.inputs.series import Series
 from lesiondelta.inputs.studies import TIMES, acquisition_of, choose_visits, enhanced, named_series, unsuitable
 
 PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
@@ -165,7 +167,7 @@ def _require_pairs(images: Sequence[Images]) -> None:
 
 
 def _known(series: Sequence[Series], name: str) -> set[str]:
-    return {str(one.value(name)) for one in series if one.value(name)}
+    return {str(header.get(name)) for one in series for header in one.headers if header.get(name)}
 
 
 def _series(images: Sequence[Images]) -> Iterator[Series]:
@@ -208,6 +210,20 @@ def _visit(images: Images, label: str, number: int, dated: bool, converted: Path
 def _doubts(contrast: str, series: Series) -> Iterator[str]:
     if series.left_out:
         yield f"an image at another angle ({series.left_out.name}) was left out of the {contrast}"
+    for other in series.others:
+        if unsuitable(other) not in ("localiser", "no magnitude", "computed"):
+            how = "continue" if other.stack else "may continue"
+            yield (
+                f"{len(other.frames) or 1} images of {_called(other)} (such as {other.files[0].name}), which {how} the "
+                f"stack of the {contrast}, were not used"
+            )
+    if differing(series):
+        yield (
+            f"the images of the {contrast} differ in {' and '.join(differing(series))}: they were used as one series, "
+            "since they lie in one stack"
+        )
+    if series.inverted:
+        yield f"the pixels of the {contrast} are declared as inverted (low values are white): they were used as stored"
     if enhanced(series):
         yield f"the {contrast} was acquired with a contrast agent"
     yield from contradiction(contrast, _called(series), "header", acquisition_of(series))

@@ -26,7 +26,7 @@ SidecarsOf = Callable[[Path], Sequence[Sidecar]]
 def sidecars_in(folder: Path) -> list[Sidecar]:
     """The sidecars of T1w and FLAIR that lie in a folder, those of few entities first; what is not JSON is left out."""
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json")
     except OSError:
         return []
     named = [(path, path.stem.split("_")) for path in paths]

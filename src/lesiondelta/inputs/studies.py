@@ -8,7 +8,9 @@ from pathlib import Path
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
 from lesiondelta.inputs.acquisition import FLAIR, NOT_T1W, T1W, Acquisition, called_contrast, plain_words, possible_ms
-from lesiondelta.inputs.dicom import Series, find_series
+from lesiondelta.inputs.dicom import find_series
+from lesiondelta.inputs.parts import COMPUTED, NO_MAGNITUDE
+from lesiondelta.inputs.series import Series
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +33,6 @@ NOT_ENHANCED = re.compile(rf"\b(pre|no|non|without|w ?o|ohne|vor|sans|sin|senza)
 LONGEST_GRADIENT_ECHO_MS = 12
 """Of a gradient echo that T1 weights; with a longer one it is T2*."""
 DERIVED = {"DERIVED", "MPR", "REFORMATTED"}
-COMPUTED = {
-    "PROJECTION IMAGE", "MIP", "MIN_IP", "MIN IP", "MINIP", "MAX_IP", "SUBTRACTION", "SUB", "T1 MAP", "T2 MAP", "F",
-    "FAT", "FF", "FAT_FRACTION",
-}  # fmt: skip
-"""Types of images that are derived and show something else."""
-NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY MAP"}
 
 
 def choose_visits(folder: Path) -> list[dict[str, Series]]:
@@ -171,6 +167,7 @@ def derived(series: Series) -> bool:
 def describe(series: Series) -> str:
     """One line of a list to choose from."""
     notes = [weighting(series) or "", unsuitable(series), "derived" if derived(series) else ""]
+    notes.append("a part of its stack" if series.others else "")
     date = f"{series.acquired:%Y-%m-%d}" if series.acquired else "no date"
     about = ", ".join(note for note in [f"{len(series.frames)} images", *notes] if note)
     text = " ".join(str(series.value("SeriesDescription", "ProtocolName") or "no description").split())

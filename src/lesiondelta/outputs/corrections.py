@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lesiondelta.errors import GeometryError
-from lesiondelta.files import sha256, write_json
+from lesiondelta.errors import CohortError, GeometryError
+from lesiondelta.files import entries, sha256, write_json
 from lesiondelta.images import Volume, read_mask, require_same_grid
 from lesiondelta.outputs.derivatives import AUTOMATIC, MASK, PATIENT_AUTOMATIC, PATIENT_MASK, Place
 from lesiondelta.outputs.lesions import LESION_MAP
@@ -27,8 +27,13 @@ def mask_hashes(place: Place) -> dict[str, str]:
 
 
 def editable_masks(place: Place) -> list[Path]:
-    """The files that readers may have edited, those that are there."""
+    """The files that readers may have edited, those that are there; CohortError for one whose ending has capitals."""
     paths = [place.anat(f"{name}{suffix}") for name in (MASK, CORRECTED) for suffix in (".nii", ".nii.gz")]
+    there = entries(paths[0].parent) if paths[0].parent.is_dir() else []
+    known = {path.name.lower(): path.name for path in paths}
+    for path in there:
+        if known.get(path.name.lower(), path.name) != path.name:
+            raise CohortError(f"{path} would not be read: rename it to {known[path.name.lower()]}.")
     return [path for path in paths if path.is_file()]
 
 
@@ -70,7 +75,7 @@ def read_correction(path: Path, automatic: Volume) -> Volume:
 def is_manual(place: Place) -> bool:
     """Whether the mask was left as corrected; beside a correction that could not be used lies the automatic one."""
     try:
-        return bool(json.loads(place.anat(f"{MASK}.json").read_text(encoding="utf-8")).get("Manual"))
+        return bool(json.loads(place.anat(f"{MASK}.json").read_text(encoding="utf-8-sig")).get("Manual"))
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -78,7 +83,7 @@ def is_manual(place: Place) -> bool:
 def drawn_on(place: Place) -> str | None:
     """SHA-256 of the FLAIR that the visit's mask was corrected on; None where nobody has noted it yet."""
     try:
-        flair = json.loads(place.anat(f"{CORRECTED}.json").read_text(encoding="utf-8"))["FLAIR_SHA256"]
+        flair = json.loads(place.anat(f"{CORRECTED}.json").read_text(encoding="utf-8-sig"))["FLAIR_SHA256"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return str(flair)

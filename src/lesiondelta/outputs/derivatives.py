@@ -213,7 +213,7 @@ def read_sidecar(place: Place, name: str) -> dict[str, Any]:
     """What an output's JSON says; OutputError where it cannot be read."""
     path = place.anat(f"{name}.json")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read ({error}): run the patient again without --reports-only.") from error
     return content
@@ -273,7 +273,7 @@ def _require_outside(out: Path, raw: Path) -> None:
 
 def _require_ours(out: Path, raw: Path | None) -> None:
     try:
-        earlier = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
+        earlier = json.loads((out / DESCRIPTION).read_text(encoding="utf-8-sig"))
         ours = earlier["GeneratedBy"][0]["Name"] == "lesiondelta"
         source = earlier.get("SourceDatasets", [{"URL": LOOSE_FILES}])[0]["URL"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,17 +1,17 @@
 """Real people and real lesions to simulate from, found in folders."""
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lesiondelta.errors import CohortError, ImageError
-from lesiondelta.files import files_below, sha256
+from lesiondelta.files import entries, files_below, sha256
 from lesiondelta.images import Affine, Volume, read_image, read_mask
 from lesiondelta.preprocessing.regions import atlas_to
 from lesiondelta.simulation.anatomy import Anatomy, image_anatomy
 from lesiondelta.simulation.shapes import read_shapes
 
-ENDINGS = ("_mask.nii.gz", "_mask.nii")
+T1W, FLAIR, MASK = (re.compile(rf"(.+)_{what}\.nii(\.gz)?", re.IGNORECASE) for what in ("T1w", "FLAIR", "mask"))
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def find_people(folder: Path) -> list[Person]:
     no mask marks would be simulated as healthy tissue.
     """
     found = []
-    for t1w in _files(folder, ("_T1w.nii.gz", "_T1w.nii")):
-        stem = t1w.name.partition("_T1w.nii")[0]
+    for t1w in _files(folder, T1W):
+        stem = _stem(t1w)
         beside = _files_of(stem, t1w.parent)
-        flairs = [path for path in beside if path.name in (f"{stem}_FLAIR.nii.gz", f"{stem}_FLAIR.nii")]
-        masks = [path for path in beside if path.name.endswith(ENDINGS) and "brain" not in path.name[len(stem) :]]
+        flairs = [path for path in beside if (named := FLAIR.fullmatch(path.name)) and named[1] == stem]
+        masks = [path for path in beside if MASK.fullmatch(path.name) and "brain" not in path.name[len(stem) :].lower()]
         if len(flairs) != 1 or len(masks) != 1:
             raise CohortError(
                 f"{t1w} needs one {stem}_FLAIR and one {stem}_..._mask beside it, and has {len(flairs)} and "
@@ -66,16 +66,21 @@ def find_people(folder: Path) -> list[Person]:
     return found
 
 
+def _stem(t1w: Path) -> str:
+    named = T1W.fullmatch(t1w.name)
+    return named[1] if named else ""
+
+
 def _files_of(stem: str, folder: Path) -> list[Path]:
     """Files named STEM_..., but for those of somebody whose name is longer and begins in the same way."""
-    others = {path.name.partition("_T1w.nii")[0] for path in folder.glob(f"{stem}_*_T1w.nii*")}
-    mine = (path for path in folder.glob(f"{stem}_*") if not any(path.name.startswith(f"{o}_") for o in others))
-    return sorted(mine)
+    paths = [path for path in entries(folder) if path.name.startswith(f"{stem}_")]
+    others = [f"{other}_" for path in paths if (other := _stem(path)) and other != stem]
+    return [path for path in paths if not path.name.startswith(tuple(others))]
 
 
 def find_lesion_masks(folder: Path) -> list[Path]:
     """Every ..._mask of a folder; each is read once, and has to hold lesions on a 1 mm grid."""
-    masks = _files(folder, ENDINGS)
+    masks = _files(folder, MASK)
     if not masks:
         raise CohortError(f"{folder} holds no ..._mask.nii.gz: give a folder with lesion masks in MNI152 space.")
     for mask in masks:
@@ -84,7 +89,7 @@ def find_lesion_masks(folder: Path) -> list[Path]:
     return masks
 
 
-def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
+def _files(folder: Path, names: re.Pattern[str]) -> list[Path]:
     if not folder.is_dir():
         raise CohortError(f"{folder} is not a folder.")
-    return [path for path in files_below(folder, "*.nii*") if path.name.endswith(tuple(endings))]
+    return [path for path in files_below(folder, "*.nii*") if names.fullmatch(path.name)]
