@@ -20,7 +20,8 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
               simulated patients, from `base-pairs`. This is what ships;
 4. `single`   its twin, from `base-single`, with as many iterations;
 5. `pairs-without-07`, `single-without-07`, and so on: without an open patient, or without a site (`tabriz`,
-              `ljubljana`), to score what was not seen.
+              `ljubljana`), to score what was not seen. Without Ljubljana means without its images: the masks of 23
+              other patients of this site lend the shapes and places of their lesions to all stages.
 
 Of the stages that saw real patients, the mean of their weights and those they started from is kept
 (WORK/STAGE/averaged): real patients teach what their scanners and their experts are like, and the mean does not
@@ -64,11 +65,12 @@ from open_patients import LJUBLJANA, TABRIZ, tabriz
 from torch import nn
 
 from lesiondelta import methods
-from lesiondelta.files import write_json, write_text
+from lesiondelta.files import sha256, write_json, write_text
 from lesiondelta.inference.model import Model, load_model
 from lesiondelta.inference.window import choose_device
 from lesiondelta.methods import Recipe
 from lesiondelta.networks.unet import DifferenceWeighting
+from lesiondelta.nnunet import drawn as drawn_batches
 from lesiondelta.nnunet.drawn import DrawnPairs
 from lesiondelta.nnunet.export import export_model
 from lesiondelta.nnunet.job import TrainingOptions, TrainingProgress
@@ -216,7 +218,7 @@ def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
         SELF_PRIOR_SHARE,
         *((GUISES, AS_IT_IS, TABRIZ_GUISES, TABRIZ_AS_IT_IS) if stage.open_patients else ()),
     )
-    drawn = sources(Path(generator.__file__).parent) if stage.drawn else ""
+    drawn = sources(Path(generator.__file__).parent) + sha256(Path(drawn_batches.__file__)) if stage.drawn else ""
     made, record = f"{simulator()}{drawn} {settings}\n", given.work / stage.name / "made.txt"
     if record.is_file() and record.read_text() != made:
         raise SystemExit(
@@ -248,11 +250,15 @@ def run_stage(stage: Stage, given: argparse.Namespace) -> Path:
 
 
 def drawn_pairs(stage: Stage, given: argparse.Namespace) -> DrawnPairs:
-    """Pairs of all people of the label maps, with the lesions' shapes of all open patients but those that test."""
+    """Pairs of all people of the label maps, with the shapes of lesions of `lesion_masks`.
+
+    A stage that continues others draws other pairs than they did.
+    """
     people = tuple(sorted((given.data / "label-maps").glob("*_dseg.nii.gz")))
     if not people:
         raise SystemExit(f"{given.data} has no label maps: give the folder of the open data with --data.")
-    return DrawnPairs(people, tuple(lesion_masks(given.data)), given.work / "maps", stage.drawn)
+    passed = sum(before["iterations"] for before in passed_by(stage, given.work))
+    return DrawnPairs(people, tuple(lesion_masks(given.data)), given.work / "maps", stage.drawn, passed=passed)
 
 
 def start_of(stage: Stage, work: Path) -> Path | None:
@@ -284,13 +290,19 @@ def with_difference_weighting(model: Model) -> Model:
     return replace(model, description=description.model_copy(update={"method": PAIRS, "network": of_pairs}))
 
 
+def passed_by(stage: Stage, work: Path) -> list[dict[str, Any]]:
+    """The stages that the weights which a stage starts from went through."""
+    start = start_of(stage, work)
+    if start is None:
+        return []
+    passed: list[dict[str, Any]] = training_of(start)["stages"] if stage.of_atlas else history(work, str(stage.start))
+    return passed
+
+
 def history(work: Path, name: str) -> list[dict[str, Any]]:
     """The stages that a stage's weights went through, itself last, and what each took."""
     stage, training = next(stage for stage in STAGES if stage.name == name), training_of(work / name / "model")
-    start = start_of(stage, work)
-    passed = (
-        [] if start is None else training_of(start)["stages"] if stage.of_atlas else history(work, str(stage.start))
-    )
+    passed = passed_by(stage, work)
     minutes = f"{training['seconds'] / 60:.1f} GPU"
     if training["device"] != "cuda":  # CPU time, all its interrupted parts together
         minutes = f"{json.loads((work / name / 'cpu_seconds.json').read_text())['seconds'] / 60:.1f} CPU"

@@ -7,13 +7,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from open_patients import LJUBLJANA, TABRIZ, knows_rims, ljubljana, ring, tabriz
+from open_patients import LJUBLJANA, RING_MM, TABRIZ, knows_rims, ljubljana, ring, tabriz
 
 from lesiondelta import simulation
 from lesiondelta.files import write_text
 from lesiondelta.images import Array, write_volume
 from lesiondelta.nnunet.training_patients import TrainingPatient, TrainingVisit
 from lesiondelta.simulation import Acquisition, Anatomy, LesionPlan, Rates, SimulatedPatient, deformed, simulate_patient
+from lesiondelta.simulation.anatomy import ventricles
 from lesiondelta.simulation.sources import Person
 
 OPEN_PATIENTS = (*LJUBLJANA, *TABRIZ)
@@ -40,7 +41,8 @@ class Guise:
     sharp_share: float = 1.0
 
 
-GUISE_SEED = 5000
+GUISE_SEED, TABRIZ_SEED = 5000, 8000
+"""A patient's number, by hundreds, is added: 07 and T07 are two."""
 GUISES = (
     *(Guise(untouched=True, lesions=lesions) for lesions in (3, 5, 8, 12)),
     *(Guise(lesions=lesions) for lesions in (None, None, None, None, 20, 20)),
@@ -79,14 +81,18 @@ def atlas_patient(work: Path, seed: int, data: Path) -> TrainingPatient:
 
 
 def lesion_masks(data: Path) -> list[Path]:
-    """Masks that lend their shapes: of all open patients but the two that test."""
+    """Masks of 23 patients of Ljubljana, which lend the shapes and places of their lesions.
+
+    Those of the two whose images are trained on, or scored, are not among them.
+    """
     masks = sorted((data / "ljubljana-lesion-masks").glob("*_mask.nii.gz"))
     return [mask for mask in masks if not any(f"sub-{label}_" in mask.name for label in OPEN_PATIENTS)]
 
 
 def open_guise(work: Path, label: str, number: int, data: Path) -> TrainingPatient:
     """A real labelled patient as a training patient with two visits."""
-    seed, guise = GUISE_SEED + 100 * int(label.removeprefix("T")) + number, guises_of(label)[number]
+    seed, guise = guise_seed(label, number), guises_of(label)[number]
+    knows = label not in TABRIZ or knows_rims(data, label)
 
     def make() -> Made:
         anatomy = open_person(data, work, label).anatomy(seed)
@@ -98,13 +104,20 @@ def open_guise(work: Path, label: str, number: int, data: Path) -> TrainingPatie
             acquisition=Acquisition(sharp_share=guise.sharp_share),
             lesions=LesionPlan(lesion_masks(data), RATES, guise.lesions),
         )
-        knows = label not in TABRIZ or knows_rims(data, label)
-        unsure = (
-            None if knows else ring(anatomy.to_ventricles_mm <= 0, np.zeros_like(anatomy.brain), anatomy.spacing_mm)
-        )
-        return (with_own_visit(made, anatomy) if guise.untouched else made), unsure
+        return (with_own_visit(made, anatomy) if guise.untouched else made), None if knows else _ring(anatomy)
 
-    return stored(work, f"open{label}guise{number}", f"{seed} {guise} {RATES}", make)
+    left_open = "" if knows else f" {RING_MM} mm about the ventricles unsure"
+    return stored(work, f"open{label}guise{number}", f"{seed} {guise} {RATES}{left_open}", make)
+
+
+def guise_seed(label: str, number: int) -> int:
+    """Of an open patient's guise."""
+    return (TABRIZ_SEED if label in TABRIZ else GUISE_SEED) + 100 * int(label.removeprefix("T")) + number
+
+
+def _ring(anatomy: Anatomy) -> Array:
+    inside = ventricles(anatomy.tissues[0], anatomy.regions, anatomy.spacing_mm)
+    return ring(inside, np.zeros_like(inside), anatomy.spacing_mm)
 
 
 def with_own_visit(patient: SimulatedPatient, anatomy: Anatomy) -> SimulatedPatient:
@@ -120,7 +133,8 @@ def stored(work: Path, label: str, arguments: str, make: Callable[[], Made]) -> 
     folder = work / "patients" / label
     identity, record = f"{simulator()} {arguments}", folder / "identity"
     if not record.is_file() or record.read_text() != identity:
-        record.unlink(missing_ok=True)
+        for outdated in (record, folder / "unsure.nii.gz"):
+            outdated.unlink(missing_ok=True)
         print(f"simulating {label}", flush=True)
         patient, unsure = make()
         for number, visit in enumerate(patient.visits):

@@ -4,13 +4,15 @@
 
 Real: FLAIR and T1w of the open labelled patients of two sites (`open_patients`), standardised as for training. Drawn:
 patches of the generator that trains the bundled model. Patches of 48^3 voxels lie around white matter in both. The
-network (three convolutions) is trained on all people but a fifth, real and drawn, and tested on these, five times. Its
+network (three convolutions) is trained on all people but a fifth, real and drawn, and tested on these, five times;
+every group of drawn patches that counts as a person comes from label maps that no other group uses. Its
 area under the ROC curve is 0.5 where nothing tells drawn from real. WORK is that of `bundled_model.py`.
 """
 
 import argparse
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from lesiondelta.files import write_text
 from lesiondelta.images import Array, read_image, read_mask
 from lesiondelta.nnunet.drawn import DrawnPairs
 from lesiondelta.preprocessing.intensity import normalise
-from lesiondelta.simulation.generator.pair_generator import GeneratorPlan
+from lesiondelta.simulation.generator.pair_generator import DrawnPair, GeneratorPlan
 
 DATA = Path(os.environ.get("LESIONDELTA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 EDGE, A_PERSON, FOLDS = 48, 24, 5
@@ -110,16 +112,21 @@ def drawn_patches(data: Path, work: Path, count: int) -> Iterator[Patch]:
     """As many of the generator's, without its lack of images and contrasts that do not exist."""
     people = tuple(sorted((data / "label-maps").glob("*_dseg.nii.gz")))
     plan = replace(PLAN, lesion_share=0.2, ventricle_share=0.1)
-    drawn = DrawnPairs(people, tuple(lesion_masks(data)), work / "maps", 1.0, plan)
-    generator = drawn.generator((EDGE,) * 3, 77, torch.device("cpu"))
-    found = number = 0
-    while found < count:
-        pair = generator.draw(number)
-        number += 1
+    groups = -(-count // A_PERSON)
+    for group in range(groups):
+        drawn = DrawnPairs(people[group::groups], tuple(lesion_masks(data)), work / "maps", 1.0, plan)
+        generator = drawn.generator((EDGE,) * 3, 77 + group, torch.device("cpu"))
+        wanted = min(A_PERSON, count - group * A_PERSON)
+        pairs = (generator.draw(number) for number in itertools.count())
+        yield from itertools.islice(_filled(pairs, f"drawn-{group}"), wanted)
+
+
+def _filled(pairs: Iterable[DrawnPair], person: str) -> Iterator[Patch]:
+    """The current visits of those pairs that hold enough of the brain."""
+    for pair in pairs:
         images = pair.images[1].numpy()
         if (images != 0).all(axis=0).mean() > FILLED:
-            yield Patch("drawn", f"drawn-{found // A_PERSON}", images, pair.lesions[1].numpy())
-            found += 1
+            yield Patch("drawn", person, images, pair.lesions[1].numpy())
 
 
 def features(patch: Patch) -> dict[str, float]:

@@ -67,6 +67,14 @@ def test_what_is_drawn_depends_on_the_epoch_alone():
     assert not torch.equal(expected[0], next(other)["data"])
 
 
+def test_a_training_that_continues_another_draws_other_pairs(tmp_path):
+    first, second = (DrawnPairs((), (), tmp_path, passed=passed) for passed in (0, 250))
+    assert first.seed(0) == replace(first).seed(0)
+    assert len({first.seed(0), second.seed(0), first.seed(1)}) == 3
+    assert second.identity() == first.identity() | {"passed": 250}
+    assert second.generator((16, 16, 16), 0, torch.device("cpu")).seed == second.seed(0)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_the_rest_is_of_stored_patients(share):
     mixed = batches(share=share, stored=({"data": None} for _ in range(200)))

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lesiondelta.methods import Method
 from lesiondelta.simulation.generator.label_map import prepared
-from lesiondelta.simulation.generator.pair_generator import GeneratorPlan, PairGenerator
+from lesiondelta.simulation.generator.pair_generator import GeneratorPlan, PairGenerator, seeded
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class DrawnPairs:
     masks : lesion masks on the MNI152 grid that lend their shapes
     folder : keeps the prepared maps
     share : of the training batches; the others are of stored patients
+    passed : iterations that the first weights have gone through, so that a training that continues another one draws
+        other pairs
     """
 
     people: tuple[Path, ...]
@@ -35,6 +37,7 @@ class DrawnPairs:
     folder: Path
     share: float = 1.0
     plan: GeneratorPlan = field(default_factory=GeneratorPlan)
+    passed: int = 0
 
     def identity(self) -> dict[str, Any]:
         """What decides the pairs, as plain JSON."""
@@ -43,12 +46,17 @@ class DrawnPairs:
             "masks": [path.name for path in self.masks],
             "share": self.share,
             "plan": asdict(self.plan),
+            "passed": self.passed,
         }
 
     def generator(self, patch: Sequence[int], seed: int, device: torch.device) -> PairGenerator:
         """The generator, with all people read."""
         people = [prepared(path, self.folder) for path in self.people]
-        return PairGenerator(people, self.masks, tuple(patch), self.plan, seed, device)
+        return PairGenerator(people, self.masks, tuple(patch), self.plan, self.seed(seed), device)
+
+    def seed(self, seed: int) -> int:
+        """Of the pairs, in a training of some seed."""
+        return int(np.random.SeedSequence([seed, self.passed]).generate_state(1, np.uint64)[0])
 
 
 class DrawnBatches:
@@ -73,7 +81,7 @@ class DrawnBatches:
 
     def start(self, epoch: int, first: int = 0) -> None:
         """Begin an epoch; `first` tells the processes of several GPUs apart."""
-        self.epoch, self.rng, self.drawn = epoch, np.random.default_rng([self.generator.seed, epoch, first]), 0
+        self.epoch, self.rng, self.drawn = epoch, seeded(self.generator.seed, epoch, first), 0
         self.first = first
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

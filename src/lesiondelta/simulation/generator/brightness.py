@@ -8,47 +8,93 @@ import torch
 from torch import Tensor
 
 from lesiondelta.simulation.contrast import Contrast
-from lesiondelta.simulation.generator.label_map import Tissue
+from lesiondelta.simulation.generator.label_map import FLUIDS, GREY_MATTER, Tissue
 from lesiondelta.simulation.generator.lesion_depth import PatchLesions
 from lesiondelta.simulation.generator.patch import Patch
 from lesiondelta.simulation.generator.sampling import blurred, smooth_field
 
 SHARPNESS = 0.55
 """Standard deviation in voxels by which tissues blend at their borders."""
-FLUIDS = (Tissue.VENTRICLE, Tissue.FLUID, Tissue.CHOROID)
-GREY = (Tissue.CORTEX, Tissue.DEEP_GREY, Tissue.CEREBELLAR_CORTEX)
+VARYING = 0.15
+"""Of how much people's tissues differ, what differs from visit to visit."""
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """By how much a person's tissues differ from the three that a contrast knows.
+
+    Attributes
+    ----------
+    fluid, cerebellar_cortex, cerebellar_white : factors, of fluid, grey and white matter
+    deep : how far deep grey matter is from cortex to white matter
+    stem : what the brain stem is brighter by than white matter
+    """
+
+    fluid: float
+    deep: float
+    stem: float
+    cerebellar_cortex: float
+    cerebellar_white: float
+
+    def varied(self, rng: np.random.Generator) -> "Tissues":
+        """At a visit: a little different."""
+        fluid, deep, stem, cortex, white = VARYING * rng.normal(0, (0.12, 0.2, 0.04, 0.04, 0.03))
+        return Tissues(
+            self.fluid + fluid,
+            self.deep + deep,
+            self.stem + stem,
+            self.cerebellar_cortex + cortex,
+            self.cerebellar_white + white,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is a person's own at every visit: texture (X, Y, Z) by contrast, and what is bright without being lesion."""
+    """What is a person's own at every visit.
+
+    Attributes
+    ----------
+    textures, tissues : by contrast; textures are (X, Y, Z)
+    variants : (X, Y, Z)
+        What is bright without being lesion.
+    """
 
     textures: Mapping[str, Tensor]
     variants: Tensor
+    tissues: Mapping[str, Tissues]
 
 
-def draw_means(rng: np.random.Generator, contrast: Contrast, name: str) -> list[float]:
+def draw_tissues(rng: np.random.Generator, name: str) -> Tissues:
+    """Of a person, on a contrast."""
+    return Tissues(
+        fluid=rng.uniform(0.85, 1.25),
+        deep=rng.uniform(-0.1, 0.6),
+        stem=rng.normal(0.03 if name == "FLAIR" else -0.02, 0.04),
+        cerebellar_cortex=1 + rng.normal(0, 0.04),
+        cerebellar_white=1 + rng.normal(0, 0.03),
+    )
+
+
+def tissue_means(contrast: Contrast, tissues: Tissues) -> list[float]:
     """Brightness of every `Tissue` on a scanner of which three tissues are known."""
     fluid, grey, white = contrast.means
-    deep = grey + rng.uniform(-0.1, 0.6) * (white - grey)
-    stem = white + rng.normal(0.03 if name == "FLAIR" else -0.02, 0.04)
     means = {
         Tissue.OUTSIDE: 0.0,
         Tissue.VENTRICLE: fluid,
-        Tissue.FLUID: fluid * rng.uniform(0.85, 1.25),
+        Tissue.FLUID: fluid * tissues.fluid,
         Tissue.CORTEX: grey,
-        Tissue.DEEP_GREY: deep,
+        Tissue.DEEP_GREY: grey + tissues.deep * (white - grey),
         Tissue.WHITE: white,
-        Tissue.CEREBELLAR_CORTEX: grey * (1 + rng.normal(0, 0.04)),
-        Tissue.CEREBELLAR_WHITE: white * (1 + rng.normal(0, 0.03)),
-        Tissue.BRAIN_STEM: stem,
+        Tissue.CEREBELLAR_CORTEX: grey * tissues.cerebellar_cortex,
+        Tissue.CEREBELLAR_WHITE: white * tissues.cerebellar_white,
+        Tissue.BRAIN_STEM: white + tissues.stem,
         Tissue.CHOROID: fluid,
     }
     return [float(means[tissue]) for tissue in Tissue]
 
 
 def draw_look(rng: np.random.Generator, patch: Patch) -> Look:
-    """Textures of a few per cent and normal variants."""
+    """Textures of a few per cent, normal variants, and how bright tissues are."""
     shape, device = tuple(patch.tissue.shape), patch.tissue.device
     textures = {
         name: 1
@@ -56,7 +102,7 @@ def draw_look(rng: np.random.Generator, patch: Patch) -> Look:
         + rng.uniform(0.01, largest) * smooth_field(rng, shape, 18, device)
         for name, largest in (("T1w", 0.05), ("FLAIR", 0.09))
     }
-    return Look(textures, normal_variants(rng, patch))
+    return Look(textures, normal_variants(rng, patch), {name: draw_tissues(rng, name) for name in textures})
 
 
 def normal_variants(rng: np.random.Generator, patch: Patch) -> Tensor:
@@ -74,8 +120,10 @@ def normal_variants(rng: np.random.Generator, patch: Patch) -> Tensor:
     haze = (smooth_field(rng, shape, 10, device) - 0.8).clamp(0, 1.5) * rng.uniform(0, 0.15)
     flow = (coarse - 0.8).clamp(0, 1) * rng.uniform(0, 0.8)
     fluid = patch.shares(*FLUIDS)
-    bright = fluid * (flow + _choroid(rng, patch)) + patch.shares(*GREY) * uneven + patch.shares(Tissue.WHITE) * haze
-    return bright + _midline(rng, patch) + (1 - fluid) * (rim + _caps(rng, patch))
+    bright = (
+        fluid * (flow + _choroid(rng, patch)) + patch.shares(*GREY_MATTER) * uneven + patch.shares(Tissue.WHITE) * haze
+    )
+    return bright + (1 - fluid) * (rim + _midline(rng, patch) + _caps(rng, patch))
 
 
 def _choroid(rng: np.random.Generator, patch: Patch) -> Tensor:

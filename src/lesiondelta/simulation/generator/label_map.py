@@ -15,17 +15,24 @@ from lesiondelta.files import sha256
 from lesiondelta.images import Affine, Array, Volume, read_labels
 from lesiondelta.preprocessing.regions import atlas_to
 from lesiondelta.simulation.anatomy import from_masks, require_cubic
-from lesiondelta.simulation.fields import distance_mm
+from lesiondelta.simulation.fields import distance_mm, smooth_field
+from lesiondelta.simulation.generator.surfaces import ROUGH_MM, ROUGH_SCALE, SIZES, UNCHANGED, eighths, surfaces_mm
 
-DISTANCE_MM, DEPTH_MM = 0.25, 0.1
+DISTANCE_MM, DEPTH_MM = 0.25, 0.05
 """Steps that distances (uint8) and depths (int8) are kept in."""
+DEEPEST, FARTHEST = 127, -128
+"""Of depths that are kept: 6 mm; those of voxels farther away are not known."""
 MARGIN = 20
 """Voxels around the brain."""
 HULL_MM = 5
 """Half the width of sulci that belong to the brain, as brain extraction leaves it; fluid beyond is outside."""
 CANDIDATES = 20_000
 """Voxels of white matter that lesions are placed at."""
-VERSION = 1
+GREY_MM = 1.5
+"""By how much less deep lesions are in grey matter, which they hardly enter."""
+TERRITORY_MM = 6.0
+"""Around a lesion, within which it may grow."""
+VERSION = 2
 """Of what `prepared` keeps."""
 
 
@@ -56,6 +63,9 @@ FREESURFER = {
     Tissue.CHOROID: (31, 63, 136, 137, 163, 164),
 }
 LESION, LATERAL = (25, 57), (4, 43)
+FLUIDS = (Tissue.VENTRICLE, Tissue.FLUID, Tissue.CHOROID)
+WHITE_MATTER = (Tissue.WHITE, Tissue.CEREBELLAR_WHITE, Tissue.BRAIN_STEM)
+GREY_MATTER = (Tissue.CORTEX, Tissue.DEEP_GREY, Tissue.CEREBELLAR_CORTEX)
 INFRATENTORIAL = (Tissue.CEREBELLAR_CORTEX, Tissue.CEREBELLAR_WHITE, Tissue.BRAIN_STEM)
 
 
@@ -70,9 +80,12 @@ class LabelMap:
     to_ventricles, to_cortex, between : (X, Y, Z) uint8
         Distance to the ventricles, the cortex, and the farther of both lateral ventricles, in `DISTANCE_MM`.
     depth, owner : (X, Y, Z) int8, int16
-        Depth under the surface of the nearest of the person's own lesions, in `DEPTH_MM`, and its number from 1.
+        Depth under the roughened surface of the nearest of the person's own lesions, in `DEPTH_MM`, and its number
+        from 1.
     centres, volumes_mm3 : (N, 3), (N,)
         Voxel and volume of every own lesion.
+    surfaces_mm : (N, sizes)
+        By which the surface of every own lesion moves for each of `surfaces.SIZES`.
     tips : (4, 3)
         Voxels of the tips of the frontal and the occipital horns.
     white : (M, 3) int16
@@ -91,6 +104,7 @@ class LabelMap:
     owner: Array
     centres: Array
     volumes_mm3: Array
+    surfaces_mm: Array
     tips: Array
     white: Array
     from_masks: Affine
@@ -128,20 +142,21 @@ def label_map(labels: Volume, register: Callable[[Volume], Affine] = atlas_to) -
     if not all(one.any() for one in (*sides, tissue == Tissue.WHITE, tissue == Tissue.CORTEX)):
         raise ImageError(f"{labels.name} lacks white matter (2, 41), cortex (3, 42) or lateral ventricles (4, 43).")
     own = cc3d.connected_components(np.isin(data, LESION), connectivity=26)
-    depth, owner = _depths(own)
+    depth, owner, surfaces = _depths(own, tissue)
     inside = tissue > 0
-    white = np.argwhere(np.isin(tissue, (Tissue.WHITE, Tissue.CEREBELLAR_WHITE, Tissue.BRAIN_STEM)) & (own == 0))
+    white = np.argwhere(np.isin(tissue, WHITE_MATTER) & (own == 0))
     rng = np.random.default_rng(0)
     numbers = np.arange(1, own.max() + 1)
     return LabelMap(
         tissue=tissue,
-        to_ventricles=_kept(distance_mm(np.isin(tissue, (Tissue.VENTRICLE, Tissue.CHOROID)), 1.0)),
-        to_cortex=_kept(distance_mm(tissue == Tissue.CORTEX, 1.0)),
-        between=_kept(np.maximum(*(distance_mm(side, 1.0) for side in sides))),
+        to_ventricles=_kept(_distance(np.isin(tissue, (Tissue.VENTRICLE, Tissue.CHOROID)))),
+        to_cortex=_kept(_distance(tissue == Tissue.CORTEX)),
+        between=_kept(np.maximum(*(_distance(side) for side in sides))),
         depth=depth,
         owner=owner,
         centres=np.array(ndimage.center_of_mass(own > 0, own, numbers)).reshape(-1, 3),
-        volumes_mm3=np.bincount(own.ravel(), minlength=len(numbers) + 1)[1:].astype(float),
+        volumes_mm3=_volumes(own),
+        surfaces_mm=surfaces,
         tips=np.array([tip for side in sides for tip in _tips(side)]),
         white=white[rng.permutation(len(white))[:CANDIDATES]].astype(np.int16),
         from_masks=np.linalg.inv(affine) @ from_masks(register(_like_t1w(tissue, affine, labels.name))),
@@ -166,8 +181,8 @@ def _tissues(data: Array) -> Array:
         classes[[label for label in labels if label < len(classes)]] = kind
     tissue: Array = classes[data]
     solid = (tissue > 0) & (tissue != Tissue.FLUID)
-    near = distance_mm(solid, 1.0) <= HULL_MM
-    hull = ndimage.binary_fill_holes(distance_mm(~near, 1.0) > HULL_MM - 1)
+    near = _distance(solid) <= HULL_MM
+    hull = ndimage.binary_fill_holes(_distance(~near) > HULL_MM - 1)
     tissue[~solid] = np.where(hull[~solid], Tissue.FLUID, Tissue.OUTSIDE)
     return tissue
 
@@ -179,13 +194,39 @@ def _sides(lateral: Array, data: Array) -> list[Array]:
     return [lateral & side[:, None, None] for side in (left, ~left)]
 
 
-def _depths(own: Array) -> tuple[Array, Array]:
-    """Signed depth and number of the nearest lesion."""
+def solid_tissue(tissue: Array) -> Array:
+    """Where lesions can be (X, Y, Z) bool."""
+    solid: Array = ~np.isin(tissue, (Tissue.OUTSIDE, *FLUIDS))
+    return solid
+
+
+def _depths(own: Array, tissue: Array) -> tuple[Array, Array, Array]:
+    """Signed depth and number of the nearest lesion, and `LabelMap.surfaces_mm`."""
     if not own.any():
-        return np.full(own.shape, -128, np.int8), np.zeros(own.shape, np.int16)
+        return np.full(own.shape, FARTHEST, np.int8), np.zeros(own.shape, np.int16), np.zeros((0, len(SIZES)))
     outside, (x, y, z) = ndimage.distance_transform_edt(own == 0, return_indices=True)
-    depth = np.where(own > 0, ndimage.distance_transform_edt(own > 0) - 0.5, 0.5 - outside)
-    return np.clip(np.rint(depth / DEPTH_MM), -128, 127).astype(np.int8), own[x, y, z].astype(np.int16)
+    depth = np.where(own > 0, ndimage.distance_transform_edt(own > 0) - 0.5, 0.5 - outside).astype(np.float32)
+    depth += ROUGH_MM * smooth_field(np.random.default_rng(0), own.shape, ROUGH_SCALE)
+    depth -= GREY_MM * np.isin(tissue, GREY_MATTER)
+    owner, volumes = own[x, y, z].astype(np.int16), _volumes(own)
+    may_hold = solid_tissue(tissue) & (outside < TERRITORY_MM)
+    order = np.argsort(owner[may_hold], kind="stable")
+    starts = np.searchsorted(owner[may_hold][order], np.arange(2, len(volumes) + 1))
+    territories = np.split(np.stack([part[may_hold][order] for part in eighths(depth)]), starts, axis=1)
+    surfaces = np.stack([surfaces_mm(one, 8 * voxels) for one, voxels in zip(territories, volumes, strict=True)])
+    unchanged = surfaces[:, UNCHANGED]
+    depth += unchanged[owner - 1]
+    return np.clip(np.rint(depth / DEPTH_MM), FARTHEST, DEEPEST).astype(np.int8), owner, surfaces - unchanged[:, None]
+
+
+def _volumes(own: Array) -> Array:
+    """Voxels of every lesion."""
+    return np.bincount(own.ravel(), minlength=own.max() + 1)[1:].astype(float)
+
+
+def _distance(inside: Array) -> Array:
+    """In mm, of every voxel."""
+    return distance_mm(inside, 1.0, step=1)
 
 
 def _tips(side: Array) -> tuple[Array, Array]:

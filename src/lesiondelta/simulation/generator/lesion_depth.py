@@ -1,69 +1,24 @@
 """All lesions of a patch in one map of depth, and what they do from visit to visit."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lesiondelta.images import Affine, Array
+from lesiondelta.images import Array
 from lesiondelta.simulation.evolution import Rates, draw_sizes
-from lesiondelta.simulation.generator.label_map import DEPTH_MM, DISTANCE_MM, INFRATENTORIAL, LabelMap
+from lesiondelta.simulation.generator.label_map import DEPTH_MM, FARTHEST, LabelMap
 from lesiondelta.simulation.generator.patch import Place
-from lesiondelta.simulation.generator.sampling import box_around, moved, nearest, sampled, smooth_field
-from lesiondelta.simulation.lesions import SITES, draw_count, draw_looks, draw_volumes
-from lesiondelta.simulation.shapes import Shape, draw_shapes
+from lesiondelta.simulation.generator.placed import PersonLesions, PlacedDepth, placed_depth
+from lesiondelta.simulation.generator.sampling import box_around, nearest, sampled
+from lesiondelta.simulation.generator.surfaces import surface_mm
+from lesiondelta.simulation.lesions import draw_looks
 
 FAR = -12.0
 """Depth in mm where there is no lesion."""
 ABSENT = -100.0
 """Added to the depth of a lesion at a visit at which it is not there."""
-SMALL_MM3 = 300.0
-"""Real shapes up to this volume are moved into white matter."""
-ROUGH_MM = 0.45
-"""Standard deviation of what makes surfaces irregular."""
-BESIDE_MM = 6.0
-"""Distance to a ventricle within which lesions spread along it."""
-OWN_SHARE, REAL_SHARE = 0.8, 0.5
-"""Of people who keep their own lesions, and of those whose other lesions have the shapes of real ones."""
-
-
-@dataclass(frozen=True, eq=False)
-class DrawnLesion:
-    """A lesion that is placed in a person.
-
-    Attributes
-    ----------
-    centre : (3,) float
-        Voxel of the map.
-    volume_mm3 : float
-    depth : (x, y, z) float32 or None
-        Of a real one; None for a tilted ellipsoid.
-    turn : (4, 4)
-        From millimetres around the centre to radii of the ellipsoid.
-    along : bool
-        It spreads along the ventricle that it is beside.
-    """
-
-    centre: Array
-    volume_mm3: float
-    depth: Array | None
-    turn: Array
-    along: bool = False
-
-    @property
-    def radius(self) -> float:
-        """In mm, of a ball of the same volume."""
-        return float(np.cbrt(self.volume_mm3 * 3 / (4 * np.pi)))
-
-    @property
-    def reach(self) -> Array:
-        """Half the edges of the box that it is drawn in."""
-        if self.depth is not None:
-            return np.array(self.depth.shape) / 2
-        return np.full(3, (2.5 if self.along else 1.5) / np.linalg.svd(self.turn[:3, :3])[1].min() + 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,106 +50,63 @@ class PatchLesions:
         return torch.maximum(torch.sigmoid(3 * depth / edge), halo * torch.sigmoid(depth + 2))
 
 
-def draw_placed(rng: np.random.Generator, person: LabelMap, masks: Sequence[Path]) -> list[DrawnLesion]:
-    """Lesions besides a person's own: those of a real patient, or drawn ones, in number, size and place."""
-    if masks and rng.random() < REAL_SHARE:
-        return [_real(person, shape) for shape in draw_shapes(rng, masks, None)]
-    sites, placed = _sites(person), []
-    for number, volume in draw_volumes(rng, draw_count(rng)):
-        centre = person.white[rng.choice(len(person.white), p=sites[number])]
-        beside = person.to_ventricles[tuple(centre)] * DISTANCE_MM < BESIDE_MM and rng.random() < 0.7
-        placed.append(DrawnLesion(centre.astype(float), volume, None, _ellipsoid(rng, volume), beside))
-    return placed
-
-
-def _ellipsoid(rng: np.random.Generator, volume_mm3: float) -> Affine:
-    axes = np.exp(rng.normal(0, 0.3, 3))
-    radii = axes / np.cbrt(axes.prod()) * np.cbrt(volume_mm3 * 3 / (4 * np.pi))
-    matrix = np.eye(4)
-    matrix[:3, :3] = (np.linalg.qr(rng.standard_normal((3, 3)))[0] / radii).T
-    return matrix
-
-
-def _real(person: LabelMap, shape: Shape) -> DrawnLesion:
-    centre = (person.from_masks @ [*shape.center_mm, 1])[:3]
-    if shape.volume_mm3 < SMALL_MM3:
-        centre = person.white[((person.white - centre) ** 2).sum(axis=1).argmin()].astype(float)
-    return DrawnLesion(centre, shape.volume_mm3, shape.depth_mm, np.eye(4))
-
-
-def _sites(person: LabelMap) -> list[Array]:
-    """For each of `SITES`, the chance that a lesion's middle lies at each of the person's candidates."""
-    at = tuple(person.white.T)
-    to_ventricles, to_cortex = (one[at] * DISTANCE_MM for one in (person.to_ventricles, person.to_cortex))
-    below = np.isin(person.tissue[at], INFRATENTORIAL)
-    chances = (
-        np.exp(-((to_ventricles / 5) ** 2)) * ~below,
-        np.exp(-((to_cortex / 2.5) ** 2)) * (to_ventricles > 10) * ~below,
-        np.exp(-to_ventricles / 30) * (to_ventricles > 5) * (to_cortex > 2.5) * ~below,
-        below,
-    )
-    assert len(chances) == len(SITES)
-    return [(part + 1e-12) / (part + 1e-12).sum() for part in chances]
-
-
 def patch_lesions(
-    rng: np.random.Generator,
-    person: LabelMap,
-    placed: Sequence[DrawnLesion],
-    place: Place,
-    to_ventricles: Tensor,
-    rates: Rates,
+    rng: np.random.Generator, person: LabelMap, lesions: PersonLesions, place: Place, rates: Rates
 ) -> PatchLesions:
-    """The lesions of a patch, their fates and looks; `to_ventricles` (X, Y, Z) is the distance in mm."""
-    at, device = place.at, place.at.device
-    box, keeps = box_around(at, person.tissue.shape), rng.random() < OWN_SHARE
-    volumes = [0.0, *(person.volumes_mm3.tolist() if keeps else [])]
-    depth = torch.full(at.shape[1:], FAR, device=device)
-    owner = torch.zeros(at.shape[1:], dtype=torch.int64, device=device)
-    if len(volumes) > 1:
-        local = at - torch.tensor([s.start for s in box], dtype=torch.float32, device=device).reshape(3, 1, 1, 1)
-        kept = torch.from_numpy(person.depth[box].astype(np.float32) * DEPTH_MM).to(device)
-        depth = sampled(kept[None], local)[0]
-        owner = nearest(torch.from_numpy(person.owner[box].astype(np.int64)).to(device), local)
-    for lesion in placed:
-        _drawn_in((depth, owner, to_ventricles), lesion, place, len(volumes))
-        volumes.append(lesion.volume_mm3)
-    depth = depth + ROUGH_MM * smooth_field(rng, tuple(at.shape[1:]), 4, device) * (depth > FAR)
+    """The lesions of a patch, their fates and looks."""
+    device = place.at.device
+    depth = torch.full(place.at.shape[1:], FAR, device=device)
+    owner = torch.zeros(place.at.shape[1:], dtype=torch.int64, device=device)
+    known: list[tuple[float, Array]] = []  # volume and surfaces
+    if lesions.own and len(person.volumes_mm3):
+        depth, owner = _own(person, place)
+        known = list(zip(person.volumes_mm3.tolist(), person.surfaces_mm, strict=True))
+    for lesion in lesions.placed:
+        if all(side.start < side.stop for side in place.box(lesion.centre, lesion.reach)):
+            found = placed_depth(rng, lesion, person)
+            if found is not None:
+                known.append((found.volume_mm3, found.surfaces_mm))
+                _draw_in(depth, owner, found, place, len(known))
     brightness, quiet = float(rng.normal(0, 0.10)), rng.random() < rates.quiet
-    looks = [(0.0, 0.0, 1.0, 0.0), *(draw_looks(rng, max(v, 1.0), brightness) for v in volumes[1:])]
-    changes = [(ABSENT, ABSENT), *(_fate(rng, v, Rates(0, 0, 0, 0) if quiet else rates) for v in volumes[1:])]
+    looks = [(0.0, 0.0, 1.0, 0.0), *(draw_looks(rng, max(volume, 1.0), brightness) for volume, _ in known)]
+    changes = [(ABSENT, ABSENT), *(_fate(rng, *one, Rates(0, 0, 0, 0) if quiet else rates) for one in known)]
     return PatchLesions(
         depth, owner, torch.tensor(changes, device=device).T.contiguous(), torch.tensor(looks, device=device)
     )
 
 
-def _drawn_in(maps: tuple[Tensor, Tensor, Tensor], lesion: DrawnLesion, place: Place, number: int) -> None:
-    """Add a lesion to the maps of depth and owner, in place; the third is the distance to the ventricles."""
-    box = place.box(lesion.centre, lesion.reach)
+def _own(person: LabelMap, place: Place) -> tuple[Tensor, Tensor]:
+    """Depth and owner (X, Y, Z) of a person's own lesions."""
+    at, device = place.at, place.at.device
+    box = box_around(at, person.tissue.shape)
+    local = at - torch.tensor([s.start for s in box], dtype=torch.float32, device=device).reshape(3, 1, 1, 1)
+    depth = np.where(person.depth[box] == FARTHEST, np.float32(FAR), person.depth[box].astype(np.float32) * DEPTH_MM)
+    kept = torch.from_numpy(depth.astype(np.float32)).to(device)
+    owner = torch.from_numpy(person.owner[box].astype(np.int64)).to(device)
+    return sampled(kept[None], local)[0], nearest(owner, local)
+
+
+def _draw_in(depth: Tensor, owner: Tensor, lesion: PlacedDepth, place: Place, number: int) -> None:
+    """Add a lesion to the maps of depth and owner, in place."""
+    shape = np.array(lesion.depth.shape)
+    box = place.box(lesion.start + (shape - 1) / 2, shape / 2)
     if any(side.start >= side.stop for side in box):
         return
-    depth, owner, to_ventricles = (one[box] for one in maps)
-    centre = torch.from_numpy(lesion.centre.astype(np.float32)).to(depth.device).reshape(3, 1, 1, 1)
-    away = place.at[:, *box] - centre
-    if lesion.depth is None:
-        squares = moved(away, lesion.turn).square().sum(dim=0)
-        if lesion.along:  # as `lesions._procedural`
-            squares = 0.36 * squares + (1.3 * to_ventricles / lesion.radius).square()
-        found = lesion.radius * (1 - squares.sqrt())
-    else:
-        half = torch.tensor([(n - 1) / 2 for n in lesion.depth.shape], device=depth.device).reshape(3, 1, 1, 1)
-        shape = torch.from_numpy(np.ascontiguousarray(lesion.depth)).to(depth.device)[None]
-        found = torch.where((away.abs() <= half).all(dim=0), sampled(shape, away + half)[0], FAR)
-    closer = found > depth
-    depth[closer], owner[closer] = found[closer], number
+    start, last = (
+        torch.from_numpy(one.astype(np.float32)).to(depth.device).reshape(3, 1, 1, 1)
+        for one in (lesion.start, shape - 1)
+    )
+    at = place.at[:, *box] - start
+    inside = ((at >= 0) & (at <= last)).all(dim=0)
+    found = torch.where(inside, sampled(torch.from_numpy(lesion.depth).to(depth.device)[None], at)[0], FAR)
+    closer = found > depth[box]
+    depth[box][closer], owner[box][closer] = found[closer], number
 
 
-def _fate(rng: np.random.Generator, volume_mm3: float, rates: Rates) -> tuple[float, float]:
-    """Movement of a lesion's surface in mm at both visits."""
+def _fate(rng: np.random.Generator, volume_mm3: float, surfaces_mm: Array, rates: Rates) -> tuple[float, float]:
+    """Movement of a lesion's surface in mm at both visits, by which its volume becomes what is drawn."""
     voxels = max(round(volume_mm3), 2)
-    radius = np.cbrt(volume_mm3 * 3 / (4 * np.pi))
     first, second = (
-        ABSENT if not size else float(radius * (np.cbrt(size / voxels) - 1))
-        for size in draw_sizes(rng, voxels, 2, rates, 1.0)
+        surface_mm(surfaces_mm, size / voxels) if size else ABSENT for size in draw_sizes(rng, voxels, 2, rates, 1.0)
     )
     return first, second

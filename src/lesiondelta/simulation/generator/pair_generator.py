@@ -13,10 +13,11 @@ from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Array
 from lesiondelta.simulation.contrast import Contrast, draw_contrasts, jitter
 from lesiondelta.simulation.evolution import Rates
-from lesiondelta.simulation.generator.brightness import FLUIDS, Look, draw_look, draw_means, ideal
-from lesiondelta.simulation.generator.label_map import LabelMap, Tissue
-from lesiondelta.simulation.generator.lesion_depth import DrawnLesion, PatchLesions, draw_placed, patch_lesions
+from lesiondelta.simulation.generator.brightness import Look, draw_look, ideal, tissue_means
+from lesiondelta.simulation.generator.label_map import FLUIDS, LabelMap, Tissue
+from lesiondelta.simulation.generator.lesion_depth import PatchLesions, patch_lesions
 from lesiondelta.simulation.generator.patch import Patch, Place, cut_patch
+from lesiondelta.simulation.generator.placed import draw_lesions
 from lesiondelta.simulation.generator.sampling import (
     Shape,
     blurred,
@@ -24,7 +25,7 @@ from lesiondelta.simulation.generator.sampling import (
     moved,
     smooth_field,
 )
-from lesiondelta.simulation.generator.scanner import RESIDUAL_MM, draw_visit_protocols, scanned
+from lesiondelta.simulation.generator.scanner import RESIDUAL_MM, draw_scans, scanned
 
 MARGIN = 12
 """Voxels around a patch that slices and tilts reach into."""
@@ -80,7 +81,7 @@ class DrawnPair:
 
 @dataclass(frozen=True, eq=False)
 class PairGenerator:
-    """Draws pairs of visits: the same number gives the same pair, on every device.
+    """Draws pairs of visits: the same number gives the same pair, on every device but for rounding.
 
     Attributes
     ----------
@@ -98,12 +99,12 @@ class PairGenerator:
 
     def draw(self, *number: int) -> DrawnPair:
         """The pair of a number, or of several ones together."""
-        rng = np.random.default_rng([self.seed, *number])
+        rng = seeded(self.seed, *number)
         person = self.people[int(rng.integers(len(self.people)))]
-        placed = draw_placed(rng, person, self.masks)
-        place = self._place(rng, person, placed)
+        drawn = draw_lesions(rng, person, self.masks)
+        place = self._place(rng, person, drawn.centres(person))
         patch = cut_patch(person, place.at)
-        lesions = patch_lesions(rng, person, placed, place, patch.to_ventricles, self.plan.rates)
+        lesions = patch_lesions(rng, person, drawn, place, self.plan.rates)
         look = draw_look(rng, patch)
         inside = blurred((patch.tissue > 0).float()[None], 1.5)[0]
         solid = self._inner(1 - patch.shares(Tissue.OUTSIDE, *FLUIDS)) > 0
@@ -119,11 +120,11 @@ class PairGenerator:
             truth.append((self._inner(lesions.at(visit)) > 0) & solid)
         return DrawnPair(torch.stack([images[0], images[-1]]), torch.stack([truth[0], truth[-1]]))
 
-    def _place(self, rng: np.random.Generator, person: LabelMap, placed: Sequence[DrawnLesion]) -> Place:
-        """Where in the map a patch with its margin lies."""
-        chance, centres = rng.random(), [*person.centres, *(lesion.centre for lesion in placed)]
-        if chance < self.plan.lesion_share and centres:
-            centre = centres[int(rng.integers(len(centres)))] + rng.uniform(-0.3, 0.3, 3) * self.patch
+    def _place(self, rng: np.random.Generator, person: LabelMap, lesions: Sequence[Array]) -> Place:
+        """Where in the map a patch with its margin lies; `lesions` are their middles."""
+        chance = rng.random()
+        if chance < self.plan.lesion_share and lesions:
+            centre = lesions[int(rng.integers(len(lesions)))] + rng.uniform(-0.3, 0.3, 3) * self.patch
         elif chance < self.plan.lesion_share + self.plan.ventricle_share:
             centre = person.tips[int(rng.integers(len(person.tips)))] + rng.uniform(-0.3, 0.3, 3) * self.patch
         else:
@@ -149,14 +150,14 @@ class PairGenerator:
         contrasts: dict[str, Contrast],
     ) -> Tensor:
         """T1w and FLAIR of a visit (C, X, Y, Z), standardised."""
-        protocols, images = draw_visit_protocols(rng), []
+        scans, images = draw_scans(rng), []
         lacks = rng.random(2) < (self.plan.without_t1w, self.plan.without_flair)
         for name, lack in zip(CONTRASTS, lacks, strict=True):
             if lack and not lacks.all():
                 images.append(torch.zeros(self.patch, device=self.device))
                 continue
-            means = draw_means(rng, contrasts[name], name)
-            image = scanned(rng, ideal(*subject, visit, name, means), self.patch, protocols[name], RESIDUAL_MM[name])
+            means = tissue_means(contrasts[name], subject[1].tissues[name].varied(rng))
+            image = scanned(rng, ideal(*subject, visit, name, means), self.patch, scans[name], RESIDUAL_MM[name])
             mean = float(np.dot(shares, means))
             deviation = np.sqrt(float(np.dot(shares, (np.array(means) - mean) ** 2))) * BLENDED + UNEVEN
             images.append((image - mean * rng.uniform(0.96, 1.04)) / (deviation * rng.uniform(0.9, 1.1)))
@@ -165,6 +166,11 @@ class PairGenerator:
     def _inner(self, data: Tensor) -> Tensor:
         """A patch without its margin."""
         return data[tuple(slice(MARGIN, MARGIN + n) for n in self.patch)]
+
+
+def seeded(seed: int, *number: int) -> np.random.Generator:
+    """What is random about a number; (1, 2) is another one than (1, 2, 0)."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=number))
 
 
 def _masked_shares(person: LabelMap, tissue: Tensor, mask: Tensor) -> Array:

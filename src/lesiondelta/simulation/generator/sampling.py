@@ -1,4 +1,4 @@
-"""Random fields, warps and interpolation in torch, drawn by NumPy so that a CPU and a GPU draw the same."""
+"""Random fields, warps and interpolation in torch, drawn by NumPy: a CPU and a GPU draw the same but for rounding."""
 
 import numpy as np
 import torch

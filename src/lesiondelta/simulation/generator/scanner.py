@@ -1,12 +1,13 @@
 """Images of a patch as a scanner takes them and `run` resamples them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Affine
 from lesiondelta.simulation.acquisition import Acquisition, Protocol, cubic, draw_protocols
 from lesiondelta.simulation.fields import rotation
@@ -22,8 +23,17 @@ RESIDUAL_MM, RESIDUAL_DEG = {"FLAIR": 0.35, "T1w": 0.7}, 0.5
 """By how far images are off their place at most."""
 
 
-def draw_visit_protocols(rng: np.random.Generator) -> dict[str, Protocol]:
+@dataclass(frozen=True)
+class Scan:
+    """How an image is taken, and by which share of a step its slices lie off the patch's middle."""
+
+    protocol: Protocol
+    phase: float = 0.0
+
+
+def draw_scans(rng: np.random.Generator) -> dict[str, Scan]:
     """The T1w's and the FLAIR's of a visit (`acquisition.draw_protocols`), slices of 1 to 8 mm."""
+    phases = dict(zip(CONTRASTS, rng.uniform(-0.5, 0.5, 2).tolist(), strict=True))
     protocols = draw_protocols(rng, Acquisition(sharp_share=0.3, randomised_share=0.0))
     if rng.random() < THICK_SHARE:
         slice_mm = float(rng.uniform(*THICK))
@@ -37,10 +47,11 @@ def draw_visit_protocols(rng: np.random.Generator) -> dict[str, Protocol]:
             protocols["T1w"], slice_mm=flair.slice_mm, gap_mm=flair.gap_mm, in_plane_mm=flair.in_plane_mm,
             axes=flair.axes, tilt_deg=flair.tilt_deg,
         )  # fmt: skip
-    return protocols
+        phases["T1w"] = phases["FLAIR"]
+    return {name: Scan(protocols[name], phase) for name, phase in phases.items()}
 
 
-def scanned(rng: np.random.Generator, image: Tensor, inner: Shape, protocol: Protocol, residual_mm: float) -> Tensor:
+def scanned(rng: np.random.Generator, image: Tensor, inner: Shape, scan: Scan, residual_mm: float) -> Tensor:
     """Acquire a patch of 1 mm voxels (X, Y, Z), and bring its middle, of shape `inner`, back to its place.
 
     1. Slices, tilted about the patch's middle, are means over their thickness; the outermost are wider than the patch.
@@ -48,9 +59,9 @@ def scanned(rng: np.random.Generator, image: Tensor, inner: Shape, protocol: Pro
     3. Cubic splines along the slice axis to 1 mm, then linear interpolation on the patch's own voxels, off by a
        registration error of up to `residual_mm` and half a degree.
     """
-    shape, device = tuple(image.shape), image.device
+    shape, device, protocol = tuple(image.shape), image.device, scan.protocol
     middle = (np.array(shape) - 1) / 2
-    grid, to_image = _grid(rng, shape, protocol)
+    grid, to_image = _grid(shape, scan)
     slices = torch.zeros(grid, device=device)
     points = moved(lattice_points(grid, device), to_image)
     parts = max(1, round(protocol.slice_mm / PARTS_MM))
@@ -75,15 +86,16 @@ def scanned(rng: np.random.Generator, image: Tensor, inner: Shape, protocol: Pro
     return sampled(slices[None], moved(lattice_points(inner, device), back))[0]
 
 
-def _grid(rng: np.random.Generator, shape: Shape, protocol: Protocol) -> tuple[Shape, Affine]:
+def _grid(shape: Shape, scan: Scan) -> tuple[Shape, Affine]:
     """Shape of a scan that covers a patch, and the matrix from its voxels to the patch's."""
+    protocol = scan.protocol
     spacing = np.maximum([protocol.in_plane_mm, protocol.in_plane_mm, protocol.step_mm], 0.7)
     axes = rotation(np.array(protocol.tilt_deg))[:3, :3][:, list(protocol.axes)]
     extent = np.array(shape)[list(protocol.axes)]
     x, y, z = (int(n) + more for n, more in zip(np.ceil(extent / spacing), (0, 0, 1), strict=True))
     to_image = np.eye(4)
     to_image[:3, :3] = axes * spacing
-    phase = np.array([0.0, 0.0, rng.uniform(-0.5, 0.5)])
+    phase = np.array([0.0, 0.0, scan.phase])
     to_image[:3, 3] = (np.array(shape) - 1) / 2 - to_image[:3, :3] @ ((np.array([x, y, z]) - 1) / 2 + phase)
     return (x, y, z), to_image
 
