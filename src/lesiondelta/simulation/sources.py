@@ -1,6 +1,8 @@
 """Real people and real lesions to simulate from, found in folders."""
 
+import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from lesiondelta.images import Affine, Volume, read_image, read_mask
 from lesiondelta.preprocessing.regions import atlas_to
 from lesiondelta.simulation.anatomy import Anatomy, image_anatomy
 from lesiondelta.simulation.shapes import read_shapes
+
+log = logging.getLogger(__name__)
 
 T1W, FLAIR, MASK = (re.compile(rf"(.+)_{what}\.nii(\.gz)?", re.IGNORECASE) for what in ("T1w", "FLAIR", "mask"))
 
@@ -47,14 +51,15 @@ def find_people(folder: Path) -> list[Person]:
     """Everybody in a folder with NAME_T1w, NAME_FLAIR and one NAME_..._mask beside each other, as .nii or .nii.gz.
 
     A mask with `brain` in its name is not one of lesions. A person without lesions needs an empty mask: lesions that
-    no mask marks would be simulated as healthy tissue.
+    no mask marks would be simulated as healthy tissue. FLAIRs and masks beside which there is no T1w are named in a
+    warning.
     """
     found = []
     for t1w in _files(folder, T1W):
         stem = _stem(t1w)
         beside = _files_of(stem, t1w.parent)
         flairs = [path for path in beside if (named := FLAIR.fullmatch(path.name)) and named[1] == stem]
-        masks = [path for path in beside if MASK.fullmatch(path.name) and "brain" not in path.name[len(stem) :].lower()]
+        masks = [path for path in beside if _is_lesion_mask(path, stem)]
         if len(flairs) != 1 or len(masks) != 1:
             raise CohortError(
                 f"{t1w} needs one {stem}_FLAIR and one {stem}_..._mask beside it, and has {len(flairs)} and "
@@ -63,11 +68,27 @@ def find_people(folder: Path) -> list[Person]:
         found.append(Person(t1w, flairs[0], masks[0]))
     if not found:
         raise CohortError(f"{folder} holds no NAME_T1w.nii.gz: give a folder with T1w, FLAIR and lesion masks.")
+    _warn_of_others(folder, found)
     return found
 
 
-def _stem(t1w: Path) -> str:
-    named = T1W.fullmatch(t1w.name)
+def _warn_of_others(folder: Path, people: Sequence[Person]) -> None:
+    used = {path for person in people for path in (person.t1w, person.flair, person.lesions)}
+    images = [*_files(folder, FLAIR), *(path for path in _files(folder, MASK) if _is_lesion_mask(path))]
+    others = [str(path) for path in images if path not in used]
+    if others:
+        named = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
+        log.warning("not used, as there is no T1w of the same name beside them (%d): %s", len(others), named)
+
+
+def _is_lesion_mask(path: Path, stem: str = "") -> bool:
+    """Whether it is called a mask, and, after the name of the person, not one of the brain."""
+    return bool(MASK.fullmatch(path.name)) and "brain" not in path.name[len(stem) :].lower()
+
+
+def _stem(image: Path) -> str:
+    """NAME of NAME_T1w or NAME_FLAIR, nothing for other files."""
+    named = T1W.fullmatch(image.name) or FLAIR.fullmatch(image.name)
     return named[1] if named else ""
 
 

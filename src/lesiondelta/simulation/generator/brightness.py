@@ -15,6 +15,8 @@ from lesiondelta.simulation.generator.sampling import blurred, smooth_field
 
 SHARPNESS = 0.55
 """Standard deviation in voxels by which tissues blend at their borders."""
+BRIGHTER = 1.2
+"""Lesions are on FLAIR than the cohort simulator's: those of real patients (docs/results/drawn)."""
 VARYING = 0.15
 """Of how much people's tissues differ, what differs from visit to visit."""
 
@@ -166,7 +168,7 @@ def ideal(patch: Patch, look: Look, lesions: PatchLesions, visit: int, name: str
     texture = look.textures[name]
     if name == "FLAIR":
         image = image + look.variants * (1 - fluid) * (patch.tissue > 0)
-        value = max(grey, 1) + flair * (1 - fluid)
+        value = max(grey, 1) + BRIGHTER * flair * (1 - fluid)
     else:
         value = 1 - t1w * (1 - fluid)
     weight = lesions.weight(visit) * (1 - patch.shares(*FLUIDS, Tissue.OUTSIDE))

@@ -31,8 +31,8 @@ MARGIN = 12
 """Voxels around a patch that slices and tilts reach into."""
 NEW_SCANNER = 0.3
 """Share of pairs whose second visit is on another scanner."""
-BLENDED, UNEVEN = 0.78, 0.03
-"""Standard deviation over the brain: of what the means of tissues give, and what texture adds."""
+BLENDED, UNEVEN, RAISED = 0.78, 0.03, 0.075
+"""Standard deviation over the brain: of what the means of tissues give, what texture adds, what sharpening multiplies."""
 ENOUGH, USUALLY_KEPT = 2000, 0.5
 """Voxels of fluid that tell how much of it a brain mask keeps, and the share otherwise."""
 TURN_DEG, SCALE = 15.0, 0.08
@@ -160,6 +160,7 @@ class PairGenerator:
             image = scanned(rng, ideal(*subject, visit, name, means), self.patch, scans[name], RESIDUAL_MM[name])
             mean = float(np.dot(shares, means))
             deviation = np.sqrt(float(np.dot(shares, (np.array(means) - mean) ** 2))) * BLENDED + UNEVEN
+            deviation *= 1 + RAISED * scans[name].sharpened
             images.append((image - mean * rng.uniform(0.96, 1.04)) / (deviation * rng.uniform(0.9, 1.1)))
         return torch.stack(images)
 
@@ -189,7 +190,7 @@ def _brain_mask(rng: np.random.Generator, patch: Patch, inside: Tensor) -> Tenso
     shape, device = tuple(inside.shape), inside.device
     offset = (rng.uniform(-0.15, 0.25) + 0.12 * smooth_field(rng, shape, 15, device)).clamp(-0.35, 0.35)
     mask = inside > 0.5 + offset
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         solid = 1 - patch.shares(Tissue.OUTSIDE, Tissue.FLUID)
         mask = mask & (blurred(solid[None], 0.8)[0] > 0.35)
     inner = tuple(slice(MARGIN, n - MARGIN) for n in shape)

@@ -66,9 +66,9 @@ def box_around(at: Tensor, shape: Shape) -> tuple[slice, ...]:
     return tuple(slice(min(max(a, 0), n - 2), max(min(b + 1, n), 2)) for a, b, n in zip(low, high, shape, strict=True))
 
 
-def blurred(data: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of maps (C, X, Y, Z) by a standard deviation in voxels."""
-    for axis, n in enumerate(data.shape[1:], start=1):
+def blurred(data: Tensor, sigma: float, axes: int = 3) -> Tensor:
+    """Gaussian smoothing of maps (C, X, Y, Z) along their first axes by a standard deviation in voxels."""
+    for axis, n in enumerate(data.shape[1 : axes + 1], start=1):
         places = torch.arange(n, dtype=torch.float32, device=data.device)
         weights = torch.exp(-0.5 * ((places[:, None] - places) / sigma) ** 2)
         data = along(weights / weights.sum(dim=1, keepdim=True), data, axis)

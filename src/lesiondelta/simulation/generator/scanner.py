@@ -11,7 +11,16 @@ from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Affine
 from lesiondelta.simulation.acquisition import Acquisition, Protocol, cubic, draw_protocols
 from lesiondelta.simulation.fields import rotation
-from lesiondelta.simulation.generator.sampling import Shape, along, lattice_points, moved, normal, sampled, smooth_field
+from lesiondelta.simulation.generator.sampling import (
+    Shape,
+    along,
+    blurred,
+    lattice_points,
+    moved,
+    normal,
+    sampled,
+    smooth_field,
+)
 
 PARTS_MM = 1.0
 """A slice is the mean of planes so far apart."""
@@ -19,16 +28,25 @@ THICK = (4.0, 8.0)
 """Slices in mm of the share of visits that come from clinics with thick ones."""
 THICK_SHARE, SAME_SLICES = 0.3, 0.35
 """Of visits; and of visits whose T1w lies on the FLAIR's slices."""
+SHARPENED, EDGE_PIXELS = {"FLAIR": 3.2, "T1w": 0.3}, 1.0
+"""By how much scanners' filters raise what a Gaussian of so many pixels takes away within slices, at most."""
 RESIDUAL_MM, RESIDUAL_DEG = {"FLAIR": 0.35, "T1w": 0.7}, 0.5
 """By how far images are off their place at most."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """How an image is taken, and by which share of a step its slices lie off the patch's middle."""
+    """How an image is taken.
+
+    Attributes
+    ----------
+    phase : the share of a step by which its slices lie off the patch's middle
+    sharpened : by how much the scanner's filter raises edges within slices
+    """
 
     protocol: Protocol
     phase: float = 0.0
+    sharpened: float = 0.0
 
 
 def draw_scans(rng: np.random.Generator) -> dict[str, Scan]:
@@ -48,14 +66,16 @@ def draw_scans(rng: np.random.Generator) -> dict[str, Scan]:
             axes=flair.axes, tilt_deg=flair.tilt_deg,
         )  # fmt: skip
         phases["T1w"] = phases["FLAIR"]
-    return {name: Scan(protocols[name], phase) for name, phase in phases.items()}
+    return {
+        name: Scan(protocols[name], phase, float(rng.uniform(0, SHARPENED[name]))) for name, phase in phases.items()
+    }
 
 
 def scanned(rng: np.random.Generator, image: Tensor, inner: Shape, scan: Scan, residual_mm: float) -> Tensor:
     """Acquire a patch of 1 mm voxels (X, Y, Z), and bring its middle, of shape `inner`, back to its place.
 
     1. Slices, tilted about the patch's middle, are means over their thickness; the outermost are wider than the patch.
-    2. Ghosts, bias field and Rician noise (`acquisition.degrade`).
+    2. Edges within slices are raised; ghosts, bias field and Rician noise (`acquisition.degrade`).
     3. Cubic splines along the slice axis to 1 mm, then linear interpolation on the patch's own voxels, off by a
        registration error of up to `residual_mm` and half a degree.
     """
@@ -69,7 +89,8 @@ def scanned(rng: np.random.Generator, image: Tensor, inner: Shape, scan: Scan, r
     for part in range(parts):
         away = ((part + 0.5) / parts - 0.5) * protocol.slice_mm
         slices += sampled(image[None], points + away * through)[0] / parts
-    slices = _degraded(rng, slices, protocol)
+    edges = slices - blurred(slices[None], EDGE_PIXELS, axes=2)[0]
+    slices = _degraded(rng, (slices + scan.sharpened * edges).clamp(min=0), protocol)
     count = grid[2]
     fine = max(2, int((count - 1) * protocol.step_mm) + 1)
     centres = np.arange(count, dtype=float)
