@@ -244,10 +244,12 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         read_image(tmp_path / "c.nii.gz")
 
 
-@pytest.mark.parametrize("name", ["packed.nii", "plain.nii.gz", "a.Nii.gz", "a.NII", "a.NII.GZ", "plain.mgz"])
+@pytest.mark.parametrize(
+    "name", ["packed.nii", "plain.nii.gz", "a.Nii.gz", "a.NII", "a.NII.GZ", "plain.mgz", "mgh.nii.gz", "nii.mgz"]
+)
 def test_an_image_is_read_by_its_content_whatever_its_name(tmp_path, name):
     data = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
-    kind = nib.MGHImage if "mg" in name else nib.Nifti1Image
+    kind = nib.MGHImage if name in ("plain.mgz", "mgh.nii.gz") else nib.Nifti1Image
     content = kind(data, OBLIQUE).to_bytes()
     packed = name.startswith("packed") or (name.lower().endswith("gz") and "plain" not in name)
     (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
@@ -262,6 +264,7 @@ def test_an_image_is_read_by_its_content_whatever_its_name(tmp_path, name):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "fetch it with `git lfs pull`"),
         (b"/annex/objects/MD5E-s1--abc.nii.gz\n", "fetch it with `datalad get`"),
         (gzip.compress(gzip.compress(b"image")), "is packed twice"),
+        (bytes(128) + b"DICM", "is a DICOM file: unpack it"),
         (b"", "is empty"),
     ],
 )

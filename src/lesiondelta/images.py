@@ -29,6 +29,8 @@ GRID_TOLERANCE_MM = 1e-2
 MASK_TOLERANCE = 1e-3  # of a header that scales 255 to 0.99999
 ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
 GZIP = b"\x1f\x8b"
+MGH = b"\0\0\0\1"
+ONE_FILE = (".nii", ".nii.gz", ".mgh", ".mgz", ".mgh.gz")
 MGH_GEOMETRY = slice(28, 30)
 """Bytes of FreeSurfer's header that are 0 where it holds no geometry; nibabel then makes one up."""
 FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
@@ -349,18 +351,17 @@ def _load(path: Path, dtype: type) -> tuple[Any, Array]:
 
 def _kind(path: Path, stream: BinaryIO) -> Any:  # noqa: ANN401
     """The class of an image in one file, by its content where nibabel would go by the name; None for the others."""
-    name = path.name.lower()
     start = stream.read(nib.Nifti2Image.header_class.sizeof_hdr)
     stream.seek(0)
     _require_an_image(start, path)
-    if name.endswith((".mgh", ".mgz", ".mgh.gz")):
+    if not path.name.lower().endswith(ONE_FILE):
+        return None
+    if start.startswith(MGH):
         if start[MGH_GEOMETRY] == bytes(2):
             raise GeometryError(
                 f"{path} says nothing of its orientation (goodRASFlag is 0): export it again with its affine."
             )
         return nib.MGHImage
-    if not name.endswith((".nii", ".nii.gz")):
-        return None
     kinds = (nib.Nifti1Image, nib.Nifti2Image)
     return next((kind for kind in kinds if kind.header_class.may_contain_header(start)), None)
 
@@ -376,6 +377,8 @@ def _require_an_image(start: bytes, path: Path) -> None:
         raise ImageError(f"{path} only says where git-lfs keeps the image: fetch it with `git lfs pull`.")
     if b"annex/objects/" in text[:200]:
         raise ImageError(f"{path} only says where git-annex keeps the image: fetch it with `datalad get`.")
+    if start[128:132] == b"DICM":
+        raise ImageError(f"{path} is a DICOM file: unpack it if it is packed, and give the folder of its series.")
     if text.startswith(GZIP):
         raise ImageError(f"{path} is packed twice: unpack it once.")
 

@@ -1,12 +1,13 @@
 """What is looked at before any long work: every image is read, and stands for one visit only."""
 
 import dataclasses
+import gzip
 
 import pytest
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import NoVisitError
-from lesiondelta.images import read_image, write_volume
+from lesiondelta.images import read_image
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.inputs.checks import check_patient, visit_contents
 from tests.tiny import image_path, write_patient
@@ -48,8 +49,11 @@ def test_a_damaged_image_costs_its_own_visit(patient):
     assert path.name in checked.problems["2"]
 
 
-def test_an_image_that_is_given_twice_costs_both_visits(patient, tmp_path):
-    write_volume(image_path(tmp_path, "01", "3", "T1w"), read_image(image_path(tmp_path, "01", "1", "T1w")))
+@pytest.mark.parametrize("level", [1, 9])
+def test_an_image_that_is_given_twice_costs_both_visits(patient, tmp_path, level):
+    """Packed in another way, too: the files then differ."""
+    content = gzip.decompress(image_path(tmp_path, "01", "1", "T1w").read_bytes())
+    image_path(tmp_path, "01", "3", "T1w").write_bytes(gzip.compress(content, level))
     checked = check_patient(patient, CONTRASTS)
     assert labels(checked) == ["2"]
     assert {label: "are the same image" in why for label, why in checked.problems.items()} == {"1": True, "3": True}

@@ -106,9 +106,22 @@ def test_a_constant_on_top_hides_nothing(atlas, change, kind, wrong, doubtful):
         assert [sentence[: len(start)] for sentence, start in zip(sentences, starts, strict=True)] == starts
 
 
-def test_a_t1w_twice_is_refused(atlas):
-    wrong, _ = judged(atlas, {"FLAIR": "T1w"})
+@pytest.mark.parametrize("also", [{}, {"T1w": "T1w"}])
+def test_a_t1w_twice_is_refused(atlas, also):
+    wrong, _ = judged(atlas, {"FLAIR": "T1w", **also})
     assert "FLAIR.nii.gz was given as FLAIR, but shows white matter brighter than grey" in wrong[0]
+
+
+def test_a_flair_twice_is_refused(atlas):
+    wrong, _ = judged(atlas, {"T1w": "FLAIR", "FLAIR": "FLAIR"})
+    assert "T1w.nii.gz was given as T1w, but shows white matter no brighter than grey" in wrong[0]
+
+
+@pytest.mark.parametrize(("t1w", "flair"), [(0.06, 0.04), (0.0, -0.02)])
+def test_two_images_that_look_alike_are_said_to_be(t1w, flair):
+    found = {"T1w": appearance.Appearance(t1w, 0.4), "FLAIR": appearance.Appearance(flair, 0.4)}
+    said = appearance.contradictions(found, {"T1w": "a.nii", "FLAIR": "b.nii"})
+    assert said == ([], ["a.nii and b.nii show nearly the same contrast: give one T1w and one FLAIR."])
 
 
 def test_the_atlas_is_laid_upon_a_brain_by_its_extent(atlas):

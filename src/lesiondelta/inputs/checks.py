@@ -1,5 +1,6 @@
 """What is looked at before any long work starts: can every image be read, and is it given once."""
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,15 +54,15 @@ def check_patient(
         No visit is left.
     """
     contents = visit_contents(patient) if contents is None else contents
-    problems, usable, twice = dict(patient.problems), [], _given_twice(patient, contrasts, contents)
+    problems, read = dict(patient.problems), []
     for visit, hashes in zip(patient.visits, contents, strict=True):
         try:
-            checked = _read(visit, contrasts, hashes)
-            if visit.label in twice:
-                raise CohortError(twice[visit.label])
-            usable.append(checked)
+            read.append(_read(visit, contrasts, hashes))
         except LesionDeltaError as error:
             problems[visit.label] = str(error)
+    twice = _given_twice(read)
+    usable = [visit for visit in read if visit.label not in twice]
+    problems |= twice
     for label, problem in problems.items():
         log.error("%s: %s", visit_name(label), problem)
     if not usable:
@@ -94,13 +95,13 @@ def _doubts(image: Volume) -> Iterator[str]:
         )
 
 
-def _given_twice(patient: Patient, contrasts: Sequence[str], contents: Sequence[VisitContents]) -> dict[str, str]:
-    """What is wrong with each visit that has an image which, by its content, is also another image of the patient."""
-    images: dict[str, list[tuple[str, Path]]] = {}
-    for visit, hashes in zip(patient.visits, contents, strict=True):
-        for contrast in contrasts:
-            if contrast in hashes:
-                images.setdefault(hashes[contrast], []).append((visit.label, visit.images[contrast]))
+def _given_twice(visits: Sequence[CheckedVisit]) -> dict[str, str]:
+    """What is wrong with each visit that has an image whose voxels are also those of another image of the patient."""
+    images: dict[bytes, list[tuple[str, Path]]] = {}
+    for visit in visits:
+        for contrast, image in visit.images.items():
+            voxels = hashlib.sha256(image.data.tobytes()).digest()
+            images.setdefault(voxels, []).append((visit.label, visit.visit.images[contrast]))
     problems = {}
     for same in images.values():
         paths = " and ".join(str(path) for _, path in same)

@@ -5,7 +5,7 @@ brighter than grey; in a T2w image fluid is brightest. The atlas says where each
 figures that the limits rest on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -92,36 +92,44 @@ def atlas_box() -> tuple[Array, Array]:
 def contradictions(
     found: Mapping[str, Appearance], names: Mapping[str, str], limits: Limits = LIMITS
 ) -> tuple[list[str], list[str]]:
-    """What certainly is not as the names (by contrast, of files) say, in sentences, and what may not be."""
-    wrong: list[str] = []
-    doubtful: list[str] = []
-    offsets: list[str] = []
+    """What certainly is not as the names (by contrast, of files) say, in sentences, and what may not be.
 
-    def judge(value: float, certain: float, doubt: float, sentence: str) -> None:
-        """The value speaks for the sentence, the more the higher."""
-        if value > min(certain, doubt):
-            (wrong if value > certain else doubtful).append(sentence)
+    Only the first thing that is certain is said, or else the first that is doubtful, since the others follow from it;
+    that a constant was added is said in any case.
+    """
+    offsets = [
+        f"a constant seems to be added to the values of {names[contrast]}: give it as it was scanned."
+        for contrast, one in found.items()
+        if one.has_offset
+    ]
+    findings = list(_findings(found, names, limits))
+    certain = [sentence for value, limit, _, sentence in findings if value > limit]
+    doubtful = [sentence for value, _, limit, sentence in findings if value > limit]
+    return certain[:1], [*([] if certain else doubtful[:1]), *offsets]
 
+
+def _findings(
+    found: Mapping[str, Appearance], names: Mapping[str, str], limits: Limits
+) -> Iterator[tuple[float, float, float, str]]:
+    """Values that speak for a sentence, the more the higher, and above which it is certain, and doubtful."""
     for contrast, one in found.items():
-        if one.has_offset:
-            offsets.append(
-                f"a constant seems to be added to the values of {names[contrast]}: give it as it was scanned."
-            )
         said = f"{names[contrast]} was given as {contrast}, but shows fluid brighter than white matter, as a T2w does"
-        judge(one.fluid, *limits.fluid, f"{said}: give the {contrast}.")
-    if not (wrong or doubtful) and {"T1w", "FLAIR"} <= set(found):
+        yield one.fluid, *limits.fluid, f"{said}: give the {contrast}."
+    if {"T1w", "FLAIR"} <= set(found):
         said = (
             f"T1w and FLAIR seem to be exchanged: beside white matter, grey matter is brighter in {names['T1w']} than "
             f"in {names['FLAIR']}. Exchange the two."
         )
-        judge(found["FLAIR"].contrast - found["T1w"].contrast, -limits.apart[0], -limits.apart[1], said)
-    if not (wrong or doubtful) and "T1w" in found:
+        apart = found["FLAIR"].contrast - found["T1w"].contrast
+        yield apart, -limits.apart[0], np.inf, said
+        said = f"{names['T1w']} and {names['FLAIR']} show nearly the same contrast: give one T1w and one FLAIR."
+        yield apart, np.inf, -limits.apart[1], said
+    if "T1w" in found:
         said = f"{names['T1w']} was given as T1w, but shows white matter no brighter than grey: give the T1w."
-        judge(-found["T1w"].contrast, -limits.t1w_contrast[0], -limits.t1w_contrast[1], said)
-    if not (wrong or doubtful) and "FLAIR" in found:
+        yield -found["T1w"].contrast, -limits.t1w_contrast[0], -limits.t1w_contrast[1], said
+    if "FLAIR" in found:
         said = f"{names['FLAIR']} was given as FLAIR, but shows white matter brighter than grey: give the FLAIR."
-        judge(found["FLAIR"].contrast, *limits.flair_contrast, said)
-    return wrong, doubtful + offsets
+        yield found["FLAIR"].contrast, *limits.flair_contrast, said
 
 
 def _appearance(values: Array, places: Mapping[str, Array], deep: Array) -> Appearance:
