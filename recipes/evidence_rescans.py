@@ -111,28 +111,29 @@ def main() -> None:
     table = pd.DataFrame(rows)
     given.folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(given.folder / "rescans.tsv", sep="\t", index=False)
-    (given.folder / "rescans.md").write_text(page(table), encoding="utf-8")
-    print(page(table))
+    (given.folder / "rescans.md").write_text(page(table, given.people), encoding="utf-8")
+    print(page(table, given.people))
 
 
-def page(table: pd.DataFrame) -> str:
+def page(table: pd.DataFrame, asked: list[str]) -> str:
     """rescans.md."""
     lines = ["| tracked by | false new or enlarging a step | false shrinking or resolved a step |", "|---|---|---|"]
     for name in table.tracked.unique():
         own = table[table.tracked == name]
         shown = [interval(own[column].to_numpy(float)) for column in ("new or enlarging", "shrinking or resolved")]
         lines.append(f"| {name} | {shown[0]} | {shown[1]} |")
-    people = " ".join(name.removeprefix("sub-") for name in table.participant_id.unique())
+    refused = [f"sub-{name}" for name in asked if f"sub-{name}" not in set(table.participant_id)]
+    left_out = f"\nNot among them: {', '.join(refused)}, of whom `run` refused a visit." if refused else ""
     return f"""# Real heads rescanned
 
 ```
-python recipes/evidence_rescans.py WORK docs/results/evidence --people {people}
+python recipes/evidence_rescans.py WORK docs/results/evidence --people {" ".join(asked)}
 ```
 
 {table.participant_id.nunique()} open patients (Ljubljana, CC-BY; Tabriz, MIT), whose second visit is the first one's
 images, moved, cut into slices elsewhere, with noise ({NOISE:.0%}) and a bias field ({BIAS:.0%}): every change is false.
 Means over patients, with 95 % bootstrap intervals where they are six or more; [rescans.tsv](rescans.tsv) has a row for
-each.
+each.{left_out}
 
 {chr(10).join(lines)}
 """

@@ -128,7 +128,8 @@ def test_a_disk_without_locks_is_refused_or_warned_of(tmp_path, caplog, monkeypa
         assert f"Cannot lock {tmp_path}: {said}" in caplog.text
 
 
-def test_files_are_found_in_capitals_or_not(tmp_path):
-    for name in ("a_mask.nii", "b_MASK.NII.GZ", "c_mask.txt"):
+def test_files_are_found_in_capitals_or_not_and_hidden_ones_are_not(tmp_path):
+    (tmp_path / ".AppleDouble").mkdir()
+    for name in ("a_mask.nii", "b_MASK.NII.GZ", "c_mask.txt", "._a_mask.nii", ".AppleDouble/a_mask.nii"):
         (tmp_path / name).touch()
     assert [path.name for path in files_below(tmp_path, "*_Mask.nii*")] == ["a_mask.nii", "b_MASK.NII.GZ"]

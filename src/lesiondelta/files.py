@@ -57,8 +57,9 @@ def no_entry(error: OSError, place: Path) -> CohortError:
 def files_below(folder: Path, pattern: str = "*") -> list[Path]:
     """All files in a folder and in those below it whose names fit a pattern, in capitals or not, sorted.
 
-    Links to folders are followed, each folder once, but for those above the first. A link that leads nowhere counts as
-    a file, so that whoever reads it says so.
+    Names that begin with a dot are passed over: macOS keeps `._NAME` beside NAME. Links to folders are followed, each
+    folder once, but for those above the first. A link that leads nowhere counts as a file, so that whoever reads it
+    says so.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def _below(start: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         try:
-            for path in entries(folder):
+            for path in (path for path in entries(folder) if not path.name.startswith(".")):
                 if path.is_dir():
                     (links if path.is_symlink() else folders).append(path)
                 elif path.is_file() or (path.is_symlink() and not path.exists()):

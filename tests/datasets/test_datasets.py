@@ -553,6 +553,46 @@ def test_a_bids_file_that_would_be_lost_is_refused(tmp_path, added, said):
         find(LJUBLJANA, source)
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_the_owners_distribute_beside_gives_no_warning(tmp_path, name, caplog):
+    dataset, build, *_ = LAYOUTS[name]
+    source = build(tmp_path / "source")
+    for path in list(source.rglob("*.nii*")):
+        text(path.with_name(f"._{path.name}"), "macOS")
+    found = find(dataset, source)
+    assert found.cautions == ()
+    convert(found, tmp_path / "bids")
+    assert not caplog.text
+    assert not list((tmp_path / "bids").rglob("._*"))
+
+
+def test_images_that_fit_no_pattern_are_named(tmp_path, caplog):
+    """A visit in the folder of another, a patient's folder called otherwise, another separator, another format."""
+    source = mslesseg(tmp_path / "source")
+    strange = [
+        "train/P1/T3/P1_T3-FLAIR.nii.gz", "train/P2/T3/P2_T3_MASK.mgz", "train/P6/T1/P6_T2_FLAIR.nii.gz",
+        "train/P6/T1/P6_T2_T1.nii.gz", "train/Patient4/T1/P4_T1_FLAIR.nii.gz", "train/Patient4/T1/P4_T1_MASK.nii.gz",
+    ]  # fmt: skip
+    for name in strange:
+        text(source / name, "")
+    found = find(MSLESSEG, source)
+    assert [patient.label for patient in found.patients] == ["P1", "P2", "P3", "P4", "P5"]
+    named = ", ".join(str(source / name) for name in strange[:5])
+    (caution,) = found.cautions
+    assert caution == f"not converted, as they are not named as train/P1/T1/P1_T1_FLAIR.nii.gz (6): {named}, ..."
+    convert(found, tmp_path / "bids")
+    assert caution in caplog.text
+
+
+def test_doubts_about_a_bids_dataset_are_said(tmp_path, caplog):
+    source = bids(tmp_path / "source")
+    text(source / "sub-2/sub-2_sessions.tsv", "session_id\tacq_time\nses-a\t31/05/2019\nses-b\t01/06/2018\n")
+    convert(find(LJUBLJANA, source), tmp_path / "bids")
+    assert "sub-2: visits are ordered by session labels" in caplog.text
+    assert "acq_time '31/05/2019'" in caplog.text
+    assert "sub-1" not in caplog.text
+
+
 def test_somebody_elses_folder_is_refused(tmp_path):
     found = find(ISBI2015, isbi(tmp_path / "source"))
     text(tmp_path / "thesis/chapter.txt", "years of work")

@@ -6,9 +6,12 @@ import pytest
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.evaluation import tables
-from lesiondelta.evaluation.masks import match_folders
+from lesiondelta.evaluation.masks import find_masks, match_folders, match_table
 from lesiondelta.evaluation.tables import MaskFolders, Options
 from lesiondelta.images import Volume, write_volume
+from lesiondelta.outputs.derivatives import EXTRAS, Place, visit_files
+from lesiondelta.outputs.lesions import map_files
+from lesiondelta.outputs.segmentations import segmentation_files
 
 SHAPE = (12, 12, 12)
 
@@ -123,6 +126,66 @@ def test_a_table_names_the_masks(folders, tmp_path):
     mapping.write_text(header + 2 * "sub-7\tn/a\ta.nii.gz\tb.nii.gz\n")
     with pytest.raises(CohortError, match="sub-7 n/a twice"):
         evaluate(reference, prediction, out, mapping=mapping)
+
+
+def test_a_table_is_read_as_people_keep_it(folders):
+    """Commas, blanks, capitals, a byte-order mark, and several words for nothing."""
+    reference, prediction, out = folders
+    for root in folders[:2]:
+        root.mkdir(exist_ok=True)
+        for name in "abcd":
+            (root / name).touch()
+    lines = [
+        "Participant_ID,session_id,reference,prediction",
+        "SUB-01,SES-1,a,b ", "sub-01, 2 ,b,N/A", "01 ,3,c,", "02,NA,d, d",
+    ]  # fmt: skip
+    (out.parent / "map.csv").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    matching = match_table(out.parent / "map.csv", reference, prediction)
+    assert [(*pair.visit, pair.reference.name, pair.prediction.name) for pair in matching.pairs] == [
+        ("01", "1", "a", "b"),
+        ("02", "", "d", "d"),
+    ]
+    assert matching.without_prediction == (("01", "2"), ("01", "3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_right"),
+    [
+        ("sub-02/ses-2/anat/sub-01_ses-2_label-L_mask.nii.gz", False),
+        ("sub-01/ses-1/anat/sub-01_ses-2_label-L_mask.nii.gz", False),
+        ("sub-01/ses-2/anat/sub-01_label-L_mask.nii.gz", False),
+        ("sub-01_ses-1/sub-01_ses-2_label-L_mask.nii.gz", False),
+        ("sub-01_ses-2/sub-01_ses-2_label-L_mask.nii.gz", True),
+        ("out_sub-all/sub-01/sub-01_ses-2_label-L_mask.nii.gz", True),
+        ("masks/sub-01_ses-2_label-L_mask.nii.gz", True),
+    ],
+)
+def test_a_mask_in_the_folder_of_another_visit_is_refused(tmp_path, name, is_right):
+    root = tmp_path / "sub-03"  # what lies above does not count
+    (root / name).parent.mkdir(parents=True)
+    (root / name).touch()
+    if is_right:
+        assert list(find_masks(root)) == [("01", "2")]
+    else:
+        with pytest.raises(CohortError, match="is named otherwise than its folder"):
+            find_masks(root)
+
+
+def test_masks_that_are_not_read_are_named_and_other_outputs_are_not(tmp_path, caplog):
+    """Whatever the participant is called; nothing that `run` writes, nor masks of other things."""
+    place = Place(tmp_path, "brain02", "1")
+    outputs = [*visit_files(place, ("T1w", "FLAIR"), EXTRAS), *map_files(place, ["0"]), *segmentation_files(place)]
+    others = [place.anat(name) for name in ("desc-brain_mask.nii.gz", "label-GM_mask.nii.gz", "T1w.nii.gz")]
+    for path in (*outputs, *others, place.anat("x").with_name("._lesionmask.nii.gz")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert list(find_masks(tmp_path)) == [("brain02", "1")]
+    assert not caplog.text
+    names = ["label-L_dseg.nii.gz", "lesionmask.nii.gz", "lesions.nii.gz"]
+    for name in names:
+        place.anat(name).touch()
+    find_masks(tmp_path)
+    assert f"(3): {', '.join(str(place.anat(name)) for name in names)}" in caplog.text
 
 
 def test_steps_between_visits_on_one_grid(folders):
@@ -268,18 +331,22 @@ def test_dates_order_visits_as_in_run(folders, rows, order):
 @pytest.mark.parametrize(
     ("table", "order", "said"),
     [
-        ("session_id,acq_time\nses-1,2021-05-01\nses-2,2019-05-01\n", ["2", "1"], ""),
+        (
+            "session_id,acq_time\nses-1,2021-05-01\nses-2,2019-05-01\n",
+            ["2", "1"],
+            "labels are numbers in another order",
+        ),
         ("session\tacq_time\nses-1\t2021-05-01\nses-2\t2019-05-01\n", ["1", "2"], "needs one column session_id"),
     ],
 )
-def test_a_table_that_dates_nothing_is_told_of(folders, caplog, table, order, said):
+def test_what_a_table_leaves_doubtful_is_told_of(folders, caplog, table, order, said):
     reference, prediction, _ = folders
     for session in ("1", "2"):
         put(reference, "1", session, 4)
         put(prediction, "1", session, 4)
     (reference / "sub-1/sub-1_sessions.tsv").write_text(table)
     assert [pair.session for pair in match_folders(reference, prediction).pairs] == order
-    assert said in caplog.text if said else not caplog.text
+    assert said in caplog.text
 
 
 def test_a_mask_in_capitals_is_found_and_one_of_another_name_is_told_of(folders, caplog):

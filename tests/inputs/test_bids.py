@@ -9,7 +9,7 @@ from lesiondelta.cohort import Patient
 from lesiondelta.errors import CohortError, ImageError
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.inputs.bids_names import natural, parse_name, read_filters
-from lesiondelta.inputs.bids_tables import session_dates
+from lesiondelta.inputs.bids_tables import dates_of
 from lesiondelta.inputs.loose import loose_patient
 
 
@@ -22,6 +22,11 @@ def write(root: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return root
+
+
+def times(patient: Path, sessions: str) -> dict[str, datetime]:
+    """As `evaluate` takes them, which does not know the images."""
+    return dict(max(dates_of(patient, dict.fromkeys(sessions, ())), key=lambda table: len(table.times)).times)
 
 
 def visit(sub: str, ses: str, *entities: str) -> list[str]:
@@ -55,7 +60,9 @@ def test_acq_time_decides_the_order(tmp_path):
     assert patient.visits[0].acquired == datetime(2019, 5, 1)
 
 
-@pytest.mark.parametrize(("encoding", "read"), [("latin-1", True), ("utf-8-sig", True), ("utf-16", False)])
+@pytest.mark.parametrize(
+    ("encoding", "read"), [("latin-1", True), ("utf-8-sig", True), ("utf-16", True), ("utf-16-le", False)]
+)
 def test_tables_in_other_encodings(tmp_path, encoding, read):
     write(tmp_path, *visit("1", "a"), *visit("1", "b"))
     path = tmp_path / "sub-1/sub-1_sessions.tsv"
@@ -65,8 +72,8 @@ def test_tables_in_other_encodings(tmp_path, encoding, read):
     if read:
         assert labels(patient) == ["b", "a"]
     else:
-        assert all(f"{path} is no UTF-8 text" in problem for problem in patient.problems.values())
-        assert set(patient.problems) == {"a", "b"}
+        assert labels(patient) == ["a", "b"]
+        assert f"since {path} is no UTF-8 text" in patient.cautions[1]
 
 
 def test_scans_table_serves_where_the_sessions_table_is_silent(tmp_path):
@@ -124,9 +131,11 @@ def with_table(
 )
 @pytest.mark.parametrize("name", ["sub-1_sessions.tsv", "sub-1_Sessions.TSV"])
 def test_tables_are_read_as_people_keep_them(tmp_path, table, name):
-    """By their labels the visits would come the other way round."""
+    """By their labels the visits would come the other way round, which is told of."""
     patient = with_table(tmp_path, table, name)
-    assert (labels(patient), patient.order, patient.cautions) == (["2", "1"], "acq_time", ())
+    assert (labels(patient), patient.order) == (["2", "1"], "acq_time")
+    said = "visits are ordered by acq_time, and their labels are numbers in another order (ses-2, ses-1): correct one"
+    assert patient.cautions == (said,)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ def test_files_in_tables_of_scans_are_known_by_their_names(tmp_path, written):
         table = tmp_path / f"sub-1/ses-{session}/sub-1_ses-{session}_scans.tsv"
         table.write_text(f"filename\tacq_time\n{name}\t{day}\n")
     assert labels(only(tmp_path)) == ["2", "1"]
-    assert list(session_dates(tmp_path / "sub-1", "12")[0]) == ["1", "2"]
+    assert list(times(tmp_path / "sub-1", "12")) == ["1", "2"]
 
 
 def test_one_table_of_scans_for_all_sessions(tmp_path):
@@ -241,7 +250,7 @@ def test_dates_of_some_visits_that_contradict_the_labels_stop_the_patient(tmp_pa
 
 def test_sessions_of_the_table_may_lack_their_prefix(tmp_path):
     assert labels(dated(tmp_path, "a 2021-05-01", "b 2019-05-01")) == ["b", "a"]
-    assert session_dates(tmp_path / "sub-1", "abc")[0] == {"a": datetime(2021, 5, 1), "b": datetime(2019, 5, 1)}
+    assert times(tmp_path / "sub-1", "abc") == {"a": datetime(2021, 5, 1), "b": datetime(2019, 5, 1)}
 
 
 def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
@@ -250,23 +259,23 @@ def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
         table.parent.mkdir(parents=True)
         rows = f"dwi/sub-1_ses-{session}_dwi.nii.gz\t{other}\nanat/sub-1_ses-{session}_FLAIR.nii.gz\t{image}\n"
         table.write_text(f"filename\tacq_time\n{rows}")
-    assert session_dates(tmp_path / "sub-1", "abc")[0] == {"a": datetime(2021, 5, 1)}
+    assert times(tmp_path / "sub-1", "abc") == {"a": datetime(2021, 5, 1)}
     images = "anat/sub-1_ses-b_FLAIR.nii.gz\t2020-01-02\nanat/sub-1_ses-b_T1w.nii.gz\t2020-01-01\n"
     table.write_text(f"filename\tacq_time\n{images}")
-    assert session_dates(tmp_path / "sub-1", "abc")[0]["b"] == datetime(2020, 1, 1)
+    assert times(tmp_path / "sub-1", "abc")["b"] == datetime(2020, 1, 1)
     (tmp_path / "sub-1/ses-c").mkdir()
     (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").write_text(
         "filename\tacq_time\nsub-1_ses-c_FLAIR.nii.gz\t2020-05-01\nsub-1_ses-c_T1w.nii.gz\tn/a\n"
         "sub-1_ses-c_acq-old_T1w.nii.gz\t2019-01-01\n"
     )
-    assert "c" not in session_dates(tmp_path / "sub-1", "abc")[0]
+    assert "c" not in times(tmp_path / "sub-1", "abc")
     (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").unlink()
     with table.open("a") as rows:  # of two days, one of them that of an image which `run` did not take
         rows.write("anat/sub-1_ses-b_acq-old_T1w.nii.gz\t2019-01-01\n")
-    assert "b" not in session_dates(tmp_path / "sub-1", "abc")[0]
+    assert "b" not in times(tmp_path / "sub-1", "abc")
     table.write_bytes(b"\xff\xfe\0f")  # not read, as the sessions' table says it
     (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-b\t2020-05-01\nses-a\t2022-05-01\n")
-    assert session_dates(tmp_path / "sub-1", "abc")[0] == {"a": datetime(2022, 5, 1), "b": datetime(2020, 5, 1)}
+    assert times(tmp_path / "sub-1", "abc") == {"a": datetime(2022, 5, 1), "b": datetime(2020, 5, 1)}
 
 
 @pytest.mark.parametrize(
@@ -439,10 +448,9 @@ def test_the_folder_of_a_patient_that_is_named_otherwise_is_told_of(tmp_path, na
     assert not read_cohort(tmp_path, participants=["1"]).problems
     write(tmp_path, *visit("2", "2"))
     cohort = read_cohort(tmp_path)
-    assert ([patient.label for patient in cohort.patients], cohort.problems) == (
-        ["1", "2"],
-        {name: said} if name != "2" else {"2": said},
-    )
+    taken = f"{tmp_path / name} is not a BIDS name, and sub-2 is there: move its files there, or move it elsewhere."
+    assert ([patient.label for patient in cohort.patients], cohort.problems) == (["1", "2"], {name: taken})
+    assert [patient.cautions for patient in cohort.patients] == [(), (taken.rstrip("."),)]
 
 
 def test_a_dataset_of_misnamed_patients_says_so(tmp_path):
@@ -481,7 +489,8 @@ def test_an_image_that_is_nearly_named_as_in_bids_is_named(tmp_path, name):
     t1w, flair = visit("1", "1")
     write(tmp_path, t1w, f"sub-1/ses-1/anat/sub-1_{name}")
     said = (
-        f"sub-1_{name} may be meant, and is not the name of a BIDS image: rename or convert it or leave the visit out."
+        f"sub-1_{name} may be meant, and is not a BIDS name of one. Rename or convert it to ..._FLAIR.nii.gz, or leave "
+        "the visit out."
     )
     assert only(tmp_path).problems["1"] == f"{tmp_path}/sub-1/ses-1/anat has no FLAIR image: {said}"
     (found,) = only(write(tmp_path, flair)).visits
@@ -489,6 +498,79 @@ def test_an_image_that_is_nearly_named_as_in_bids_is_named(tmp_path, name):
     assert found.doubts == (
         f"sub-1_{name} was not considered as the FLAIR, since that is not the name of a BIDS image",
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rsub-02_ses-1_FLAIR.nii",  # as SPM resamples to this patient
+        "rsub-1_ses-1_FLAIR.nii",
+        "Sub-02_ses-1_FLAIR.nii.gz",
+        "subject-02_FLAIR.nii.gz",
+        "sub-1_Ses-2_FLAIR.nii.gz",
+        "sub-1_session-2_FLAIR.nii.gz",
+        "sub-1_ses-1_CE-gad_FLAIR.nii.gz",
+        "acq-x_FLAIR.nii.gz",
+        "sub-1_ses-1_acq-flair_T2w.nii.gz",
+    ],
+)
+def test_an_image_of_nobody_known_is_not_taken(tmp_path, name):
+    patient = only(write(tmp_path, visit("1", "1")[0], f"sub-1/ses-1/anat/{name}"))
+    assert not patient.visits
+    assert f"has no FLAIR image: {name} may be meant, and is not a BIDS name of one." in patient.problems["1"]
+
+
+def test_what_spm_makes_of_an_image_is_no_doubt(tmp_path):
+    names = [f"{made}sub-1_ses-1_{c}.nii" for made in ("r", "m", "wm", "c1", "y_") for c in ("T1w", "FLAIR")]
+    patient = only(write(tmp_path, *visit("1", "1"), *(f"sub-1/ses-1/anat/{name}" for name in names)))
+    assert patient.visits[0].doubts == ()
+    (doubt,) = only(write(tmp_path, "sub-1/ses-1/anat/rsub-2_ses-1_FLAIR.nii")).visits[0].doubts
+    assert doubt.startswith("rsub-2_ses-1_FLAIR.nii was not considered as the FLAIR")
+
+
+def test_an_mp2rage_is_named(tmp_path):
+    write(tmp_path, visit("1", "1")[1], "sub-1/ses-1/anat/sub-1_ses-1_UNIT1.nii.gz")
+    said = "no T1w image: sub-1_ses-1_UNIT1.nii.gz is of MP2RAGE, whose background is noise. Remove that noise and save"
+    assert said in only(tmp_path).problems["1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "used"),
+    [
+        (("desc-brain_mask", "space-MNI152NLin2009cAsym_res-2_desc-brain_mask"), "desc-brain_mask"),
+        (("desc-brain_mask", "space-T1w_desc-brain_mask"), "desc-brain_mask"),
+        (("space-FLAIR_desc-brain_mask", "space-MNI152_desc-brain_mask"), "space-FLAIR_desc-brain_mask"),
+        (("space-MNI152_desc-brain_mask",), ""),
+        (("brainmask", "label-brain_mask"), ""),
+    ],
+)
+def test_the_brain_mask_is_that_of_the_images(tmp_path, names, used):
+    files = [f"sub-1/ses-1/anat/sub-1_ses-1_{name}.nii.gz" for name in names]
+    patient = only(write(tmp_path, *visit("1", "1"), *files))
+    (found,) = patient.visits
+    assert found.brain_mask == (tmp_path / f"sub-1/ses-1/anat/sub-1_ses-1_{used}.nii.gz" if used else None)
+    said = f"not used as brain mask, as the name is not ..._desc-brain_mask.nii.gz: sub-1_ses-1_{names[0]}.nii.gz"
+    assert used or said in patient.notes[0]
+
+
+def test_a_reference_that_is_there_twice_is_a_problem(tmp_path):
+    reference = "derivatives/reference/sub-1/ses-1/anat/sub-1_ses-1_space-orig_label-L_mask"
+    patient = only(write(tmp_path, *visit("1", "1"), f"{reference}.nii", f"{reference}.nii.gz"))
+    assert "has several references" in patient.problems["1"]
+
+
+@pytest.mark.parametrize(("name", "used"), [("space-orig_label-lesion", True), ("label-L", False)])
+def test_a_reference_is_read_by_its_names_and_told_of_by_others(tmp_path, name, used):
+    path = f"derivatives/reference/sub-1/ses-1/anat/sub-1_ses-1_{name}_mask.nii.gz"
+    patient = only(write(tmp_path, *visit("1", "1"), path))
+    assert patient.visits[0].reference == (tmp_path / path if used else None)
+    assert ["not used as reference" in note for note in patient.notes] == ([] if used else [True])
+
+
+def test_an_empty_patient_is_missed_whatever_its_tables_say(tmp_path):
+    write(tmp_path, *visit("1", "1"), "sub-2/x")
+    (tmp_path / "sub-2/sub-2_sessions.tsv").write_text("session\nses-1\n")
+    assert "holds no session and no image" in read_cohort(tmp_path).problems["2"]
 
 
 def test_other_images_and_files_are_nothing_to_tell(tmp_path):

@@ -12,6 +12,7 @@ from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.images import Volume, read_image
 from lesiondelta.inputs.dicom import find_series, read_series
 from lesiondelta.inputs.parts import differing
+from lesiondelta.inputs.stacks import Stack
 from lesiondelta.inputs.studies import weighting
 from tests.dicoms import (
     FLAIR,
@@ -215,9 +216,18 @@ def test_small_errors_of_distance_that_add_up_are_no_volume(tmp_path):
 
 
 def test_one_part_of_several_is_no_volume(tmp_path):
-    write_enhanced(tmp_path / "one.dcm", speckle(), new_study(), FLAIR)
-    rewrite(tmp_path / "one.dcm", InConcatenationTotalNumber=2)
-    refused(tmp_path, GeometryError, "one part of several")
+    path = tmp_path / "one.dcm"
+    for tags in (
+        {"InConcatenationTotalNumber": 2},
+        {"ConcatenationUID": "1.2.3"},
+        {"InConcatenationNumber": 1},
+        {"ConcatenationFrameOffsetNumber": 0},
+    ):
+        write_enhanced(path, speckle(), new_study(), FLAIR)
+        rewrite(path, **tags)
+        refused(tmp_path, GeometryError, "one part of several")
+    rewrite(path, InConcatenationTotalNumber=1)
+    assert same_places(read_series(only(tmp_path)), speckle())
 
 
 def test_colours_are_refused(tmp_path):
@@ -281,7 +291,7 @@ def test_images_of_several_sizes_are_no_volume(tmp_path):
 def test_cut_off_pixels_are_an_image_that_cannot_be_read(tmp_path):
     paths = write_series(tmp_path, speckle(), new_study(), FLAIR)
     paths[5].write_bytes(paths[5].read_bytes()[:-400])
-    refused(tmp_path, ImageError, "cannot be read", "Explicit VR Little Endian): export it again.")
+    refused(tmp_path, ImageError, f"{paths[5]} cannot be read", "Explicit VR Little Endian): export it again.")
 
 
 def test_a_folder_without_mr_images_is_named(tmp_path):
@@ -297,6 +307,7 @@ def test_the_earliest_time_is_when_a_series_was_acquired(tmp_path):
 
 
 OTHER_TYPE = ["ORIGINAL", "PRIMARY", "M", "NORM"]
+SWINGS = ("RepetitionTime", "InversionTime", "FlipAngle")
 PARTS = {
     "echo time absent": ({"EchoTime": None}, "EchoTime"),
     "echo time 2 ms longer": ({"EchoTime": 390}, "EchoTime"),
@@ -316,6 +327,48 @@ def test_parts_that_make_one_stack_are_one_series(name, which, tmp_path):
     assert same_places(read_series(series), speckle("oblique"))
     assert differing(series) == [differs]
     assert not series.others
+
+
+DIFFERING = {
+    "times": ({"RepetitionTime": 5100, "InversionTime": 1850, "FlipAngle": 90}, [*SWINGS]),
+    "rounded times": ({"RepetitionTime": 5000.01, "InversionTime": 1799.99}, []),
+    "no inversion time": ({"InversionTime": None}, ["InversionTime"]),
+    "names": ({"SeriesNumber": 7, "SeriesDescription": "t2 stir"}, ["SeriesNumber", "SeriesDescription"]),
+    "agent": ({"ContrastBolusVolume": 8}, ["ContrastBolusVolume"]),
+    "fifth image type": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "NORM"]}, ["ImageType"]),
+    "another year": ({"AcquisitionDate": "20230101"}, ["AcquisitionDate"]),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERING)
+def test_what_images_of_one_series_differ_in_is_known(name, tmp_path):
+    tags, differs = DIFFERING[name]
+    for path in write_series(tmp_path, speckle(), new_study(), FLAIR)[6:]:
+        rewrite(path, **tags)
+    series = only(tmp_path)
+    assert same_places(read_series(series), speckle())
+    assert differing(series) == differs
+
+
+def test_a_scan_over_midnight_differs_in_nothing(tmp_path):
+    for index, path in enumerate(write_series(tmp_path, speckle(), new_study(), FLAIR)):
+        date, time = (("20200301", "235900"), ("20200302", "000100"))[index % 2]
+        rewrite(path, AcquisitionDate=date, AcquisitionTime=time)
+    assert differing(only(tmp_path)) == []
+
+
+def test_an_image_type_of_one_value_is_a_word(tmp_path):
+    for path in write_series(tmp_path, speckle(), new_study(), FLAIR):
+        rewrite(path, ImageType="PRIMARY")
+    assert only(tmp_path).image_type == {"PRIMARY"}
+
+
+def test_half_a_stack_with_identifiers_of_its_own_is_kept_beside(tmp_path):
+    """Its frame of reference is another, too; number, description and times are the same."""
+    paths = write_series(tmp_path, speckle(shape=(6, 6, 24)), new_study(), FLAIR)
+    for path in paths[12:]:
+        rewrite(path, SeriesInstanceUID="1.2.3", FrameOfReferenceUID="1.2.4")
+    assert [[len(other.files) for other in series.others] for series in find_series(tmp_path)] == [[12], [12]]
 
 
 def test_images_that_are_a_series_each_are_one(tmp_path):
@@ -346,6 +399,8 @@ NOT_JOINED = {
     "no place": {"ImageType": OTHER_TYPE, "ImagePositionPatient": None},
     "no MR image": {"SOPClassUID": SecondaryCaptureImageStorage},
     "other scan": {"SeriesInstanceUID": "1.2.3", "SeriesDescription": "other"},
+    "map": {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]},
+    "other day": {"SeriesInstanceUID": "1.2.3", "AcquisitionDate": "20230101"},
     "other study": {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2.4"},
 }
 
@@ -429,6 +484,11 @@ ODD = {
     "rescale slope": ({"RescaleSlope": 2, "RescaleIntercept": 0}, "have a RescaleSlope in part"),
     "no position": ({"ImagePositionPatient": None}, "(ImagePositionPatient of "),
     "no orientation": ({"ImageOrientationPatient": None}, "(ImageOrientationPatient of "),
+    "bits": ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "differ in BitsAllocated"),
+    "rescale intercept": ({"RescaleIntercept": -50}, "have a RescaleIntercept in part"),
+    "table of values": ({"ModalityLUTSequence": [item(ModalityLUTType="US")]}, "have a ModalityLUTSequence in part"),
+    "repetition time": ({"RepetitionTime": 9000}, "differ in RepetitionTime"),
+    "inversion time": ({"InversionTime": 2500}, "differ in InversionTime"),
     "size": ({"Rows": 20, "Columns": 24}, "of several sizes (Rows, Columns)"),
 }
 
@@ -473,3 +533,62 @@ def test_magnitude_and_phase_in_one_multi_frame_file_are_no_volume(tmp_path):
         frame.MRImageFrameTypeSequence = [item(ComplexImageComponent=("MAGNITUDE", "PHASE")[index % 2])]
     image.save_as(path)
     refused(tmp_path, GeometryError, "differ in ComplexImageComponent")
+
+
+def frames_differ(path, kind, second):
+    """With a functional group of its own in the second half of the frames, as in the first half by default."""
+    write_enhanced(path, speckle(), new_study(), FLAIR)
+    image = pydicom.dcmread(path)
+    for index, frame in enumerate(image.PerFrameFunctionalGroupsSequence):
+        if kind == "FrameType":
+            types = ["DERIVED", "PRIMARY", second if index >= 6 else "M", "NONE"]
+            frame.MRImageFrameTypeSequence = [item(FrameType=types)]
+        else:
+            frame.MREchoSequence = [item(EffectiveEchoTime=second if index >= 6 else 388.0)]
+    del image.SharedFunctionalGroupsSequence[0].MREchoSequence
+    image.save_as(path)
+
+
+@pytest.mark.parametrize(("kind", "second"), [("FrameType", "T2 MAP"), ("EchoTime", 20.0)])
+def test_frames_of_several_kinds_are_no_volume(kind, second, tmp_path):
+    frames_differ(tmp_path / "one.dcm", kind, second)
+    refused(tmp_path, GeometryError, f"differ in {kind}, such as frame 7 of {tmp_path / 'one.dcm'}")
+
+
+@pytest.mark.parametrize(("kind", "second"), [("FrameType", "M"), ("EchoTime", 390.0)])
+def test_frames_that_are_alike_are_a_volume(kind, second, tmp_path):
+    frames_differ(tmp_path / "one.dcm", kind, second)
+    assert same_places(read_series(only(tmp_path)), speckle())
+
+
+def test_multi_frame_files_with_one_identifier_at_two_places_are_two(tmp_path):
+    for name, first in (("a", 0), ("b", 36)):
+        volume = Volume(np.full((20, 24, 12), 5.0), affine_of("axial", origin=(0, 0, first)))
+        write_enhanced(tmp_path / name, volume, new_study(), FLAIR)
+        rewrite(tmp_path / name, SOPInstanceUID="1.2.3")
+    assert {series.files[0].name for series in find_series(tmp_path)} == {"a", "b"}
+
+
+def test_blank_images_with_one_identifier_are_all_kept(tmp_path):
+    """A constant SOPInstanceUID is what some who anonymise leave; places tell the images apart."""
+    volume = speckle()
+    blank = volume.with_data(np.where(np.arange(12) % 11, volume.data, 0))
+    for path in write_series(tmp_path, blank, new_study(), FLAIR):
+        rewrite(path, SOPInstanceUID="1.2.3")
+    assert same_places(read_series(only(tmp_path)), blank)
+
+
+def test_rounding_of_pixel_spacing_is_no_difference(tmp_path):
+    for index, path in enumerate(write_series(tmp_path, speckle(), new_study(), FLAIR)):
+        rewrite(path, PixelSpacing=[("0.4995", "0.49949")[index % 2]] * 2)
+    assert read_series(only(tmp_path)).data.shape == (20, 24, 12)
+
+
+def test_stacks_are_apart_if_no_two_images_are_near():
+    def at(*places):
+        return Stack(np.array([(0, 0, z) for z in places], float), np.array([1, 0, 0, 0, 1, 0.0]), np.ones(4))
+
+    stack = at(6, 0, 3)
+    assert stack.apart(at(-3, 1, 9, 4.5))
+    for place in (0, 3.05, 6.05, -0.05):
+        assert not stack.apart(at(-3, 1, place))

@@ -222,10 +222,63 @@ def test_a_file_that_may_have_been_an_image_is_named(series, name):
         find_series(folder)
 
 
+@pytest.mark.parametrize("left", [4, 8, 9])
+def test_a_bare_file_of_which_only_the_first_bytes_are_left_is_named(series, left):
+    folder, paths, _ = series
+    headerless(paths[-1])
+    paths[-1].write_bytes(paths[-1].read_bytes()[:left])
+    with pytest.raises(ImageError, match=f"{paths[-1].name} is no DICOM file"):
+        find_series(folder)
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
+def test_archives_are_named_only_if_they_hold_images(series, ending, tmp_path):
+    folder, paths, volume = series
+    (tmp_path / "icons/v2").mkdir(parents=True)
+    (tmp_path / "icons/v2/1.png").write_bytes(b"\x89PNG")
+    kind = {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar"}[ending]
+    shutil.make_archive(str(folder / "icons1"), kind, tmp_path / "icons")
+    assert_shows(*find_series(folder), volume)
+    shutil.copy(paths[0], tmp_path / "icons/v2/slice.dcm")
+    shutil.make_archive(str(folder / "icons1"), kind, tmp_path / "icons")
+    with pytest.raises(ImageError, match=f"icons1{ending} is packed: unpack it"):
+        find_series(folder)
+
+
+def test_a_nifti_file_whose_voxels_look_like_dicom_is_none(tmp_path):
+    (tmp_path / "image.img").write_bytes(np.array([8, 5, 3, 0] * 100, np.int16).tobytes())
+    assert not holds_dicom(tmp_path / "image.img")
+
+
+VIEWER = {
+    "libQt5.so.5": b"\x7fELF", "Qt5Core": b"\x7fELF", "Qt5Gui": b"\xcf\xfa\xed\xfe", "viewer64": b"MZ",
+    "lib1.dll": b"MZ",
+    "jre/charsets.pack.gz": b"\x1f\x8b", "x1.ttf": b"", "x1.ico": b"", "scan1.rec": bytes(5000), "p.dat": bytes(200),
+    "manual2": b"%PDF", "preview1": b"\xff\xd8\xff", "v8_context_snapshot.bin": bytes(200),
+    "blocks.xyz": bytes(5000) + b"1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VIEWER)
+def test_what_a_viewer_needs_is_passed_over(series, name):
+    folder, _, volume = series
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(VIEWER[name])
+    assert_shows(*find_series(folder), volume)
+
+
 def test_a_file_that_may_not_be_opened_is_named(series):
     folder, paths, _ = series
     with locked(paths[-1]), pytest.raises(ImageError, match=f"{paths[-1].name} cannot be opened"):
         find_series(folder)
+
+
+def test_what_is_no_image_may_be_locked(series):
+    folder, _, volume = series
+    (folder / "p1.dat").write_bytes(bytes(200))
+    with locked(folder / "p1.dat"):
+        assert not holds_dicom(folder / "p1.dat")
+        assert_shows(*find_series(folder), volume)
 
 
 def test_a_link_to_a_slice_that_is_gone_is_named(series):

@@ -289,3 +289,26 @@ def test_what_was_converted_is_kept_elsewhere(tmp_path):
     kept = keep_converted(patient, tmp_path / "temporary", tmp_path / "out")
     assert kept.visits[0].images["FLAIR"].is_relative_to(tmp_path / "out")
     assert same_places(flairs(kept)[0], flairs(patient)[0])
+
+
+def test_one_identifier_for_all_images_is_no_copy(tmp_path):
+    """As some who anonymise leave it, with blank images at the ends of both series."""
+    study = new_study()
+    for number, tags in enumerate((T1W, FLAIR)):
+        volume = speckle(seed=number)
+        volume.data[..., [0, -1]] = 0
+        write_series(tmp_path / "a", volume, study, tags | {"SOPInstanceUID": "1.2.3"}, number)
+    (visit,) = loose_patient([(tmp_path / "a",)], "x", tmp_path / "out").visits
+    assert read_image(visit.images["FLAIR"]).data.shape == (20, 24, 12)
+
+
+def test_folders_of_nifti_files_are_to_be_given_by_file(tmp_path):
+    write_volume(tmp_path / "t1.nii.gz", speckle())
+    with pytest.raises(CohortError, match=r"give the two NIfTI files, --visit T1w.nii.gz FLAIR.nii.gz"):
+        loose_patient([(tmp_path,)], "x", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a.dcm.gz", "a.zip"])
+def test_packed_images_are_to_be_unpacked(name, tmp_path):
+    with pytest.raises(ImageError, match=f"{name} is packed: unpack it"):
+        loose_patient(given(tmp_path, name, "b.nii"), "x", tmp_path / "out")

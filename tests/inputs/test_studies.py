@@ -1,5 +1,8 @@
+import shutil
+
 import pytest
 from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from lesiondelta.errors import CohortError
 from lesiondelta.inputs.dicom import find_series
@@ -211,3 +214,68 @@ def test_exchanged_folders_are_noticed(tmp_path):
     write_study(tmp_path, new_study(), FLAIR)
     with pytest.raises(CohortError, match="given as T1w, but its tags say FLAIR"):
         named_series(tmp_path, "T1w")
+
+
+@pytest.fixture
+def two_flairs(tmp_path):
+    """A folder with two series that a FLAIR could be; the files of the second."""
+    study = new_study()
+    write_series(tmp_path, SMALL, study, FLAIR, 2)
+    return write_series(tmp_path, speckle(shape=(6, 6, 12), seed=1), study, FLAIR | {"SeriesDescription": "x post"}, 3)
+
+
+def test_a_second_copy_stands_for_the_series_of_its_original(two_flairs):
+    copy = two_flairs[0].with_name("zz_copy")
+    shutil.copy(two_flairs[0], copy)
+    assert named_series(copy, "FLAIR").value("SeriesNumber") == 3
+
+
+def test_a_plan_stands_for_its_series(two_flairs):
+    plan = dcmread(two_flairs[0])
+    plan.SOPInstanceUID = generate_uid()
+    plan.ImageOrientationPatient, plan.ImagePositionPatient = [0, 1, 0, 0, 0, -1], [300, 300, 300]
+    plan.save_as(two_flairs[0].with_name("plan"))
+    assert named_series(two_flairs[0].with_name("plan"), "FLAIR").value("SeriesNumber") == 3
+
+
+def test_a_file_of_no_mr_series_stands_for_none(two_flairs):
+    """Not for another series of its folder."""
+    for path in two_flairs:
+        image = dcmread(path)
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+        image.save_as(path)
+    (two_flairs[0].parent / "notes.txt").touch()
+    for path in (two_flairs[0], two_flairs[0].parent / "notes.txt"):
+        with pytest.raises(CohortError, match=rf"{path} is not an image of any MR series .*name a file of the series"):
+            named_series(path, "FLAIR")
+
+
+@pytest.mark.parametrize("which", [slice(6), slice(6, None)])
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"ContrastBolusAgent": "Gadovist"}, "contrast agent"),
+        ({"ContrastBolusVolume": 8}, "contrast agent"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "P"]}, "no magnitude"),
+    ],
+)
+def test_what_half_of_the_images_say_counts(tags, reason, which, tmp_path):
+    for path in write_series(tmp_path, SMALL, new_study(), T1W)[which]:
+        image = dcmread(path)
+        for name, value in tags.items():
+            setattr(image, name, value)
+        image.save_as(path)
+    (series,) = find_series(tmp_path)
+    assert unsuitable(series) == reason
+
+
+def test_series_of_one_image_each_are_listed_in_one_line(tmp_path):
+    study = new_study()
+    write_series(tmp_path, SMALL, study, T1W, 1)
+    for index, path in enumerate(write_series(tmp_path, SMALL, study, FLAIR, 2)):
+        image = dcmread(path)
+        image.SeriesNumber, image.SeriesInstanceUID = 100 + index, generate_uid()
+        image.save_as(path)
+    with pytest.raises(CohortError, match=r"and 12 series of one image each .* convert it with dcm2niix") as raised:
+        choose_visits(tmp_path)
+    assert str(raised.value).count("\n") == 2

@@ -23,6 +23,7 @@ from lesiondelta.outputs.derivatives import Place
 from lesiondelta.pipeline.mask_correction import correct
 from lesiondelta.preprocessing.preparation import PreparedVisit
 from lesiondelta.tracking.calls import BY_HAND
+from tests.dicoms import FLAIR, T1W, affine_of, new_study, write_series
 from tests.models import export_tiny_model
 from tests.preprocessing import heads
 from tests.tiny import AFFINE, OPTIONS, SHAPE, call, image, image_path, rows, write_patient
@@ -86,6 +87,51 @@ def test_without_a_correction_nothing_changes(root, capsys):
     done = report(capsys, root)
     assert done.code == 0, done.err
     assert contents(root / "out") == before
+
+
+def test_all_outputs_are_known_however_often_reports_are_written(capsys, tmp_path):
+    """DICOM SEG, Slicer's segmentation, pictures, change maps, probabilities of new lesions."""
+    visits = []
+    for seed, date in enumerate(("20200301", "20210301")):
+        study, visits = new_study(date), [*visits, "--visit", tmp_path / date]
+        for number, tags in enumerate((T1W, FLAIR), start=1):
+            head = np.pad(np.rint(np.maximum(image(10 * seed + number).data, 0)), [(0, 0), (0, 0), (2, 2)])
+            write_series(tmp_path / date, Volume(head, affine_of("axial", (2.0, 2.0, 3.0))), study, tags, number)
+    model = export_tiny_model(tmp_path / "model", "DifferenceVNet")
+    given = ("-o", tmp_path / "out", "--model", model, "--threshold", "0.2", *OPTIONS)
+    done = call(capsys, "segment", *visits, *given)
+    assert done.code == 0, done.err
+    before = contents(tmp_path / "out")
+    for part in ("dseg.dcm", "dseg.seg.nrrd", ".png", "seg-change_desc-from1_dseg", "desc-new_probseg"):
+        assert any(part in name for name in before), part
+    for _ in range(2):
+        done = call(capsys, "run", tmp_path / "out", tmp_path / "out", "participant", "--reports-only")
+        assert done.code == 0, done.out + done.err
+        assert contents(tmp_path / "out").keys() == before.keys()
+    assert call(capsys, "segment", *visits, *given).code == 0
+
+
+@pytest.mark.parametrize("again", ["report", "run", "other_threshold"])
+@pytest.mark.parametrize(
+    "ending", [f"{MASK}.seg.nrrd", f"{MASK} (1).nii.gz", "space-orig_label-L_desc-manual_mask.nii"]
+)
+def test_a_correction_that_nothing_reads_is_said_and_changes_nothing(root, capsys, ending, again):
+    path = mask_path(root).with_name(f"sub-01_ses-2_{ending}")
+    shutil.copy(mask_path(root), path)
+    before = contents(root / "out")
+    done = globals()[again](capsys, root)
+    assert done.code == 1
+    assert f"{path.name} is not read: if it corrects a mask, save it as" in done.out.replace("\n", " ")
+    after = contents(root / "out")
+    assert {name for name in before if before[name] != after.get(name)} <= {"settings.json"}
+
+
+def test_what_macos_keeps_beside_a_mask_is_no_mask(root, capsys):
+    erase(root)
+    for name in (MASK, CORRECTED):
+        mask_path(root).with_name(f"._sub-01_ses-2_{name}.nii.gz").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert report(capsys, root).code == 0
+    assert rows(root / "out")["sub-01", "ses-2"]["correction"] != "n/a"
 
 
 def test_a_mask_edited_in_place_is_followed_and_recorded(root, capsys):
@@ -583,3 +629,5 @@ def test_what_a_reader_draws_is_followed_where_images_are_compared(tmp_path, cap
     assert changes.evidence.astype(float).tolist() == [pytest.approx(31.4, abs=5), 0]
     assert set(changes.reason) == {BY_HAND}
     assert list((tmp_path / "out").rglob("*differenceFrom1*.nii.gz"))
+    for again in (report, report, run):
+        assert again(capsys, tmp_path).code == 0, "its outputs are known"

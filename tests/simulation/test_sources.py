@@ -109,6 +109,24 @@ def test_brain_masks_and_longer_names_are_nobody_elses(people, tmp_path):
     ]
 
 
+def test_images_that_belong_to_nobody_are_named(people, tmp_path, caplog):
+    """A T1w called otherwise, and one session without; what macOS keeps beside is nobody's."""
+    (person,) = find_people(people)
+    assert not caplog.text
+    for stem in ("A", "B", "A_ses-3"):
+        for path, ending in ((person.t1w, "T1w"), (person.flair, "FLAIR"), (person.lesions, "lesion_mask")):
+            shutil.copy(path, tmp_path / f"{stem}_{ending}.nii.gz")
+            (tmp_path / f"._{stem}_{ending}.nii.gz").touch()
+    shutil.copy(person.lesions, tmp_path / "C_desc-brain_mask.nii.gz")
+    (tmp_path / "B_T1w.nii.gz").rename(tmp_path / "B_T1.nii.gz")
+    (tmp_path / "A_ses-3_T1w.nii.gz").unlink()
+    (found,) = find_people(tmp_path)
+    assert (found.t1w.name, found.lesions.name) == ("A_T1w.nii.gz", "A_lesion_mask.nii.gz")
+    others = [f"{stem}_{ending}.nii.gz" for ending in ("FLAIR", "lesion_mask") for stem in ("A_ses-3", "B")]
+    said = f"of the same name beside them (4): {', '.join(str(tmp_path / name) for name in others)}"
+    assert said in caplog.text
+
+
 def test_capitals_and_odd_characters_in_names_do_not_count(people, tmp_path):
     (person,) = find_people(people)
     for path, ending in ((person.t1w, "t1w.NII.GZ"), (person.flair, "Flair.Nii.gz"), (person.lesions, "MASK.NII.GZ")):

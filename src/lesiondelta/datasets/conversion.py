@@ -34,7 +34,8 @@ from lesiondelta.images import (
     require_whole,
     write_volume,
 )
-from lesiondelta.inputs.bids import CONVERSION, DESCRIPTION
+from lesiondelta.inputs.bids import CONVERSION
+from lesiondelta.inputs.bids_folders import DESCRIPTION
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ def convert(
         "Description": f"{found.layout.name}, reference: {rater if len(found.layout.masks) > 1 else 'as distributed'}",
     }
     _require_empty_or_same(found, out, made_by)
+    for caution in found.cautions:
+        log.warning("%s", caution)
     with alone(out, wait=False):
         _require_empty_or_same(found, out, made_by)  # another may have written it meanwhile
         write_json(out / CONVERSION / "made_by.json", made_by)

@@ -2,7 +2,7 @@
 
 import filecmp
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from lesiondelta.datasets.layouts import BIDS, COMMON_SPACE, IMAGES, Dataset, La
 from lesiondelta.errors import CohortError
 from lesiondelta.files import entries, files_below
 from lesiondelta.inputs.bids import read_cohort
-from lesiondelta.inputs.bids_names import BidsFile, bids_files, natural
+from lesiondelta.inputs.bids_names import IMAGE, BidsFile, bids_files, natural
 
 ONLY_VISIT = "1"
 BESIDE_REFERENCES = re.compile(r"study\d+_\w+_to_\w+\.txt|sub-\w+_space-common_label-(brain|change)_mask(?i:\.nii\.gz)")
@@ -42,12 +42,13 @@ class FoundPatient:
 
 @dataclass(frozen=True)
 class Found:
-    """A dataset on disk, complete as far as file names tell."""
+    """A dataset on disk, complete as far as file names tell; `cautions` say what is left out, or doubtful."""
 
     dataset: Dataset
     layout: Layout
     root: Path
     patients: tuple[FoundPatient, ...]
+    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ def find(dataset: Dataset, root: Path) -> Found:
     ------
     CohortError
         The folder is laid out in none of the known ways or in several, a visit lacks an image or a mask, or a file
-        has a double or is where it would be overlooked.
+        has a double or, in a BIDS dataset, is where it would be overlooked. In other layouts cautions name such files.
     """
     layout, files = _recognise(dataset, root)
-    patients = _bids_patients(root) if layout is BIDS else _patients(files)
+    if layout is BIDS:
+        patients, cautions = _bids_patients(root)
+    else:
+        patients, cautions = _patients(files), _left_out(root, layout, {file.path for file in files})
     masks = layout.masks or sorted({name for p in patients for visit in p.visits for name in visit.masks})
     for patient in patients:
         for visit in patient.visits:
@@ -77,14 +81,13 @@ def find(dataset: Dataset, root: Path) -> Found:
                     f"Visit {visit.label} of patient {patient.label} in {root} has no {' and no '.join(absent)} "
                     f"(files are named as {layout.example}): complete it or take the visit away."
                 )
-    return Found(dataset, layout, root, patients)
+    return Found(dataset, layout, root, patients, cautions)
 
 
 def _recognise(dataset: Dataset, root: Path) -> tuple[Layout, list[_File]]:
     if not root.is_dir():
         raise CohortError(f"{root} is not a folder: give that of the {dataset.title} as its owners distribute it.")
-    name = root.resolve().name
-    paths = {path: f"{name}/{path.relative_to(root).as_posix()}" for path in files_below(root)}
+    paths = _named_from_root(root)
     fitting = []
     for layout in dataset.layouts:
         matches = {path: layout.pattern.fullmatch(said) for path, said in paths.items()}
@@ -98,6 +101,22 @@ def _recognise(dataset: Dataset, root: Path) -> tuple[Layout, list[_File]]:
         there = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
         raise CohortError(f"{root} is no {dataset.title}: looked for files as {wanted}, and found {there}.")
     return fitting[0]
+
+
+def _named_from_root(root: Path) -> dict[Path, str]:
+    """All files below a folder, with their paths from its own name on, as layouts have them."""
+    name = root.resolve().name
+    return {path: f"{name}/{path.relative_to(root).as_posix()}" for path in files_below(root)}
+
+
+def _left_out(root: Path, layout: Layout, used: Collection[Path]) -> tuple[str, ...]:
+    """A caution that names the images which fit no pattern of the layout, if there are any."""
+    images = {path: said for path, said in _named_from_root(root).items() if IMAGE.search(path.name)}
+    left = [str(path) for path, said in images.items() if path not in used and not layout.beside.fullmatch(said)]
+    if not left:
+        return ()
+    named = f"{', '.join(left[:5])}{', ...' if len(left) > 5 else ''}"
+    return (f"not converted, as they are not named as {layout.example} ({len(left)}): {named}",)
 
 
 def _patients(files: Sequence[_File]) -> tuple[FoundPatient, ...]:
@@ -149,8 +168,8 @@ def _visit(label: str, files: Iterable[_File]) -> FoundVisit:
     return FoundVisit(label, images, dict(sorted(masks.items())))
 
 
-def _bids_patients(root: Path) -> tuple[FoundPatient, ...]:
-    """As every other command reads the folder; what it would overlook is refused."""
+def _bids_patients(root: Path) -> tuple[tuple[FoundPatient, ...], tuple[str, ...]]:
+    """As every other command reads the folder, with its cautions; what it would overlook is refused."""
     cohort = read_cohort(root, validate=False)
     problems = [*cohort.problems.values(), *(said for p in cohort.patients for said in p.problems.values())]
     if problems:
@@ -165,7 +184,12 @@ def _bids_patients(root: Path) -> tuple[FoundPatient, ...]:
             "derivatives/reference/sub-X/ses-Y/anat/sub-X_ses-Y_space-orig_label-L_mask.nii.gz. Rename it or "
             "take it away."
         )
-    return patients
+    cautions = (
+        f"sub-{patient.label}: {said}"
+        for patient in cohort.patients
+        for said in (*patient.cautions, *(doubt for visit in patient.visits for doubt in visit.doubts))
+    )
+    return patients, tuple(cautions)
 
 
 def _patients_in(folder: Path) -> list[Path]:

@@ -28,7 +28,8 @@ COMMON_SPACE = {
 class Layout:
     """One arrangement of files: its name, an example for messages, the pattern, and the masks every visit comes with.
 
-    `masks` are in lower case; `sidecar` holds what is true of every image.
+    `masks` are in lower case; `sidecar` holds what is true of every image. `beside` is a pattern over the paths of
+    images that the owners distribute too, and that are left out.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Layout:
     pattern: re.Pattern[str]
     masks: tuple[str, ...] = ()
     sidecar: Mapping[str, Any] = field(default_factory=dict)
+    beside: re.Pattern[str] = field(default=re.compile("(?!)"), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ BIDS = Layout(
 )
 """Recognised by its pattern, read by `bids.read_cohort`."""
 
+OUTSIDE_RAW = _pattern(r"(?:.*/)? patient(?P<patient>\d+)/ patient(?P=patient)_ [^/]* NIFTI")
+COREGISTERED = _pattern(r"(?:.*/)? coregistered[^/]*/ patient\d+/ [^/]* NIFTI")
+ORIGINAL = _pattern(r"(?:.*/)? (?P<patient>(?:training|test)\d+)/orig/ (?P=patient)_ [^/]* NIFTI")
+"""What the owners have made of the raw images, or have made the preprocessed ones of."""
+
 LJUBLJANA = Dataset(
     "ljubljana",
     "Ljubljana MS database",
@@ -78,6 +85,7 @@ LJUBLJANA = Dataset(
                 raw/patient(?P=patient)_study(?P<visit>\d+)_(?P<image>FLAIR|T1W|T2W) NIFTI
                 | (?:raw/)? patient(?P=patient)_
                   (?P<other> gt\.nii\.gz | brainmask\.nii\.gz | study\d+_\w+_to_\w+\.txt))"""),
+            beside=OUTSIDE_RAW,
         ),
         Layout(
             "longitudinal as in open_ms_data",
@@ -85,6 +93,7 @@ LJUBLJANA = Dataset(
             _pattern(r"""(?:.*/)? (?:raw | coregistered(?=/patient\d+/brainmask)) /patient(?P<patient>\d+)/ (?:
                 study(?P<visit>\d+)_(?P<image>FLAIR|T1W|T2W) NIFTI
                 | (?P<other> gt\.nii\.gz | brainmask\.nii\.gz | study\d+_\w+_to_\w+\.txt))"""),
+            beside=COREGISTERED,
         ),
         Layout(
             "cross-sectional",
@@ -93,6 +102,7 @@ LJUBLJANA = Dataset(
                 raw/patient(?P=patient)_(?P<image>FLAIR|T1W|T1WKS|T2W)
                 | patient(?P=patient)_(?P<mask>consensus_gt)) NIFTI"""),
             ("consensus_gt",),
+            beside=OUTSIDE_RAW,
         ),
         Layout(
             "cross-sectional as in open_ms_data",
@@ -100,6 +110,7 @@ LJUBLJANA = Dataset(
             _pattern(r"""(?:.*/)? raw/patient(?P<patient>\d+)/
                 (?: (?P<image>FLAIR|T1W|T1WKS|T2W) | (?P<mask>consensus_gt)) NIFTI"""),
             ("consensus_gt",),
+            beside=COREGISTERED,
         ),
         BIDS,
     ),
@@ -120,6 +131,7 @@ ISBI2015 = Dataset(
                 (?: (?P<image>flair|mprage|t2|pd)_pp | (?P<mask>mask[12])) NIFTI"""),
             ("mask1", "mask2"),
             {"SkullStripped": True},
+            beside=ORIGINAL,
         ),
         Layout(
             "test data",
@@ -127,6 +139,7 @@ ISBI2015 = Dataset(
             _pattern(r"""(?:.*/)? (?P<patient>test\d+)/preprocessed/ (?P=patient)_(?P<visit>\d+)_
                 (?P<image>flair|mprage|t2|pd)_pp NIFTI"""),
             sidecar={"SkullStripped": True},
+            beside=ORIGINAL,
         ),
     ),
 )

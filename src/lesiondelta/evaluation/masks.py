@@ -1,6 +1,5 @@
 """Which predicted mask belongs to which reference: two BIDS-like folders, or a table that names the files."""
 
-import csv
 import logging
 import re
 from collections import Counter
@@ -12,13 +11,18 @@ from typing import Any
 from lesiondelta.errors import CohortError
 from lesiondelta.files import files_below
 from lesiondelta.images import Volume, read_mask, require_same_grid
-from lesiondelta.inputs.bids_names import IMAGE, BidsFile, natural, parse_name
-from lesiondelta.inputs.bids_tables import order_cautions, session_dates, time_order
+from lesiondelta.inputs.bids_names import IMAGE, LESION_LABELS, BidsFile, natural, parse_name
+from lesiondelta.inputs.bids_order import time_order
+from lesiondelta.inputs.bids_tables import UNKNOWN, dates_of, read_table
 
 LOGGER = logging.getLogger(__name__)
-LESION_LABELS = ("L", "lesion")
-OTHER_MASK = re.compile(r"brain|skull|head|change|label-(GM|WM|CSF|SGM|CGM|BS|CBM|ST|NB|B|BG)_", re.IGNORECASE)
-"""In the names of masks that are not of lesions."""
+WHOSE = re.compile(r"(?:^|_)(sub|ses)-([^_]+)")
+"""What the names of files and of folders say about whose mask it is."""
+LIKE_MASK = re.compile(r"mask|lesion|label-L(?![a-z0-9])", re.IGNORECASE)
+OTHER_MASK = re.compile(
+    r"brain|skull|head|change|label-(GM|WM|CSF|SGM|CGM|BS|CBM|ST|NB|B|BG)_|probseg|seg-lesions_", re.IGNORECASE
+)
+"""In the names of masks that are not of lesions, and of what `run` writes beside its masks."""
 MAPPING = ("participant_id", "session_id", "reference", "prediction")
 
 Visit = tuple[str, str]
@@ -65,7 +69,7 @@ def match_folders(reference: Path, prediction: Path, participants: Collection[st
     """Masks named sub-X[_ses-Y]_..._label-L_mask.nii.gz (or label-lesion) anywhere under two folders, by visit.
 
     `participants` limits it to some of them. Visits are in the order of their dates where the reference, or the dataset
-    that it is a derivative of, has them all (sub-X_sessions.tsv, else _scans.tsv; see `bids_tables.time_order`), else
+    that it is a derivative of, has them all (sub-X_sessions.tsv, else _scans.tsv; see `bids_order.time_order`), else
     of their labels. Raises CohortError where a folder holds none, nothing belongs together, or dates contradict the
     labels.
     """
@@ -96,26 +100,19 @@ def match_table(table: Path, reference: Path, prediction: Path, participants: Co
 
     The rows of a participant are taken in the order of time; `n/a` stands for a prediction that is missing.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"The mapping {table} cannot be read: {error}.") from error
-    if not rows or not set(MAPPING) <= set(rows[0]):
-        raise CohortError(f"The mapping {table} needs a row for each visit and the columns {', '.join(MAPPING)}.")
     pairs, missing, order = [], [], []
-    for row in rows:
-        visit = ((row["participant_id"] or "").removeprefix("sub-"), _session(row["session_id"] or ""))
+    for participant, session, truth_name, guess_name in _mapping_rows(table):
+        visit = (_label(participant, "sub"), _label(session, "ses"))
         if not visit[0]:
             raise CohortError(f"The mapping {table} has a row without participant_id: name the participant.")
         if participants and visit[0] not in participants:
             continue
         order.append(visit)
-        truth = _file(reference, row["reference"], table)
-        if row["prediction"] in ("", "n/a"):
+        truth = _file(reference, truth_name, table)
+        if guess_name.lower() in UNKNOWN:
             missing.append(visit)
         else:
-            pairs.append(MaskPair(*visit, truth, _file(prediction, row["prediction"], table)))
+            pairs.append(MaskPair(*visit, truth, _file(prediction, guess_name, table)))
     _require_found(order, participants, f"The mapping {table}")
     if not pairs:
         raise CohortError(f"The mapping {table} names no prediction.")
@@ -134,12 +131,15 @@ def find_masks(folder: Path, participants: Collection[str] = ()) -> dict[Visit, 
     if not folder.is_dir():
         raise CohortError(f"{folder} is {'a file' if folder.exists() else 'not there'}: give a folder of lesion masks.")
     found: dict[Visit, list[BidsFile]] = {}
-    paths = [path for path in files_below(folder, "*mask*") if IMAGE.search(path.name) and path.name[0] != "."]
+    rests = {path: WHOSE.sub("", path.name) for path in files_below(folder) if IMAGE.search(path.name)}
+    paths = [path for path, rest in rests.items() if LIKE_MASK.search(rest)]
     files = {path: _lesion_mask(path) for path in sorted(paths, key=lambda path: natural(path.name))}
-    for file in files.values():
+    for path, file in files.items():
+        if file:
+            _require_own_folder(path, folder)
         if file and (not participants or file.entities["sub"] in participants):
             found.setdefault((file.entities["sub"], file.entities.get("ses", "")), []).append(file)
-    others = [str(path) for path, file in files.items() if not file and not OTHER_MASK.search(path.name)]
+    others = [str(path) for path, file in files.items() if not file and not OTHER_MASK.search(rests[path])]
     if others:
         named = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
         LOGGER.warning(
@@ -149,6 +149,14 @@ def find_masks(folder: Path, participants: Collection[str] = ()) -> dict[Visit, 
         raise CohortError(f"{folder} holds no lesion mask: files named sub-X[_ses-Y]_..._label-L_mask.nii.gz are read.")
     _require_found(found, participants, str(folder))
     return found
+
+
+def _require_own_folder(path: Path, root: Path) -> None:
+    """Raise CohortError where a mask lies in the folder of somebody else, or of another session."""
+    folders = [name for name in path.relative_to(root).parts[:-1] if name.startswith(("sub-", "ses-"))]
+    said = {pair for name in folders for pair in WHOSE.findall(name)}
+    if said.difference(WHOSE.findall(path.name)):
+        raise CohortError(f"{path} is named otherwise than its folder: rename it or move it to its visit.")
 
 
 def _lesion_mask(path: Path) -> BidsFile | None:
@@ -168,19 +176,28 @@ def _in_time(visits: Collection[Visit], roots: Sequence[Path]) -> dict[Visit, An
     keys = {}
     for participant in {participant for participant, _ in visits}:
         sessions = [session for whose, session in visits if whose == participant]
-        found = {folder: session_dates(folder, sessions) for folder in (root / f"sub-{participant}" for root in roots)}
-        folder = next((folder for folder, (dates, _) in found.items() if dates), roots[0] / f"sub-{participant}")
-        in_time, order = time_order({session: found[folder][0].get(session) for session in sessions}, folder)
-        doubts = [doubt for _, said in found.values() for doubt in said]
-        for caution in order_cautions(in_time, order, folder, doubts):
+        folders = [root / f"sub-{participant}" for root in roots]
+        tables = [dates for folder in folders for dates in dates_of(folder, dict.fromkeys(sessions, ()))]
+        order = time_order(sessions, tables, folders[0])
+        for caution in order.cautions:
             LOGGER.warning("sub-%s: %s", participant, caution)
-        for place, session in enumerate(in_time):
+        for place, session in enumerate(order.labels):
             keys[participant, session] = (natural(participant), participant, place)
     return keys
 
 
-def _session(label: str) -> str:
-    return "" if label == "n/a" else label.removeprefix("ses-")
+def _label(cell: str, entity: str) -> str:
+    """The label in a cell of a table, with `sub-` or `ses-` or without; nothing where it says n/a."""
+    return "" if cell.lower() in UNKNOWN else re.sub(f"^{entity}-", "", cell, flags=re.IGNORECASE)
+
+
+def _mapping_rows(table: Path) -> list[tuple[str, ...]]:
+    """The cells of the columns of MAPPING, row by row."""
+    read = read_table(table)
+    columns = [cells for name in MAPPING if (cells := read.column(name))]
+    if len(columns) < len(MAPPING):
+        raise CohortError(f"The mapping {table} needs a row for each visit and the columns {', '.join(MAPPING)}.")
+    return list(zip(*columns, strict=True))
 
 
 def read_pair(pair: MaskPair) -> tuple[Volume, Volume]:
@@ -210,8 +227,8 @@ def _only(files: Sequence[BidsFile], space: str | None) -> BidsFile:
     return fitting[0]
 
 
-def _file(folder: Path, name: str | None, table: Path) -> Path:
-    path = folder / (name or "")
+def _file(folder: Path, name: str, table: Path) -> Path:
+    path = folder / name
     if not name or not path.is_file():
         raise CohortError(f"The mapping {table} names {path}, which is not a file: correct the row.")
     return path

@@ -29,8 +29,8 @@ def load_models(folders: Sequence[Path]) -> tuple[Model, ...]:
                 f"{model.name} compares with the {model.description.prior} visit and {models[0].name} with the "
                 f"{models[0].description.prior} one: they cannot be averaged; give models of one kind."
             )
-        if "FLAIR" not in model.contrasts:
-            raise ModelError(f"{model.name} does not use the FLAIR, on whose grid the masks are written.")
+        if "FLAIR" not in model.contrasts or "FLAIR" in model.optional:
+            raise ModelError(f"{model.name} works without the FLAIR, on whose grid the masks are written.")
         if unknown := set(model.contrasts) - {"T1w", "FLAIR"}:
             raise ModelError(f"{model.name} needs {', '.join(unknown)}; only T1w and FLAIR are read.")
         if model.spacing_mm != models[0].spacing_mm:

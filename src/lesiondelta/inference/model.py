@@ -44,6 +44,7 @@ class Description(BaseModel):
     name: str
     method: str
     contrasts: tuple[str, ...]
+    optional: tuple[str, ...] = Field((), description="contrasts that a visit may lack: it was trained for that")
     spacing_mm: float = Field(gt=0)
     patch: Triple | None = Field(description="of the sliding window; None: the whole volume at once")
     weighting: Literal["gaussian", "uniform"] = Field("gaussian", description="of the voxels of a window")
@@ -87,6 +88,11 @@ class Model:
     def contrasts(self) -> tuple[str, ...]:
         """The images of a visit, in the order of the network's channels."""
         return self.description.contrasts
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Those of them that a visit may lack."""
+        return self.description.optional
 
     @property
     def spacing_mm(self) -> float:

@@ -34,6 +34,7 @@ class NetworkSegmenter:
         return SegmenterFacts(
             method=first.method,
             contrasts=first.contrasts,
+            optional=tuple(name for name in first.contrasts if all(name in model.optional for model in self.models)),
             spacing_mm=first.spacing_mm,
             limits=Thresholds(first.threshold, first.min_lesion_mm3).chosen(self.settings),
             cautions=tuple(model.caution for model in self.models if model.caution),
@@ -60,7 +61,7 @@ class NetworkSegmenter:
 
     def segment(self, patient: CheckedPatient, prepared: PreparedPatient, log_file: Path) -> list[SegmentedVisit]:
         """Segment every visit, each seen with its prior."""
-        visits = [np.stack([v.images[name].data for name in self.models[0].contrasts]) for v in prepared.visits]
+        visits = [_channels(visit, self.models[0].contrasts) for visit in prepared.visits]
         log.info("sub-%s: segmenting %d visits on a grid of %s", prepared.label, len(visits), prepared.grid.shape)
         chosen = self.settings
         probabilities = lesion_probabilities(
@@ -85,6 +86,12 @@ class NetworkSegmenter:
         probability = np.where(prepared.brain.data, probability, 0).astype(np.float32)
         mask = lesion_mask(probability, limits.probability, limits.min_lesion_mm3, grid.spacing.tolist())
         return counted(visit, probability, mask, grid, extras)
+
+
+def _channels(visit: PreparedVisit, contrasts: Sequence[str]) -> Array:
+    """The images of a visit (C, X, Y, Z); one that it lacks is 0, as in training."""
+    nothing = np.zeros_like(visit.images["FLAIR"].data)
+    return np.stack([visit.images[name].data if name in visit.images else nothing for name in contrasts])
 
 
 def _mean_extras(forward: bool, by_model: Sequence[Mapping[str, Array]], prepared: PreparedPatient) -> dict[str, Array]:

@@ -68,7 +68,8 @@ class SegmenterFacts:
     Attributes
     ----------
     method : name in tables and reports
-    contrasts : images that it needs of every visit
+    contrasts : images that it takes of every visit
+    optional : those that a visit may lack
     spacing_mm : voxel edge of the patient's space that it needs
     limits : what its masks are made with, the user's choice included
     cautions : what every user of its masks must be told
@@ -84,6 +85,7 @@ class SegmenterFacts:
     cautions: tuple[str, ...]
     identities: tuple[dict[str, str], ...]
     fingerprints: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     tested: ImageRange = field(default_factory=ImageRange)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
-from lesiondelta.files import entries, no_entry
+from lesiondelta.files import entries
 
-ENTITY = re.compile(r"([a-zA-Z0-9]+)-([a-zA-Z0-9+]+)")
+ENTITY = re.compile(r"([a-z0-9]+)-([a-zA-Z0-9+]+)")
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 IMAGE = re.compile(r"\.(nii(\.gz)?|img(\.gz)?|mgz|mgh|nrrd|mha)$", re.IGNORECASE)
 """What images are stored as, here or elsewhere."""
@@ -21,14 +21,9 @@ SPELLINGS = {
 }
 """How the contrasts are spelled in names that are not BIDS names."""
 NO_IMAGE = re.compile("mask|seg|label|lesion", re.IGNORECASE)
-MEANT = {
-    "sub": re.compile(r"(?:sub|subj|subject)(?:-(.*)|[_ .]*(\d.*))", re.IGNORECASE),
-    "ses": re.compile(r"(?:ses|sess|session)(?:-(.*)|[_ .]*(\d.*))", re.IGNORECASE),
-}
-"""Names of folders that are meant as those of a patient or a session, with the label."""
-INSIDE = {"sub": re.compile(r"anat|ses-.*", re.IGNORECASE), "ses": re.compile("anat", re.IGNORECASE)}
-"""A folder in them that shows the same, whatever they are called."""
-NO_PATIENTS = {"derivatives", "sourcedata", "rawdata", "code", "stimuli", "phenotype"}
+LESION_LABELS = ("L", "lesion")
+"""What `label` says of a mask of lesions."""
+MP2RAGE = re.compile(r"_UNIT1\.nii(\.gz)?$")
 LONG_NAMES = {
     "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec",
     "direction": "dir", "inversion": "inv", "description": "desc", "resolution": "res", "modality": "mod",
@@ -54,19 +49,24 @@ class BidsFile:
 
 
 def parse_name(path: Path) -> BidsFile | None:
-    """Take a NIfTI file name apart; None where it is not a BIDS name: each entity once, and `run` a number."""
+    """Take a NIfTI file name apart; None where it is not a BIDS name.
+
+    Such a name begins with `sub-`, which no program has put letters before, and spells each entity once, in small
+    letters and by its short name; `run` is a number.
+    """
     name = NIFTI.sub("", path.name)
     *parts, suffix = name.split("_")
     matches = [ENTITY.fullmatch(part) for part in parts]
     entities = {match[1]: match[2] for match in matches if match}
-    if name == path.name or not parts or len(entities) < len(parts) or not suffix.isalnum():
+    if name == path.name or len(entities) < len(parts) or not suffix.isalnum():
         return None
-    return BidsFile(path, entities, suffix) if entities.get("run", "0").isdigit() else None
+    fits = next(iter(entities), "") == "sub" and not LONG_NAMES.keys() & entities.keys()
+    return BidsFile(path, entities, suffix) if fits and entities.get("run", "0").isdecimal() else None
 
 
 def natural(label: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key under which 2 comes before 10."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|\D+", label))
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.findall(r"\d+|\D+", label))
 
 
 def bids_files(folder: Path) -> list[BidsFile]:
@@ -78,53 +78,41 @@ def bids_files(folder: Path) -> list[BidsFile]:
 
 def near_names(folder: Path, contrast: str) -> list[Path]:
     """Files of one folder that look like images of a contrast, but whose names or formats are not those of BIDS."""
+    return [path for path in looks_like(folder, contrast) if not is_image_of(path, contrast)]
+
+
+def looks_like(folder: Path, contrast: str) -> list[Path]:
+    """Files of one folder that are images of a contrast, or whose names say so in another way."""
     paths = entries(folder) if folder.is_dir() else []
-    return [path for path in paths if IMAGE.search(path.name) and _looks_like(path, contrast)]
+    return [path for path in paths if is_image_of(path, contrast) or _looks_like(path, contrast)]
+
+
+def spells(folder: Path, contrast: str) -> list[Path]:
+    """Files of one folder whose names say a contrast anywhere: `acq-flair_T2w`, and MP2RAGE's `UNIT1` for a T1w."""
+    paths = [path for path in (entries(folder) if folder.is_dir() else []) if _is_visible_image(path)]
+    return [
+        path
+        for path in paths
+        if not NO_IMAGE.search(path.name)
+        and not any(is_image_of(path, one) for one in CONTRASTS)
+        and (SPELLINGS[contrast].search(path.name) or (contrast == "T1w" and MP2RAGE.search(path.name)))
+    ]
+
+
+def is_image_of(path: Path, contrast: str) -> bool:
+    """Whether the name is BIDS's for an image of this contrast."""
+    file = parse_name(path)
+    return file is not None and file.suffix == contrast
 
 
 def _looks_like(path: Path, contrast: str) -> bool:
-    file = parse_name(path)
-    if path.name.startswith(".") or (file and file.suffix == contrast):
-        return False
     *parts, last = IMAGE.sub("", path.name).split("_")
     rest = "_".join([*(part for part in parts if not ENTITY.fullmatch(part)), last])
-    return bool(SPELLINGS[contrast].search(rest)) and not NO_IMAGE.search(rest)
+    return _is_visible_image(path) and bool(SPELLINGS[contrast].search(rest)) and not NO_IMAGE.search(rest)
 
 
-def labels_in(folder: Path, entity: str) -> list[str]:
-    """Labels of the folders `sub-X` or `ses-Y`; a link that leads nowhere is one, so that it is missed."""
-    return [path.name.partition("-")[2] for path in _folders(folder) if _is_named(path, entity)]
-
-
-def misnamed(folder: Path, entity: str) -> dict[Path, str]:
-    """Folders of patients or sessions that are not called `sub-X` or `ses-Y`, with the labels they probably mean."""
-    others = [path for path in _folders(folder) if not _is_named(path, entity)]
-    others = [path for path in others if not path.name.startswith(".") and path.name not in NO_PATIENTS]
-    meant = {path: MEANT[entity].fullmatch(path.name) for path in others}
-    return {
-        path: re.sub("[^a-zA-Z0-9]", "", (match[1] or match[2] or "") if match else path.name)
-        for path, match in meant.items()
-        if match or _holds(path, INSIDE[entity])
-    }
-
-
-def _is_named(folder: Path, entity: str) -> bool:
-    return folder.name.startswith(f"{entity}-") and folder.name != f"{entity}-"
-
-
-def _holds(folder: Path, name: re.Pattern[str]) -> bool:
-    try:
-        return any(name.fullmatch(path.name) and path.is_dir() for path in folder.iterdir())
-    except OSError:
-        return False
-
-
-def _folders(folder: Path) -> list[Path]:
-    found = entries(folder)
-    try:
-        return [path for path in found if path.is_dir() or not path.exists()]
-    except OSError as error:  # its names can be read, and nothing else
-        raise no_entry(error, folder) from error
+def _is_visible_image(path: Path) -> bool:
+    return bool(IMAGE.search(path.name)) and not path.name.startswith(".")
 
 
 def read_filters(path: Path) -> Filters:
@@ -169,7 +157,7 @@ def _fits(found: str | None, wanted: Any) -> bool:  # noqa: ANN401  (JSON)
     if wanted == "*":
         return True
     choices = {str(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
-    return found in choices or (found.isdigit() and found.lstrip("0") in {value.lstrip("0") for value in choices})
+    return found in choices or (found.isdecimal() and found.lstrip("0") in {value.lstrip("0") for value in choices})
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON)

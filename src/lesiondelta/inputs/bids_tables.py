@@ -1,29 +1,34 @@
-"""When a BIDS patient's visits took place, as `sub-X_sessions.tsv` and `_scans.tsv` say, and the order that follows.
+"""When a BIDS patient's visits took place, as `sub-X_sessions.tsv` and `_scans.tsv` say.
 
 Tables are read as people keep them: separated by tabs, commas or semicolons, with blanks or quotes around the entries,
 with capitals in the header and in the name of the file. Where a table still does not say when a visit was, its doubts
-say why, since labels then decide the order.
+say why, since labels then decide the order. Dates of two kinds of table are never mixed: one of them may be anonymised.
 """
 
+import codecs
 import csv
 import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import pairwise
+from datetime import date, datetime
 from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
 from lesiondelta.files import entries
-from lesiondelta.inputs.bids_names import NIFTI, labels_in, natural
+from lesiondelta.inputs.bids_folders import labels_in
+from lesiondelta.inputs.bids_names import NIFTI, SPELLINGS, natural, parse_name
 
 IMAGE_NAME = re.compile(rf"_({'|'.join(CONTRASTS)})$")
 """At the end of a name without its extension."""
 UNKNOWN = {"", "n/a", "na", "nan", "none", "null"}
-DATED = re.compile(r"acq|date|days|scan_?time", re.IGNORECASE)
-"""In the name of a column that is probably meant as `acq_time`."""
+TIME_OF_DAY = re.compile(r"\d\d?:\d\d(:\d\d(\.\d+)?)?")
+SCAN = r"(acq(uisition)?|scan(ning)?|visit|session|study|mri?|exam)"
+DATED = re.compile(
+    rf"{SCAN}?_?(date|time|datetime)|(date|time)_of_(the_)?{SCAN}|days_(since|from)_(?!birth).*", re.IGNORECASE
+)
+"""A name of a column that is probably meant as `acq_time`; dates of birth or of an update are not."""
 Row = tuple[str, str]
 
 
@@ -52,7 +57,7 @@ def read_table(path: Path) -> Table:
     In TSV a quote is a character, so that one that is never closed does not swallow the rows after it.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace").lstrip("\r\n")
+        text = _decoded(path.read_bytes()).lstrip("\r\n")
         if "\0" in text:
             raise CohortError(f"{path} is no UTF-8 text: save it as tab-separated UTF-8 text.")
         lines = io.StringIO(text, newline="")
@@ -64,9 +69,16 @@ def read_table(path: Path) -> Table:
         else:
             read = csv.reader(lines, delimiter=separator)
         cells = [[cell.strip(" \t\"'") for cell in row] for row in read]
+    except FileNotFoundError as error:
+        raise CohortError(f"{path} leads nowhere: get it (`datalad get`), or remove the link.") from error
     except (OSError, csv.Error) as error:
         raise CohortError(f"{path} cannot be read ({error}): save it as tab-separated UTF-8 text.") from error
     return Table(path, cells[0] if cells else [], [row for row in cells[1:] if any(row)])
+
+
+def _decoded(content: bytes) -> str:
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
 
 
 def find_table(folder: Path, name: str) -> tuple[Path | None, list[str]]:
@@ -80,65 +92,115 @@ def find_table(folder: Path, name: str) -> tuple[Path | None, list[str]]:
     return table, [f"{path} is not read: only {name} is" for path in paths if path != table]
 
 
-def visit_date(patient: Path, session: str, images: Collection[Path] = ()) -> tuple[datetime | None, list[str]]:
-    """When a visit was acquired, and why its tables do not say it, as far as they should.
+@dataclass(frozen=True)
+class Dates:
+    """When a patient's sessions took place, as one kind of table says it, and why it does not say more."""
 
-    `images` are those in use. Where they are not known and T1w or FLAIR is listed twice, all have to be of one day.
+    table: str
+    times: Mapping[str, datetime]
+    doubts: Sequence[str] = ()
+
+    @property
+    def days(self) -> dict[str, date]:
+        """Without the times of day, which those who take dates away sometimes leave."""
+        return {session: time.date() for session, time in self.times.items()}
+
+
+def dates_of(patient: Path, sessions: Mapping[str, Collection[Path]]) -> list[Dates]:
+    """The dates that the tables in a patient's folder give to some sessions: of sessions, of each one's scans, of all.
+
+    With each session, its images in use. Where they are not known and T1w or FLAIR is listed twice, all have to be of
+    one day.
     """
-    time, doubts = _of_sessions(patient, session)
-    homes = [patient / f"ses-{session}"] if session else []
-    for home in [*homes, patient]:
-        if time is None:
-            stem = f"{patient.name}_{home.name}" if home != patient else patient.name
-            time, said = _of_scans(home, f"{stem}_scans.tsv", session, {_stem(path.name) for path in images})
-            doubts += said
-    return time, doubts
+    if not patient.is_dir():
+        return []
+    homes = {session: patient / f"ses-{session}" if session else patient for session in sessions}
+    return [
+        _of_sessions(patient, sessions),
+        _of_scans(f"{patient.name}_ses-*_scans.tsv", homes, sessions),
+        _of_scans(f"{patient.name}_scans.tsv", dict.fromkeys(sessions, patient), sessions),
+    ]
 
 
-def session_dates(patient: Path, sessions: Collection[str]) -> tuple[dict[str, datetime], list[str]]:
-    """Dates of those sessions of a patient's folder that have one, and doubts, as `visit_date` gives them."""
-    found = {label: visit_date(patient, label) for label in sessions if patient.is_dir()}
-    dates = {label: time for label, (time, _) in found.items() if time}
-    return dates, list(dict.fromkeys(doubt for _, doubts in found.values() for doubt in doubts))
-
-
-def _of_sessions(patient: Path, session: str) -> tuple[datetime | None, list[str]]:
-    table, rows, doubts = _rows(patient, sessions_table(patient), "session_id")
+def _of_sessions(patient: Path, sessions: Collection[str]) -> Dates:
+    name = sessions_table(patient)
+    table, rows, doubts = _rows(patient, name, "session_id")
     rows = [(re.sub("^ses-", "", key, flags=re.IGNORECASE), text) for key, text in rows]
-    times, said = _times(table, [row for row in rows if row[0] == session])
-    strange = sorted({key for key, text in rows if _is_known(text)} - {*labels_in(patient, "ses")}, key=natural)
-    if strange and session not in [key for key, _ in rows]:
-        said.append(f"{table} names {', '.join(strange)}, which are no folders ses-* of {patient}: correct session_id")
-    if len({time.date() for time in times}) > 1:
-        said.append(f"{table} has ses-{session} on several days: keep one row")
-        times = []
-    return min(times, default=None), doubts + said
+    known, folders = {key for key, text in rows if _is_known(text)}, labels_in(patient, "ses")
+    strange = sorted(known - {*folders}, key=natural)
+    if strange and not {key for key, _ in rows}.issuperset(sessions):
+        doubts.append(
+            f"{table} names {', '.join(strange)}, which are no folders ses-* of {patient}: correct session_id"
+        )
+    doubts += _no_dates(table, [row for row in rows if row[0] in sessions])
+    times = {}
+    for session in sessions:
+        found = _times([row for row in rows if row[0] == session])
+        if len({time.date() for time in found}) > 1:
+            doubts.append(f"{table} has ses-{session} on several days: keep one row")
+        elif found:
+            times[session] = min(found)
+    return Dates(name, times, doubts)
 
 
-def _of_scans(home: Path, name: str, session: str, used: Collection[str]) -> tuple[datetime | None, list[str]]:
-    table, rows, doubts = _rows(home, name, "filename")
-    rows = [(_stem(key), text) for key, text in rows]
-    if session and not home.name.startswith("ses-"):  # one table for all sessions
-        rows = [row for row in rows if f"_ses-{session}_" in row[0]]
-    own = [row for row in rows if (row[0] in used if used else IMAGE_NAME.search(row[0]))]
-    if not own and any(_is_known(text) for _, text in rows):
+def _of_scans(name: str, homes: Mapping[str, Path], sessions: Mapping[str, Collection[Path]]) -> Dates:
+    """By the tables of scans in the folders given for each session."""
+    times, doubts = {}, []
+    for session, images in sessions.items():
+        found, said = _of_scans_in(homes[session], session, {_stem(path.name) for path in images})
+        doubts += said
+        if found:
+            times[session] = min(found)
+    return Dates(name, times, list(dict.fromkeys(doubts)))
+
+
+def _of_scans_in(home: Path, session: str, used: Collection[str]) -> tuple[list[datetime], list[str]]:
+    """Dates of a session's images in use, or of all, by the table of scans in the folder of the session or patient."""
+    stem = f"{home.parent.name}_{home.name}" if home.name.startswith("ses-") else home.name
+    table, rows, doubts = _rows(home, f"{stem}_scans.tsv", "filename")
+    if session and home.name != f"ses-{session}":  # one table for all sessions
+        rows = [row for row in rows if _session_in(row[0]) in (session, "")]
+    own = [row for row in rows if _stem(row[0]) in used]
+    if not used:
+        own = [
+            row
+            for row in rows
+            if IMAGE_NAME.search(_stem(row[0])) and (stem != home.name or _session_in(row[0]) == session)
+        ]
+    if not own and any(_is_known(text) and _may_be_meant(key) for key, text in rows):
         doubts.append(f"{table} does not name {', '.join(sorted(used)) or 'a T1w or FLAIR'}: correct filename")
-    times, said = _times(table, own)
-    contrasts = [name.rpartition("_")[2] for name, _ in own]
+    doubts += _no_dates(table, own)
+    times, contrasts = _times(own), [_stem(key).rpartition("_")[2] for key, _ in own]
     if not used and len(set(contrasts)) < len(contrasts) and len({time.date() for time in times}) > 1:
-        said.append(f"{table} has several images of one contrast, on several days")
+        doubts.append(f"{table} has several images of one contrast, on several days")
         times = []
-    return min(times, default=None), doubts + said
+    return times, doubts
+
+
+def _session_in(name: str) -> str:
+    """The session that a path of an image names, in its folders or in its own name."""
+    match = re.search(r"(?:^|[/\\_])ses-([a-zA-Z0-9+]+)", name)
+    return match[1] if match else ""
+
+
+def _may_be_meant(name: str) -> bool:
+    """Whether a row may be of a T1w or FLAIR: by its name, or in `anat` by none of BIDS."""
+    stem = _stem(name)
+    spelled = any(spelling.search(stem) for spelling in SPELLINGS.values())
+    return spelled or ("anat" in re.split(r"[/\\]", name) and parse_name(Path(f"{stem}.nii")) is None)
 
 
 def _rows(folder: Path, name: str, key: str) -> tuple[Path | None, list[Row], list[str]]:
     """A table, the key and `acq_time` of its rows where it has both columns, and doubts where it should have them."""
     path, doubts = find_table(folder, name)
-    table = read_table(path) if path else Table(folder / name, [], [])
+    try:
+        table = read_table(path) if path else Table(folder / name, [], [])
+    except CohortError as error:
+        return path, [], [*doubts, str(error).rstrip(".")]
     keys, times = table.column(key), table.column("acq_time")
     if keys is not None and times is not None:
         return path, list(zip(keys, times, strict=True)), doubts
-    dated = any(DATED.search(cell) for cell in table.header)
+    dated = any(DATED.fullmatch(cell) for cell in table.header)
     lacking = key if keys is None else "acq_time"
     if table.header and (keys is None or dated):
         columns = ", ".join(map(repr, table.header))
@@ -146,18 +208,23 @@ def _rows(folder: Path, name: str, key: str) -> tuple[Path | None, list[Row], li
     return path, [], doubts
 
 
-def _times(table: Path | None, rows: Sequence[Row]) -> tuple[list[datetime], list[str]]:
-    """The dates in some rows, and doubts about entries that are none; nothing where it says n/a."""
-    times = {text: _time(text) for _, text in rows if _is_known(text)}
-    return [time for time in times.values() if time], [
-        f"{table}: acq_time {text!r} is not a date such as 2019-05-31T10:30:00: correct it"
-        for text, time in times.items()
-        if time is None
-    ]
+def _times(rows: Sequence[Row]) -> list[datetime]:
+    return [time for _, text in rows if (time := _time(text))]
+
+
+def _no_dates(table: Path | None, rows: Sequence[Row]) -> list[str]:
+    """A doubt about entries that are neither dates nor n/a."""
+    wrong = list(dict.fromkeys(text for _, text in rows if _is_known(text) and _time(text) is None))
+    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    said = (
+        f"{table}: acq_time {wrong[0]!r} is not a date such as 2019-05-31T10:30:00: correct it{more}" if wrong else ""
+    )
+    return [said] if said else []
 
 
 def _is_known(text: str) -> bool:
-    return text.lower() not in UNKNOWN
+    """Nor is a day, where only the time is left of it."""
+    return text.lower() not in UNKNOWN and not TIME_OF_DAY.fullmatch(text)
 
 
 def _stem(name: str) -> str:
@@ -172,53 +239,6 @@ def _time(text: str) -> datetime | None:
         return None
 
 
-def time_order(dates: Mapping[str, datetime | None], patient: Path) -> tuple[list[str], str]:
-    """The sessions of a patient in the order of time, and what that rests on.
-
-    Days decide, as those who take them away sometimes leave the times, and only if every session has one of its own.
-
-    Raises
-    ------
-    CohortError
-        Labels have to decide, and the dates that are known contradict them.
-    """
-    labels = sorted(dates, key=natural)
-    days = {label: time.date() for label in labels if (time := dates[label])}
-    if len(set(days.values())) == len(labels) > 1:
-        return sorted(labels, key=lambda label: days[label]), "acq_time"
-    for (first, day), (second, other) in pairwise(days.items()):
-        if day > other:
-            raise CohortError(
-                f"{patient}: acq_time puts {_named(second)} ({other}) before {_named(first)} ({day}), their labels the "
-                "other way round, and not every session has a day of its own, which would decide: complete or correct "
-                f"acq_time in {sessions_table(patient)} or _scans.tsv."
-            )
-    unsure = " (not every visit has an acq_time on a day of its own)" if len(labels) > 1 else ""
-    return labels, f"session label, natural order{unsure}"
-
-
-def order_cautions(labels: Sequence[str], order: str, patient: Path, doubts: Collection[str] = ()) -> tuple[str, ...]:
-    """What is doubtful about an order of `time_order` that labels decided: tables that do not date the visits, labels.
-
-    Labels are beyond doubt where they differ only in numbers, as m06 and m12 do.
-    """
-    if order == "acq_time" or len(labels) < 2:
-        return ()
-    tables = [f"visits are ordered by session labels, since {doubt}" for doubt in dict.fromkeys(doubts)]
-    if len({re.sub(r"\d+", "0", label) for label in labels}) == 1:
-        return tuple(tables)
-    names = ", ".join(map(_named, labels))
-    return (
-        f"visits are ordered by session labels, which are not numbers: {names}; give acq_time in "
-        f"{sessions_table(patient)}",
-        *tables,
-    )
-
-
 def sessions_table(patient: Path) -> str:
     """The name of a patient's table of sessions."""
     return f"{patient.name}_sessions.tsv"
-
-
-def _named(session: str) -> str:
-    return f"ses-{session}" if session else "images outside of sessions"

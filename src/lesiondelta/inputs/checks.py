@@ -42,11 +42,14 @@ class CheckedPatient:
 
 
 def check_patient(
-    patient: Patient, contrasts: Sequence[str], contents: Sequence[VisitContents] | None = None
+    patient: Patient,
+    contrasts: Sequence[str],
+    contents: Sequence[VisitContents] | None = None,
+    optional: Sequence[str] = (),
 ) -> CheckedPatient:
     """Read every image of a patient, once; visits with a bad image, or with one given twice, become problems.
 
-    `contents` are those of `visit_contents`, where they are known.
+    `contents` are those of `visit_contents`, where they are known; `optional` are the contrasts that may be missing.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def check_patient(
     problems, read = dict(patient.problems), []
     for visit, hashes in zip(patient.visits, contents, strict=True):
         try:
-            read.append(_read(visit, contrasts, hashes))
+            read.append(_read(visit, contrasts, hashes, optional))
         except LesionDeltaError as error:
             problems[visit.label] = str(error)
     twice = _given_twice(read)
@@ -70,11 +73,11 @@ def check_patient(
     return CheckedPatient(patient.label, tuple(usable), problems)
 
 
-def _read(visit: Visit, contrasts: Sequence[str], contents: VisitContents) -> CheckedVisit:
-    missing = [contrast for contrast in contrasts if contrast not in visit.images]
+def _read(visit: Visit, contrasts: Sequence[str], contents: VisitContents, optional: Sequence[str]) -> CheckedVisit:
+    missing = [contrast for contrast in contrasts if contrast not in (*visit.images, *optional)]
     if missing:
         raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
-    images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts}
+    images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts if contrast in visit.images}
     mask = read_mask(visit.brain_mask) if visit.brain_mask else None
     if mask is not None:
         require_same_grid(mask, images["FLAIR"])

@@ -21,6 +21,7 @@ from lesiondelta.images import RAS_TO_LPS, Array, Volume
 from lesiondelta.inputs.dicom_files import (
     UNCOMPRESSED,
     begins_as_dicom,
+    has_preamble,
     other_image,
     read_dataset,
     read_header,
@@ -28,11 +29,16 @@ from lesiondelta.inputs.dicom_files import (
 )
 from lesiondelta.inputs.parts import put_together
 from lesiondelta.inputs.series import HEADER as HEADER
+from lesiondelta.inputs.series import TIMES, name_of, place_of, positions
 from lesiondelta.inputs.series import Series as Series
-from lesiondelta.inputs.series import name_of, place_of, positions
 from lesiondelta.inputs.stacks import LARGEST_LEAN_MM, ORIENTATION_TOLERANCE, SPACING_TOLERANCE, even, lean_mm
 
 UNKNOWN_FRAME = "2.25.0"
+NIFTI_ENDINGS = {".gz", ".hdr", ".img", ".nii"}
+PART = ("ConcatenationUID", "InConcatenationNumber", "ConcatenationFrameOffsetNumber")
+"""What parts of a concatenation have."""
+TIMING_TOLERANCE = 0.1
+"""Of echo, repetition and inversion times within one volume, as a share."""
 
 
 @contextmanager
@@ -64,20 +70,25 @@ def find_series(folder: Path) -> list[Series]:
     ImageError
         A file is empty, damaged, cut off or cannot be opened.
     """
+    files = files_below(folder)
     images = [
         (path, header)
-        for path in files_below(folder)
+        for path in files
         if (header := read_header(path, HEADER) or other_image(path, HEADER)) is not None
     ]
     series = put_together(images)
     if not series:
-        raise CohortError(f"{folder} holds no DICOM MR image: give the folder of the exported series.")
+        nifti = any(path.name.lower().endswith((".nii", ".nii.gz")) for path in files)
+        what = "the two NIfTI files, --visit T1w.nii.gz FLAIR.nii.gz" if nifti else "the folder of the exported series"
+        raise CohortError(f"{folder} holds no DICOM MR image: give {what}.")
     return sorted(series, key=lambda one: (str(one.value("StudyInstanceUID")), one.number("SeriesNumber") or 0))
 
 
 def holds_dicom(path: Path) -> bool:
-    """Whether a path is a folder or a DICOM file."""
-    return path.is_dir() or (path.is_file() and begins_as_dicom(path))
+    """Whether a path is a folder or a DICOM file; the first voxels of a NIfTI file may look like the start of one."""
+    if path.is_dir() or not path.is_file():
+        return path.is_dir()
+    return begins_as_dicom(path) and (path.suffix.lower() not in NIFTI_ENDINGS or has_preamble(path))
 
 
 def read_series(series: Series) -> Volume:
@@ -97,12 +108,20 @@ def read_series(series: Series) -> Volume:
         syntax = transfer_syntax(series.files[0])
         said = " ".join(str(error).split())
         how = "" if syntax in UNCOMPRESSED else ", uncompressed if you can choose"
-        raise ImageError(f"{series.name} cannot be read ({said}; {syntax.name}): export it again{how}.") from error
+        name = next((str(path) for path in series.files if not _decodes(path)), series.name)
+        raise ImageError(f"{name} cannot be read ({said}; {syntax.name}): export it again{how}.") from error
     if volume.array.ndim != 3:
         raise ImageError(f"{series.name} is in colour: give the series of grey images that it was made from.")
     affine = RAS_TO_LPS @ volume.affine[:, [2, 1, 0, 3]]
     data = np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32)
     return Volume(data, affine, series.name)
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        return bool(read_dataset(path).pixel_array.size)
+    except Exception:  # the decoders raise a dozen kinds
+        return False
 
 
 def require_volume(series: Series) -> None:
@@ -114,7 +133,7 @@ def require_volume(series: Series) -> None:
         Says which of these they are not, and what to do about it.
     """
     _require_common(series)
-    if (series.number("InConcatenationTotalNumber") or 1) > 1:
+    if (series.number("InConcatenationTotalNumber") or (2 if series.value(*PART) is not None else 1)) != 1:
         raise GeometryError(f"{series.name} is one part of several (a concatenation): export it again, as one file.")
     if series.multi_frame and len(series.frames) != (series.number("NumberOfFrames") or 0):
         raise GeometryError(
@@ -123,10 +142,16 @@ def require_volume(series: Series) -> None:
         )
     places, orientation = positions(series)
     _require_spacing(series)
-    kinds = [str(place_of(frame, series, "ComplexImageComponent") or "") for frame in series.frames]
-    _require_alike(series, "differ in ComplexImageComponent", kinds)
+    for keyword in ("ComplexImageComponent", "FrameType"):
+        kinds = [str(place_of(frame, series, keyword) or "") for frame in series.frames]
+        _require_alike(series, f"differ in {keyword}", kinds)
+    for names in TIMES:
+        _require_alike(series, f"differ in {names[0]}", _near_first(series, names))
     if len(places) < 2:
-        raise GeometryError(f"{series.name} has only one slice: give a series that covers the brain.")
+        raise GeometryError(
+            f"{series.name} has only one slice: give a series that covers the brain, or export it again if every image "
+            "became a series of its own."
+        )
     lean = lean_mm(places, orientation)
     if lean > LARGEST_LEAN_MM:
         raise GeometryError(
@@ -146,11 +171,14 @@ def _require_common(series: Series) -> None:
     frames = [_said(header, "FrameOfReferenceUID") for header in headers]
     sizes = [_said(header, "Rows", "Columns") for header in headers]
     inverted = [Series((), (header,)).inverted for header in headers]
-    scaled = [place_of(frame, series, "RescaleSlope") is not None for frame in series.frames]
+    bits = [_said(header, "BitsAllocated") for header in headers]
     _require_alike(series, "have no common frame of reference (FrameOfReferenceUID)", frames)
     _require_alike(series, "are of several sizes (Rows, Columns)", sizes)
     _require_alike(series, "are in part declared as inverted (PhotometricInterpretation)", inverted)
-    _require_alike(series, "have a RescaleSlope in part", scaled)
+    _require_alike(series, "differ in BitsAllocated", bits)
+    for keyword in ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"):
+        scaled = [place_of(frame, series, keyword) is not None for frame in series.frames]
+        _require_alike(series, f"have a {keyword} in part", scaled)
 
 
 def _said(header: Dataset, *keywords: str) -> str:
@@ -168,6 +196,16 @@ def _require_alike(series: Series, what: str, values: Sequence[object]) -> None:
         )
 
 
+def _near_first(series: Series, names: Sequence[str]) -> list[bool]:
+    """Whether a time of every image (or frame) is near that of the first; one that is absent or 0 is not known."""
+    values = []
+    for frame in series.frames:
+        found = next((value for name in names if (value := place_of(frame, series, name)) is not None), None)
+        values.append(np.ravel(np.array(found or 0, float))[0])
+    first = next((value for value in values if value > 0), 0.0)
+    return [value <= 0 or abs(value - first) <= TIMING_TOLERANCE * max(value, first) for value in values]
+
+
 def _require_spacing(series: Series) -> None:
     values = []
     for index, frame in enumerate(series.frames):
@@ -181,8 +219,8 @@ def _require_spacing(series: Series) -> None:
                 f"{name_of(series, index)} does not say how large its pixels are (PixelSpacing is absent or no size): "
                 "export it again."
             )
-        values.append(tuple(spacing.round(3)))
-    _require_alike(series, "differ in PixelSpacing", values)
+        values.append(spacing)
+    _require_alike(series, "differ in PixelSpacing", [np.allclose(one, values[0], rtol=1e-3) for one in values])
 
 
 def volume_order(series: Series) -> list[int]:
@@ -199,7 +237,7 @@ def _gaps(series: Series, places: Array, orientation: Array) -> str:
     if steps.min() < 1e-3:
         return (
             f"{series.name} has several images at one place ({np.count_nonzero(steps < 1e-3)} of {len(along)}): it is "
-            "more than one volume (echoes, repetitions). Give a series that is one."
+            "more than one volume (echoes, repetitions, or copied twice). Give a series that is one."
         )
     missing = int(np.rint(steps / steps.min() - 1).sum())
     plan = f" ({series.left_out}, at another angle, was left out)" if series.left_out else ""

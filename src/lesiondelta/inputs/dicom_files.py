@@ -3,12 +3,14 @@
 A file that begins as DICOM and cannot be read is never taken for another file: without it, its volume would be shorter.
 """
 
+import hashlib
 import struct
+import tarfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
@@ -33,15 +35,22 @@ FIRST_GROUPS, LAST_FIRST_ELEMENT, LONGEST_FIRST_VALUE = (0x0002, 0x0008), 0x0020
 UNCOMPRESSED = ("", ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 PIXELS, END_OF_SEQUENCE = b"\xe0\x7f\x10\x00O", b"\xfe\xff\xdd\xe0"
 OTHER_ENDINGS = {
-    ".bat", ".bmp", ".bval", ".bvec", ".cfg", ".csv", ".css", ".db", ".doc", ".docx", ".exe", ".gif", ".hdr", ".htm",
-    ".html", ".img", ".inf", ".ini", ".jpeg", ".jpg", ".js", ".json", ".lock", ".log", ".mat", ".md", ".mgh", ".mgz",
-    ".nii", ".npy", ".npz", ".pdf", ".png", ".py", ".sh", ".tif", ".tiff", ".tsv", ".txt", ".xls", ".xlsx", ".xml",
+    ".bat", ".bin", ".bmp", ".bval", ".bvec", ".cfg", ".csv", ".css", ".dat", ".db", ".dll", ".doc", ".docx", ".dylib",
+    ".exe", ".gif", ".hdr", ".htm", ".html", ".ico", ".img", ".inf", ".ini", ".iso", ".jar", ".jpeg", ".jpg", ".js",
+    ".json", ".lock", ".log", ".mat", ".md", ".mgh", ".mgz", ".nii", ".npy", ".npz", ".pak", ".par", ".pdf", ".png",
+    ".py", ".raw", ".rec", ".roi", ".sh", ".so", ".tif", ".tiff", ".tsv", ".ttf", ".txt", ".xls", ".xlsx", ".xml",
 }  # fmt: skip
 """Of files that may be empty or hold anything without being an image that was lost."""
 IMAGE_ENDINGS = {".dcm", ".dicom", ".ima"}
-PACKED_ENDINGS = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
+ARCHIVE_ENDINGS = {".7z", ".rar", ".tar", ".tgz", ".zip"}
+PACKED_ENDINGS = ARCHIVE_ENDINGS | {".bz2", ".gz", ".xz", ".zst"}
 PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf", b"Rar!")
 """What packed files begin with."""
+OTHER_FILES = (
+    b"\x7fELF", b"MZ", b"\xfe\xed\xfa", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"%PDF",
+    b"\xff\xd8\xff", b"\x89PNG",
+)  # fmt: skip
+"""What programs, documents and pictures begin with, such as those of the viewer on a CD."""
 PAGES = (b"<", b"version https://git-lfs", b"/annex/")
 """What a server's page of an error, or a file that stands for one kept elsewhere, begins with."""
 
@@ -72,9 +81,10 @@ def read_header(path: Path, tags: Sequence[str]) -> Dataset | None:
             f"The header of {path} is damaged ({type(error).__name__}): copy or export it again."
         ) from error
     if not kind and not any(name in header for name in ("Rows", *IDENTIFIERS)):
-        if _has_preamble(path):
+        if has_preamble(path):
             raise ImageError(f"{path} begins as a DICOM image and is cut off: copy or export it again.")
-        return None  # numbers that look like the beginning of one
+        _require_no_lost_image(path)  # numbers that look like the beginning of one, or no more than that of an image
+        return None
     absent = [name for name in IDENTIFIERS if not header.get(name)] if "Rows" in header else []
     if absent:
         raise ImageError(f"{path} lacks {' and '.join(absent)}, which says where it belongs: export it again.")
@@ -120,7 +130,8 @@ def begins_as_dicom(path: Path) -> bool:
     return start[PREAMBLE:] == b"DICM" or _begins_with_element(start)
 
 
-def _has_preamble(path: Path) -> bool:
+def has_preamble(path: Path) -> bool:
+    """Whether a file has the mark of DICOM, behind 128 bytes that may be anything."""
     with path.open("rb") as file:
         return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
 
@@ -135,18 +146,48 @@ def _may_be_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_ENDINGS or any(letter.isdigit() for letter in path.name)
 
 
+def _bare(path: Path) -> bool:
+    """Whether a file is named as images are: without an ending, or with one of theirs."""
+    return path.suffix.lower() in IMAGE_ENDINGS or path.suffix[1:].isdigit() or not path.suffix
+
+
+def require_unpacked(path: Path) -> None:
+    """Raise ImageError if a file is a packed image, or an archive that holds some."""
+    if path.suffix.lower() in PACKED_ENDINGS and not _is_something_else(path) and _packs_image(path):
+        raise ImageError(f"{path} is packed: unpack it, or take it away if its images are not needed.")
+
+
+def _packs_image(path: Path) -> bool:
+    """Whether a packed file, or one in an archive, is named as an image; archives that cannot be listed count."""
+    names = [path.stem]
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        elif path.suffix.lower() in ARCHIVE_ENDINGS or path.stem.lower().endswith(".tar"):
+            with tarfile.open(path) as tar:
+                names = [one.name for one in tar if one.isfile()]
+    except Exception:  # the packers raise a dozen kinds
+        return True
+    return any(_bare(name) and _may_be_image(name) for name in map(Path, names))
+
+
 def _require_no_lost_image(path: Path) -> None:
     """Raise ImageError if a file that does not begin as DICOM, in a folder of images, may once have been one."""
     if _is_something_else(path):
         return
+    require_unpacked(path)
     with path.open("rb") as file:
         start = file.read(PREAMBLE + 4)
-    bare = path.suffix.lower() in IMAGE_ENDINGS or path.suffix[1:].isdigit() or not path.suffix
-    if path.suffix.lower() in PACKED_ENDINGS or (bare and start.startswith(PACKED)):
+    if not start or (start.startswith(OTHER_FILES) and path.suffix.lower() not in IMAGE_ENDINGS):
+        return
+    bare = _bare(path)
+    if bare and start.startswith(PACKED):
         raise ImageError(f"{path} is packed: unpack it, or take it away if its images are not needed.")
     page = bare and start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(PAGES)
-    if start and (not any(start) or page or (bare and _may_be_image(path))):
-        what = "holds only zeros" if not any(start) else "holds a page or a placeholder" if page else "is no DICOM file"
+    empty = not any(start) and not path.read_bytes().strip(b"\0")
+    if empty or page or (bare and _may_be_image(path)):
+        what = "holds only zeros" if empty else "holds a page or a placeholder" if page else "is no DICOM file"
         raise ImageError(
             f"{path} {what} where an image is expected: copy or export it again, or take it away if it is not an image."
         )
@@ -207,18 +248,14 @@ def transfer_syntax(path: Path) -> UID:
     return UID(read_dataset(path).file_meta.TransferSyntaxUID)
 
 
-def same_image(path: Path, other: Path) -> bool:
-    """Whether two files show the same pixels at the same place."""
-    one, two = read_dataset(path), read_dataset(other)
-    names = ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns")
-    if any(one.get(name) != two.get(name) for name in names):
-        return False
-    if one.get("PixelData") == two.get("PixelData"):
-        return True
+def pixels_of(path: Path) -> bytes:
+    """A digest of the pixels, whether they are compressed or not."""
+    dataset = read_dataset(path)
     try:
-        return np.array_equal(one.pixel_array, two.pixel_array)  # one of them may be compressed
+        pixels = dataset.pixel_array.tobytes()
     except Exception:  # the decoders raise a dozen kinds
-        return False
+        pixels = dataset.get("PixelData") or b""
+    return hashlib.sha256(pixels).digest()
 
 
 def public(dataset: Dataset) -> Iterator[Any]:

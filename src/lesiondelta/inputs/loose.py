@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
@@ -18,9 +17,10 @@ from lesiondelta.images import write_volume
 from lesiondelta.inputs.acquisition import contradiction
 from lesiondelta.inputs.bids import LABEL
 from lesiondelta.inputs.dicom import discreet, holds_dicom, read_series
-from lesiondelta.inputs.parts import differing
-from lesiondelta.inputs.series import Series
-from lesiondelta.inputs.studies import TIMES, acquisition_of, choose_visits, enhanced, named_series, unsuitable
+from lesiondelta.inputs.dicom_files import require_unpacked
+from lesiondelta.inputs.parts import differing, same_images
+from lesiondelta.inputs.series import TIMES, Series
+from lesiondelta.inputs.studies import acquisition_of, choose_visits, enhanced, named_series, unsuitable
 
 PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
 AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
@@ -97,6 +97,8 @@ def _images(paths: tuple[Path, ...]) -> Sequence[Images]:
     for path in paths:
         if not path.exists():
             raise ImageError(f"{path} does not exist.")
+        if path.is_file():
+            require_unpacked(path)
     if len(paths) == 1 and not paths[0].is_dir():
         raise CohortError(f"{paths[0]} is one file: --visit takes T1w and FLAIR, or one DICOM folder of both.")
     if len(paths) == 1:
@@ -118,20 +120,20 @@ def _require_called(contrast: str, path: Path) -> None:
 
 
 def _require_once(images: Sequence[Images]) -> None:
-    for called in (_file, _identifier):
-        given = [one for visit in images for one in visit.values()]
-        counts = Counter(called(one) for one in given)
-        if twice := sorted({str(_file(one)) for one in given if counts[called(one)] > 1}):
-            raise CohortError(f"{', '.join(twice)} is given more than once: every visit needs images of its own.")
+    pairs = combinations([one for visit in images for one in visit.values()], 2)
+    if twice := sorted({str(_file(one)) for pair in pairs if _same(*pair) for one in pair}):
+        verb = "is" if len(twice) == 1 else "are"
+        raise CohortError(f"{', '.join(twice)} {verb} given more than once: every visit needs images of its own.")
+
+
+def _same(one: Path | Series, other: Path | Series) -> bool:
+    """Whether two images are one, or one is a copy of the other DICOM series."""
+    copied = isinstance(one, Series) and isinstance(other, Series) and same_images(one, other)
+    return copied or _file(one) == _file(other)
 
 
 def _file(image: Path | Series) -> Path:
     return (image.files[0] if isinstance(image, Series) else image).resolve()
-
-
-def _identifier(image: Path | Series) -> str:
-    """Also of a copy the same."""
-    return min(str(one.SOPInstanceUID) for one in image.headers) if isinstance(image, Series) else str(_file(image))
 
 
 def _require_one_person(series: Sequence[Series]) -> None:

@@ -3,14 +3,16 @@
 What lies where slices of a stack would, and is not part of it, is kept beside it, so that it can be said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
 
-from lesiondelta.inputs.dicom_files import MR_IMAGES, same_image
-from lesiondelta.inputs.series import MULTI_FRAME, Images, Series, values_of
+from lesiondelta.inputs.dicom_files import MR_IMAGES, pixels_of
+from lesiondelta.inputs.series import MULTI_FRAME, Images, Series, identity, image_type, values_of
 from lesiondelta.inputs.stacks import ORIENTATION_TOLERANCE, begins_in, goes_on, make_one
 
 FEWEST_BESIDE_PLAN = 6
@@ -25,15 +27,20 @@ ECHO_TOLERANCE = 0.1
 """Between parts of one stack, as a share: they are joined, and it is said."""
 COMPUTED = {
     "PROJECTION IMAGE", "MIP", "MIN_IP", "MIN IP", "MINIP", "MAX_IP", "SUBTRACTION", "SUB", "T1 MAP", "T2 MAP", "F",
-    "FAT", "FF", "FAT_FRACTION",
+    "FAT", "FF", "FAT_FRACTION", "ADC", "TRACEW", "FA",
 }  # fmt: skip
 """Types of images that are derived and show something else."""
 NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY MAP"}
-SCAN = (
-    "StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SeriesNumber", "SeriesDescription", "RepetitionTime",
-    "InversionTime", "FlipAngle", "ContrastBolusAgent",
+TIMING = ("RepetitionTime", "InversionTime", "FlipAngle")
+NAMES = (
+    "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "ContrastBolusAgent",
+    "ContrastBolusAgentSequence", "ContrastBolusVolume", "ContrastBolusTotalDose",
 )  # fmt: skip
-"""What parts of one series that was torn apart share."""
+SCAN = ("StudyInstanceUID", "SOPClassUID", "AcquisitionDate", *NAMES, *TIMING)
+"""What parts of one series that was torn apart share, and their frame of reference."""
+TIMING_TOLERANCE = 0.01
+LONGEST_SCAN = timedelta(days=1)
+"""Between images of one scan, which may go on past midnight."""
 
 
 def put_together(images: Images) -> list[Series]:
@@ -51,13 +58,30 @@ def _series(images: Images) -> Series:
 
 
 def _originals(images: Images) -> Images:
-    """Without second copies. An identifier says that one may be a copy, its place and its pixels that it is."""
-    kept: dict[str, Images] = {}
-    for path, header in images:
-        others = kept.setdefault(str(header.SOPInstanceUID), [])
-        if not any(same_image(path, other) for other, _ in others):
-            others.append((path, header))
-    return [image for others in kept.values() for image in others]
+    """Without second copies. Identifier and place say that one may be a copy, its pixels that it is."""
+    groups = [images]
+    for key in (lambda image: str(image[1].SOPInstanceUID), lambda image: identity(*image), lambda i: pixels_of(i[0])):
+        groups = [part for group in groups for part in _split(group, key)]
+    return [group[0] for group in groups]
+
+
+def _split(images: Images, key: Callable[[tuple[Path, Dataset]], object]) -> list[Images]:
+    parts: dict[object, Images] = {}
+    for image in images:
+        parts.setdefault(key(image) if len(images) > 1 else None, []).append(image)
+    return list(parts.values())
+
+
+def same_images(one: Series, other: Series) -> bool:
+    """Whether one is a copy of the other, or of a part: by identifiers, places and pixels."""
+    if not one.identifiers & other.identifiers:
+        return False
+    known, given = (
+        {identity(path, header): path for path, header in zip(series.files, series.headers, strict=True)}
+        for series in (one, other)
+    )
+    both = known.keys() & given.keys()
+    return bool(both) and all(pixels_of(known[key]) == pixels_of(given[key]) for key in both)
 
 
 def _volumes(images: Images) -> list[Images]:
@@ -72,7 +96,7 @@ def _group(header: Dataset) -> tuple[str, str]:
 
 
 def _type(header: Dataset) -> str:
-    return "\\".join(map(str, (header.get("ImageType") or [])[:4]))
+    return "\\".join(image_type(header)[:4])
 
 
 def _lone_together(groups: dict[tuple[str, str], Images]) -> list[Images]:
@@ -81,7 +105,7 @@ def _lone_together(groups: dict[tuple[str, str], Images]) -> list[Images]:
     for key, images in groups.items():
         header = images[0][1]
         alone = len(images) == 1 and header.SOPClassUID not in MULTI_FRAME
-        together.setdefault((_scan(header), _type(header)) if alone else key, []).append(images)
+        together.setdefault((_torn_scan(header), _type(header)) if alone else key, []).append(images)
     torn = [several for several in together.values() if len(several) >= FEWEST_ALONE]
     whole = [images for several in together.values() if len(several) < FEWEST_ALONE for images in several]
     return [*whole, *([image for images in several for image in images] for several in torn)]
@@ -123,12 +147,15 @@ def _without_plan(series: Series) -> Series:
 def _joined(parts: Sequence[Series]) -> list[Series]:
     """Parts of one scan that make one even stack as one series; a part that fits several stays alone."""
     scans: list[list[Series]] = []
+    known: dict[object, list[Series]] = {}
     for part in sorted(parts, key=lambda one: -len(one.files)):
-        scan = next((scan for scan in scans if _same_scan(scan[0], part)), None)
+        keys: list[object] = [str(part.headers[0].SeriesInstanceUID)]
+        keys += [_torn_scan(part.headers[0])] if _is_named(part) else []
+        scan = next((known[key] for key in keys if key in known), None)
         if scan is None:
-            scans.append([part])
-        else:
-            scan.append(part)
+            scans.append(scan := [])
+            known |= dict.fromkeys(keys, scan)
+        scan.append(part)
     return [one for scan in scans for one in _join(scan)]
 
 
@@ -172,7 +199,7 @@ def _same_kind(one: Series, other: Series) -> bool:
     """Neither is computed or a phase image where the other is not, and their echo times are alike, where they say."""
     times = [time for series in (one, other) if (time := series.number("EchoTime"))]
     alike = len(times) < 2 or abs(times[0] - times[1]) <= max(LEAST_ECHO_STEP_MS, ECHO_TOLERANCE * max(times))
-    return alike and not (set(one.image_type) ^ set(other.image_type)) & (COMPUTED | NO_MAGNITUDE)
+    return alike and not (one.image_type ^ other.image_type) & (COMPUTED | NO_MAGNITUDE)
 
 
 def _same_series(one: Series, other: Series) -> bool:
@@ -180,17 +207,26 @@ def _same_series(one: Series, other: Series) -> bool:
 
 
 def _same_scan(one: Series, other: Series) -> bool:
-    """Whether they are parts of one series, or of one that was torn apart."""
-    named = one.value("SeriesNumber", "SeriesDescription") is not None
-    return _same_series(one, other) or (named and _scan(one.headers[0]) == _scan(other.headers[0]))
+    """Whether they are parts of one series, or of one that was torn apart, be it with other frames of reference."""
+    return _same_series(one, other) or (_is_named(one) and _scan(one.headers[0]) == _scan(other.headers[0]))
+
+
+def _is_named(series: Series) -> bool:
+    return series.value("SeriesNumber", "SeriesDescription") is not None
 
 
 def _scan(header: Dataset) -> tuple[str, ...]:
     return tuple(str(header.get(name) or "") for name in SCAN)
 
 
+def _torn_scan(header: Dataset) -> tuple[str, ...]:
+    return *_scan(header), str(header.get("FrameOfReferenceUID") or "")
+
+
 def _others(series: Series, found: Sequence[Series]) -> tuple[Series, ...]:
     """Those that lie where slices of its stack would, or in its series and nowhere."""
+    if series.stack is None or len(series.stack.places) < 2:
+        return ()
     return tuple(other for other in found if other is not series and _belongs(series, other))
 
 
@@ -209,10 +245,20 @@ def _belongs(series: Series, other: Series) -> bool:
 
 
 def differing(series: Series) -> list[str]:
-    """What its images differ in that were parts and put together."""
+    """What its images differ in that the images of one scan share."""
     several = {
-        "EchoTime": len(_echoes(series)),
-        "ImageType": len({_type(header) for header in series.headers}),
-        "SeriesInstanceUID": len({str(header.SeriesInstanceUID) for header in series.headers}),
+        "EchoTime": len(_echoes(series)) > 1,
+        "ImageType": len({str(image_type(header)) for header in series.headers}) > 1,
+        "SeriesInstanceUID": len({str(header.SeriesInstanceUID) for header in series.headers}) > 1,
+        **{name: len({str(header.get(name) or "") for header in series.headers}) > 1 for name in NAMES},
+        **{name: _swings(series, name) for name in TIMING},
     }
-    return [name for name, count in several.items() if count > 1]
+    times = [time for header in series.headers if (time := _own(header).acquired)]
+    several["AcquisitionDate"] = bool(times) and max(times) - min(times) > LONGEST_SCAN
+    return [name for name, differs in several.items() if differs]
+
+
+def _swings(series: Series, name: str) -> bool:
+    """Whether numbers differ by more than rounding, or some images have none."""
+    values = np.array([_own(header).number(name) or 0 for header in series.headers])
+    return bool(np.ptp(values) > TIMING_TOLERANCE * values.max())

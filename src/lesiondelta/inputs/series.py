@@ -27,9 +27,14 @@ HEADER = [
     "MagneticFieldStrength", "Manufacturer", "AcquisitionDateTime", "AcquisitionDate",
     "AcquisitionTime", "SeriesDate", "SeriesTime", "StudyDate", "StudyTime", "Rows", "Columns", "PixelSpacing",
     "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "InConcatenationTotalNumber",
-    "PhotometricInterpretation", "PresentationLUTShape", "RescaleSlope",
+    "ConcatenationUID", "InConcatenationNumber", "ConcatenationFrameOffsetNumber", "PhotometricInterpretation",
+    "PresentationLUTShape", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "BitsAllocated",
     *FUNCTIONAL_GROUPS,
 ]  # fmt: skip
+TIMES = (("EchoTime", "EffectiveEchoTime"), ("RepetitionTime",), ("InversionTime", "InversionTimes"))
+"""In milliseconds; each with its name in multi-frame files."""
+IDENTITY = ("SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns", "EchoTime")
+"""What copies of an image share, and their place."""
 Images = list[tuple[Path, Dataset]]
 """Files with their headers."""
 
@@ -77,10 +82,15 @@ class Series:
         """Whether it is one file with all slices."""
         return self.headers[0].SOPClassUID in MULTI_FRAME
 
-    @property
-    def image_type(self) -> list[str]:
-        """Values of ImageType in capitals, such as ORIGINAL, PRIMARY, M."""
-        return [str(value).upper() for value in self.headers[0].get("ImageType") or []]
+    @cached_property
+    def image_type(self) -> set[str]:
+        """Values of ImageType that any image has, in capitals, such as ORIGINAL, PRIMARY, M."""
+        return {value.upper() for header in self.headers for value in image_type(header)}
+
+    @cached_property
+    def identifiers(self) -> set[str]:
+        """Those of its images (SOPInstanceUID)."""
+        return {str(header.SOPInstanceUID) for header in self.headers}
 
     @property
     def acquired(self) -> datetime | None:
@@ -166,6 +176,20 @@ def place_of(frame: Dataset, series: Series, keyword: str) -> Any:  # noqa: ANN4
     """The attribute of an image or a frame; where frames have none, what all of the file share."""
     shared = list(series.headers[0].get("SharedFunctionalGroupsSequence") or [])[:1] if series.multi_frame else []
     return next((e.value for group in (frame, *shared) for e in public(group) if e.keyword == keyword), None)
+
+
+def image_type(header: Dataset) -> list[str]:
+    """The values of ImageType, which is a text where there is only one."""
+    values = header.get("ImageType") or []
+    return [values] if isinstance(values, str) else list(map(str, values))
+
+
+def identity(path: Path, header: Dataset) -> tuple[str, ...]:
+    """What a copy of an image has in common with it, but for its pixels: identifiers, size and place."""
+    one = Series((path,), (header,))
+    names = ("ImagePositionPatient", "ImageOrientationPatient")
+    places = [str([place_of(frame, one, name) for name in names]) for frame in one.frames]
+    return *(str(header.get(name)) for name in IDENTITY), *places
 
 
 def _acquired(header: Dataset) -> datetime | None:

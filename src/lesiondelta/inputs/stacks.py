@@ -42,7 +42,10 @@ class Stack:
 
     def apart(self, other: "Stack") -> bool:
         """Whether no image of the other lies where one of this does."""
-        return bool(np.abs(self.along[:, None] - other.along).min() > SAME_PLACE_MM)
+        mine = np.sort(self.along)
+        after = np.searchsorted(mine, other.along)
+        beside = mine[[(after - 1).clip(0), after.clip(max=len(mine) - 1)]]
+        return bool(np.abs(beside - other.along).min() > SAME_PLACE_MM)
 
 
 def make_one(parts: Sequence[Stack]) -> bool:
@@ -63,7 +66,8 @@ def goes_on(stack: Stack, other: Stack, *, one_scan: bool) -> bool:
     If they are not of one scan, its images have to be alike and lie beyond an end, at multiples of the step, and begin
     no farther away than the stack is long.
     """
-    if len(stack.places) < 2 or not stack.parallel(other) or not stack.apart(other):
+    fits = stack.parallel(other) if one_scan else stack.alike(other)
+    if len(stack.places) < 2 or not fits or not stack.apart(other):
         return False
     way, ends = _line(stack.places)
     step = way / (len(stack.places) - 1)
@@ -75,7 +79,7 @@ def goes_on(stack: Stack, other: Stack, *, one_scan: bool) -> bool:
         return False
     outside = np.maximum(-counts, counts - len(stack.places) + 1)
     on_grid = np.abs(counts - np.rint(counts)).max() < 0.1
-    return one_scan or bool(stack.alike(other) and on_grid and 0 < outside.min() <= len(stack.places))
+    return one_scan or bool(on_grid and 0 < outside.min() <= len(stack.places))
 
 
 def begins_in(place: Array, others: Array) -> bool:

@@ -9,14 +9,13 @@ from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
 from lesiondelta.inputs.acquisition import FLAIR, NOT_T1W, T1W, Acquisition, called_contrast, plain_words, possible_ms
 from lesiondelta.inputs.dicom import find_series
-from lesiondelta.inputs.parts import COMPUTED, NO_MAGNITUDE
-from lesiondelta.inputs.series import Series
+from lesiondelta.inputs.dicom_files import read_header
+from lesiondelta.inputs.parts import COMPUTED, FEWEST_ALONE, NAMES, NO_MAGNITUDE, same_images
+from lesiondelta.inputs.series import HEADER, TIMES, Series
 
 log = logging.getLogger(__name__)
 
 FEWEST_SLICES = 10
-TIMES = (("EchoTime", "EffectiveEchoTime"), ("RepetitionTime",), ("InversionTime", "InversionTimes"))
-"""In milliseconds; each with its name in multi-frame files."""
 OTHER = re.compile(
     r"\b(\w*dir(2d|3d)?|psir|stir|double inversion|fgatir|wmn|\w*tof\w*|mr[av]|angio\w*|veno\w*|pca|phase contrast|swi|"
     r"swan|dwi|dti|diff\w*|adc|trace\w*|perf\w*|asl|\w*fmri\w*|bold|field ?map\w*|b0|map|\w*mapping|t1 images|"
@@ -58,17 +57,29 @@ def named_series(path: Path, contrast: str) -> Series:
     Raises
     ------
     CohortError
-        There is none, it is of the other contrast, or there are several and the tags do not say which.
+        There is none, it is of the other contrast, there are several and the tags do not say which, or the file is not
+        an image of any of them.
     """
     found = find_series(path if path.is_dir() else path.parent)
     if path.is_file():
-        found = [series for series in found if path in series.files] or found
+        found = [one for one in found if path in (*one.files, one.left_out)] or _with_copy(found, path)
+    if not found:
+        raise CohortError(
+            f"{path} is not an image of any MR series in its folder (but a secondary capture, a report or a DICOMDIR, "
+            "say): name a file of the series."
+        )
     if len(found) > 1:
         return choose(found, contrast, path)
     other = next(name for name in CONTRASTS if name != contrast)
     if weighting(found[0]) == other:
         raise CohortError(f"{path} was given as {contrast}, but its tags say {other}: --visit takes T1w, then FLAIR.")
     return found[0]
+
+
+def _with_copy(found: Sequence[Series], path: Path) -> list[Series]:
+    """Those that have an image of which the file is a copy."""
+    header = read_header(path, HEADER)
+    return [one for one in found if header and same_images(one, Series((path,), (header,)))]
 
 
 def choose(found: Sequence[Series], contrast: str, place: Path) -> Series:
@@ -86,8 +97,20 @@ def choose(found: Sequence[Series], contrast: str, place: Path) -> Series:
     what = f"{len(best)} series that could be the {contrast}" if best else f"no series that is certainly the {contrast}"
     raise CohortError(
         f"{place} holds {what}. Name one file of each series, --visit T1FILE FLAIRFILE, chosen from:\n"
-        + "\n".join(map(describe, found))
+        + "\n".join(_listed(found))
     )
+
+
+def _listed(found: Sequence[Series]) -> list[str]:
+    """A line for each, but one for all that have a single image, where there are many of them."""
+    single = [one for one in found if len(one.frames) == 1]
+    if len(single) < FEWEST_ALONE:
+        return [describe(one) for one in found]
+    return [
+        *(describe(one) for one in found if len(one.frames) != 1),
+        f"  and {len(single)} series of one image each (such as {single[0].files[0]}): if they were one series, export "
+        "it again, or convert it with dcm2niix and give the NIfTI file",
+    ]
 
 
 def weighting(series: Series) -> str | None:
@@ -137,7 +160,7 @@ def acquisition_of(series: Series) -> Acquisition:
 
 def unsuitable(series: Series) -> str:
     """Why a series is never chosen, though its owner may name it; empty where nothing speaks against it."""
-    kind = set(series.image_type)
+    kind = series.image_type
     if "LOCALIZER" in kind or LOCALISER.search(" ".join(names_of(series))):
         return "localiser"
     if kind & NO_MAGNITUDE or str(series.value("ComplexImageComponent") or "MAGNITUDE").upper() in NO_MAGNITUDE:
@@ -152,7 +175,12 @@ def unsuitable(series: Series) -> str:
 
 
 def enhanced(series: Series) -> bool:
-    """Whether an agent, its amount or any name says so; `pre contrast` and `W/WO CONTRAST` do not."""
+    """Whether an agent, its amount or any name of any image says so; `pre contrast` and `W/WO CONTRAST` do not."""
+    different = {str([header.get(name) for name in NAMES]): header for header in series.headers}
+    return any(_says_agent(Series((), (header,))) for header in different.values())
+
+
+def _says_agent(series: Series) -> bool:
     agent = str(series.value("ContrastBolusAgent", "ContrastBolusAgentSequence") or "no").strip().lower()
     amounts = [series.number(name) or 0 for name in ("ContrastBolusVolume", "ContrastBolusTotalDose")]
     named = any(ENHANCED.search(NOT_ENHANCED.sub(" ", name)) for name in names_of(series))
@@ -161,7 +189,7 @@ def enhanced(series: Series) -> bool:
 
 def derived(series: Series) -> bool:
     """Whether it was computed from another series."""
-    return bool(DERIVED & set(series.image_type))
+    return bool(DERIVED & series.image_type)
 
 
 def describe(series: Series) -> str:

@@ -13,6 +13,7 @@ COLUMNS = {
     "session_id": "Visit.",
     "status": "ok, ok-zero-lesions, flagged (segmented, but look at it: `reason`), failed (not segmented: `reason`).",
     "reason": "Why it is flagged or has failed.",
+    "contrasts": "The images that it was segmented by.",
     "prior_session_id": "The visit that it was segmented with.",
     "years_from_first_visit": "By acq_time; n/a where not all visits have a day of their own.",
     "lesion_volume_mm3": "Of all lesions, in the patient's space, so that visits compare.",

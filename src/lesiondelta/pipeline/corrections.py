@@ -5,7 +5,7 @@ Wherever it was edited, a correction is kept as `..._desc-corrected_mask`, which
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,9 @@ import numpy as np
 
 from lesiondelta.cohort import visit_name
 from lesiondelta.errors import CohortError, LesionDeltaError
-from lesiondelta.files import files_below, sha256
+from lesiondelta.files import sha256
 from lesiondelta.images import Volume, read_mask, write_volume
 from lesiondelta.inference.segmenter import SegmentedVisit
-from lesiondelta.inputs.bids_names import parse_name
 from lesiondelta.outputs.corrections import (
     CORRECTED,
     correction_hash,
@@ -27,6 +26,7 @@ from lesiondelta.outputs.corrections import (
     mask_hashes,
     note_correction,
     read_correction,
+    require_read,
 )
 from lesiondelta.outputs.derivatives import AUTOMATIC, MASK, PatientFiles, Place, own_uri, read_sidecar, write_masks
 from lesiondelta.pipeline.mask_correction import Correction, correct
@@ -97,8 +97,10 @@ def _as_written(place: Place, hashes: MaskHashes) -> dict[str, str]:
 def take_all_edits(patient: PatientFiles, record: Record | None, visits: Iterable[str] = ()) -> dict[str, str]:
     """Keep what a reader has edited in any visit since the last run; see `take_edits` for what it raises.
 
-    `visits` are labels to be looked at even if the record does not know them. Returns the hashes of masks.
+    `visits` are labels to be looked at even if the record does not know them. Returns the hashes of masks. A mask that
+    no visit would take, by its name or format, raises CohortError before anything is touched.
     """
+    require_read(patient, record.files if record else ())
     known = record.segmented_visits if record else []
     flairs = record.fingerprint.flairs if record and record.fingerprint else {}
     hashes: dict[str, str] = {}
@@ -190,23 +192,6 @@ def usable_correction(place: Place, automatic: Volume, flair: str | None) -> tup
         return read_correction(path, automatic), ""
     except LesionDeltaError as error:
         return None, f"the corrected mask is not used: {error}"
-
-
-def require_own_visit(patient: PatientFiles, visits: Collection[str]) -> None:
-    """Raise CohortError where somebody has put a mask of a visit that has no results; corrections kept earlier may lie.
-
-    `visits` are the labels of those that have.
-    """
-    masks = files_below(patient.folder, f"*_{MASK}.nii*") + files_below(patient.folder, f"*_{CORRECTED}.nii*")
-    for path in sorted(masks):
-        file = parse_name(path)
-        visit = file.entities.get("ses", "") if file else None
-        known = path.with_name(path.name.partition(".")[0] + ".json").is_file() and CORRECTED in path.name
-        if visit not in visits and not known:
-            have = ", ".join(map(visit_name, visits))
-            raise CohortError(
-                f"{path} is of no visit of sub-{patient.patient} that has results ({have}): rename or remove it."
-            )
 
 
 def corrections_now(patient: PatientFiles, visits: Iterable[str]) -> dict[str, str]:

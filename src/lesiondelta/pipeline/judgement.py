@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lesiondelta.cohort import visit_name
+from lesiondelta.cohort import CONTRASTS, visit_name
 from lesiondelta.image_range import beyond
 from lesiondelta.images import Volume
 from lesiondelta.inference.segmenter import SegmentedVisit
@@ -68,6 +68,7 @@ def _judge_visit(tracked: TrackedPatient, index: int) -> VisitResult:
     missed = unmasked(tracked.lesions, index)
     status: Status = "flagged" if reasons else "ok" if visit.lesions or missed else "ok-zero-lesions"
     figures: dict[str, float | str] = {
+        "contrasts": "+".join(name for name in CONTRASTS if name in visit.prepared.images),
         "prior_session_id": f"ses-{prior.label}" if prior is not visit else NOT_AVAILABLE,
         "lesion_volume_mm3": visit.lesion_volume_mm3,
         "lesions": float(visit.lesions),

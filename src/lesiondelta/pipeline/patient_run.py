@@ -93,7 +93,8 @@ class PatientRun:
 
     def check(self) -> CheckedPatient:
         """Read every image, once."""
-        checked = check_patient(self.patient, self.segmenter.facts.contrasts, self.fingerprint.visits)
+        facts = self.segmenter.facts
+        checked = check_patient(self.patient, facts.contrasts, self.fingerprint.visits, facts.optional)
         self.segmenter.check(checked)
         return checked
 
@@ -114,7 +115,7 @@ class PatientRun:
     def write(self, judged: JudgedPatient) -> Results:
         """Write tables, maps, pictures and the report, and record that all is done."""
         written, judged = write_results(self.files, judged)
-        automatic = visit_files_of(self.files, judged.tracked.segmented.visits, self.segmenter.facts.contrasts)
+        automatic = visit_files_of(self.files, judged.tracked.segmented.visits)
         return finish(self.files, self.fingerprint, judged, [*written, *automatic])
 
     def fail(self, reason: str, failures: Mapping[str, str]) -> Results:

@@ -8,9 +8,10 @@ from pathlib import Path
 from lesiondelta import records
 from lesiondelta.errors import LesionDeltaError, OutputError
 from lesiondelta.files import logged_to
+from lesiondelta.outputs.corrections import require_own_visit
 from lesiondelta.outputs.derivatives import PatientFiles
 from lesiondelta.outputs.segmentations import segmentation_files
-from lesiondelta.pipeline.corrections import require_own_visit, take_all_edits
+from lesiondelta.pipeline.corrections import take_all_edits
 from lesiondelta.pipeline.failures import reason_of
 from lesiondelta.pipeline.group import write_group
 from lesiondelta.pipeline.judgement import judge

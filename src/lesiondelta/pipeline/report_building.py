@@ -27,7 +27,7 @@ def report_of(judged: JudgedPatient, lesions: Sequence[LesionRow], steps: Sequen
         method=provenance.method,
         models=provenance.models,
         cautions=provenance.cautions,
-        contrasts=[name for name in CONTRASTS if name in prepared.visits[0].images],
+        contrasts={name: sum(name in visit.images for visit in prepared.visits) for name in CONTRASTS},
         brain_from=prepared.brain_from,
     )
 

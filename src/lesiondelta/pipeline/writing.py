@@ -59,9 +59,13 @@ def possible_files(files: PatientFiles, visits: Sequence[str], contrasts: Sequen
     return possible
 
 
-def visit_files_of(files: PatientFiles, visits: Sequence[SegmentedVisit], contrasts: Sequence[str]) -> list[Path]:
+def visit_files_of(files: PatientFiles, visits: Sequence[SegmentedVisit]) -> list[Path]:
     """What has been written for these visits beside what `write_results` returns."""
-    return [path for visit in visits for path in visit_files(files.visit(visit.label), contrasts, visit.extras)]
+    return [
+        path
+        for visit in visits
+        for path in visit_files(files.visit(visit.label), list(visit.prepared.images), visit.extras)
+    ]
 
 
 def finish(

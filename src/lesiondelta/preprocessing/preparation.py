@@ -109,6 +109,8 @@ def prepare_patient(
 ) -> PreparedPatient:
     """Bring every visit that can be trusted into the patient's space; the others are named in `failures`.
 
+    A visit may lack some of the contrasts, but not the FLAIR where that is one of them.
+
     Raises
     ------
     LesionDeltaError
@@ -137,9 +139,10 @@ def prepare_patient(
 
 def with_atlas(prepared: PreparedPatient, threads: int = 1) -> PreparedPatient:
     """The patient with the atlas registered to its brain, so that lesions get a location."""
-    first = prepared.visits[0].images
+    t1ws = [visit.images["T1w"] for visit in prepared.visits if "T1w" in visit.images]
+    image = t1ws[0] if t1ws else next(iter(prepared.visits[0].images.values()))
     try:
-        return replace(prepared, from_atlas=atlas_to(first["T1w"] if "T1w" in first else first["FLAIR"], threads))
+        return replace(prepared, from_atlas=atlas_to(image, threads))
     except RegistrationError as error:
         log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
         return prepared
@@ -197,10 +200,10 @@ def _each(items: Sequence[V], step: Callable[[V], R], failures: dict[str, str]) 
 
 def _load(visit: CheckedVisit, contrasts: Sequence[str], reference: str, settings: PreprocessingSettings) -> _Loaded:
     """Register the other contrasts of a visit to its reference."""
-    images = {contrast: visit.images[contrast] for contrast in contrasts}
+    images = {contrast: visit.images[contrast] for contrast in contrasts if contrast in visit.images}
     own_brain, stripped = _own_brain(visit, images, reference, settings)
     transforms = {reference: np.eye(4)}
-    for contrast in contrasts:
+    for contrast in images:
         if contrast != reference:
             engine = ENGINES[settings.registration]
             transforms[contrast] = engine(images[reference], images[contrast], degrees=6, threads=settings.threads)
@@ -290,6 +293,8 @@ def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, sett
     before, now = Located(fixed, np.eye(4)), Located(moving, transform)
     placed = _noted(placed, "baseline_residual_mm", gate.check_alignment(before, now, mask))
     for contrast, image in visit.images.items():
+        if contrast not in baseline.images:
+            continue
         before = Located(baseline.images[contrast], baseline.transforms[contrast])
         refuse = contrast == reference  # another person's T1w does not fit its own visit's FLAIR: refused above
         checked = gate.check_person(before, Located(image, transforms[contrast]), mask, refuse=refuse)

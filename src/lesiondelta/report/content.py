@@ -49,7 +49,10 @@ class ReportVisit:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Visits in time order, lesions, steps from visit to visit, settings; `brain_from`: see PreparedPatient."""
+    """Visits in time order, lesions, steps from visit to visit, settings; `contrasts`: of how many visits.
+
+    `brain_from`: see PreparedPatient.
+    """
 
     patient: str
     visits: Sequence[ReportVisit]
@@ -60,7 +63,7 @@ class Report:
     method: str
     models: Sequence[Mapping[str, Any]]
     cautions: Sequence[str]
-    contrasts: Sequence[str]
+    contrasts: Mapping[str, int]
     brain_from: str
 
     @cached_property

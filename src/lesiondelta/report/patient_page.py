@@ -1,7 +1,7 @@
 """The report of a patient: one HTML file that opens offline: tables, pictures, and a viewer where scripts run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,16 @@ def _preparation(report: Report) -> str:
         brains.get(brain, f"cut to the brain that {brain} found"),
     ]
     bias = "corrected for the bias field by N4" if chosen.bias_correction else "not corrected for the bias field"
-    of_all = " of all visits" if len(report.visits) > 1 else ""
-    return f"{' and '.join(report.contrasts)}{of_all} {', '.join(steps)}, and {bias}."
+    return f"{_images(report.contrasts, len(report.visits))} {', '.join(steps)}, and {bias}."
+
+
+def _images(contrasts: Mapping[str, int], visits: int) -> str:
+    """Such as "T1w and FLAIR of all visits", or "FLAIR of all 3 visits and T1w of 2"."""
+    whole = [name for name, count in contrasts.items() if count == visits]
+    some = [f"{name} of {count}" for name, count in contrasts.items() if 0 < count < visits]
+    if some:
+        return " and ".join([f"{' and '.join(whole)} of all {visits} visits", *some])
+    return " and ".join(whole) + (" of all visits" if visits > 1 else "")
 
 
 def _tracking(report: Report) -> str:

@@ -32,7 +32,7 @@ MARGIN = 12
 NEW_SCANNER = 0.3
 """Share of pairs whose second visit is on another scanner."""
 BLENDED, UNEVEN, RAISED = 0.78, 0.03, 0.075
-"""Standard deviation over the brain: of what the means of tissues give, what texture adds, what sharpening multiplies."""
+"""Standard deviation over the brain: share of the tissues' means, what texture adds, factor per unit of sharpening."""
 ENOUGH, USUALLY_KEPT = 2000, 0.5
 """Voxels of fluid that tell how much of it a brain mask keeps, and the share otherwise."""
 TURN_DEG, SCALE = 15.0, 0.08
