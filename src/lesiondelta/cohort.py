@@ -29,6 +29,7 @@ class Visit:
     dicom : files
         The DICOM series that the FLAIR was converted from, if it was: results go back to it as DICOM SEG.
     doubts : what a reader of this visit's results has to be told about its images
+    absent : mapping of a contrast that it lacks to what is wrong where the contrast is needed
     """
 
     label: str
@@ -38,6 +39,7 @@ class Visit:
     reference: Path | None = None
     dicom: tuple[Path, ...] = ()
     doubts: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -254,8 +254,8 @@ def test_a_training_that_fails_says_why_once_and_in_its_log(capsys, labelled):
     image_path(labelled, "1", "2", "FLAIR").write_bytes(b"")
     outcome = train(capsys, labelled, "--preset", "smoke")
     assert outcome.code == 1
-    assert outcome.err.count("cannot be read") == 1
-    assert "cannot be read" in (labelled.parent / "out/train.log").read_text()
+    assert outcome.err.count("is empty") == 1
+    assert "is empty" in (labelled.parent / "out/train.log").read_text()
 
 
 def test_two_trainings_in_one_folder_keep_apart(capsys, labelled):

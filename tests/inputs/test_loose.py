@@ -165,10 +165,14 @@ def test_a_copy_of_a_study_is_refused(tmp_path):
         loose_patient([(study,), (tmp_path / "b",)], "x", tmp_path / "out")
 
 
-def test_one_file_is_no_visit(tmp_path):
-    (tmp_path / "only-one.nii.gz").touch()
-    with pytest.raises(CohortError, match=r"only-one.nii.gz is one file"):
-        loose_patient([(tmp_path / "only-one.nii.gz",)], "x", tmp_path / "out")
+def test_one_file_is_a_flair_and_nothing_else(tmp_path):
+    for name in ("only-one.nii.gz", "t1w.nii.gz"):
+        (tmp_path / name).touch()
+    (visit,) = loose_patient([(tmp_path / "only-one.nii.gz",)], "x", tmp_path / "out").visits
+    assert visit.images == {"FLAIR": tmp_path / "only-one.nii.gz"}
+    assert "only-one.nii.gz was given without a T1w" in visit.absent["T1w"]
+    with pytest.raises(CohortError, match=r"t1w.nii.gz was given as FLAIR, but its name says T1w"):
+        loose_patient([(tmp_path / "t1w.nii.gz",)], "x", tmp_path / "out")
 
 
 def given(folder, *names):

@@ -46,12 +46,15 @@ def rigid(angle_rad: float, shift_mm=(0.0, 0.0, 0.0), axis: int = 2):
 
 
 def write_patient(folder, visits, label="01", masks=()) -> Patient:
-    """Write the volumes of each visit; `masks` gives brain masks by visit index."""
+    """Write the volumes of each visit; `masks` gives brain masks by visit index.
+
+    No scanner gives the same voxels twice: each visit is a little brighter than the one before.
+    """
     made = []
     for index, images in enumerate(visits):
         paths = {name: folder / f"{label}_{index}_{name}.nii.gz" for name in images}
         for name, volume in images.items():
-            write_volume(paths[name], volume)
+            write_volume(paths[name], volume.with_data(volume.data * (1 + index / 1000)))
         mask = None
         if index in dict(masks):
             mask = folder / f"{label}_{index}_brain.nii.gz"

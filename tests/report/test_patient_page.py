@@ -68,7 +68,7 @@ def report():
     ]
     models = [{"Name": HOSTILE, "SHA256": "0" * 64}]
     settings = Settings(segmentation=SegmentationSettings(models=(Path(HOSTILE),)))
-    contrasts = ("T1w", "FLAIR")
+    contrasts = {"T1w": 2, "FLAIR": 2}
     return Report(
         "01", visits, {"3": HOSTILE}, lesions, steps, settings, HOSTILE, models, [HOSTILE], contrasts, HOSTILE
     )  # fmt: skip

@@ -14,9 +14,10 @@ VisitOption = Annotated[
     list[tuple],  # type: ignore[type-arg]  # typer takes no parameters here
     typer.Option(
         parser=console.paths_together,
-        metavar="T1W FLAIR | FOLDER",
+        metavar="T1W FLAIR | FLAIR | FOLDER",
         help="One visit: its T1w, then its FLAIR (a NIfTI file, a DICOM folder, or any file of a DICOM series), or one "
-        "DICOM folder with both. Repeat the option for each visit (NIfTI: oldest first).",
+        "DICOM folder with both, or a FLAIR file only, for a model that can do without the T1w. Repeat the option for "
+        "each visit (NIfTI: oldest first).",
     ),
 ]
 

@@ -171,7 +171,9 @@ def _visit(label: str, files: Iterable[_File]) -> FoundVisit:
 def _bids_patients(root: Path) -> tuple[tuple[FoundPatient, ...], tuple[str, ...]]:
     """As every other command reads the folder, with its cautions; what it would overlook is refused."""
     cohort = read_cohort(root, validate=False)
-    problems = [*cohort.problems.values(), *(said for p in cohort.patients for said in p.problems.values())]
+    absent = [why for p in cohort.patients for visit in p.visits for why in visit.absent.values()]
+    of_visits = [said for p in cohort.patients for said in p.problems.values()]
+    problems = [*cohort.problems.values(), *of_visits, *absent]
     if problems:
         raise CohortError(problems[0])
     patients = tuple(_bids_patient(root, patient) for patient in cohort.patients)

@@ -239,12 +239,13 @@ def _read_visit(root: Path, session: str, filters: Filters, brain_masks: Path | 
     folder, place = root.parent, _place(root, session) / "anat"
     if session and (unfit := _unfit(f"ses-{session}")):
         raise CohortError(f"{folder / place.parent}: {unfit}")
-    images, notes = images_in(folder / place, filters)
+    images, absent, notes = images_in(folder / place, filters)
     brain_mask, remarks = brain_mask_in((brain_masks or folder) / place)
     reference, others = reference_in(folder / "derivatives" / "reference" / place)
     if brain_mask or brain_masks:
         notes.append(f"{place.parent}: brain mask {brain_mask or f'absent from {brain_masks}'}")
-    return Visit(session, images, brain_mask=brain_mask, reference=reference), [*notes, *remarks, *others]
+    visit = Visit(session, images, brain_mask=brain_mask, reference=reference, absent=absent)
+    return visit, [*notes, *remarks, *others]
 
 
 def _with_doubts(patient: Patient, dataset: Path, sidecars: SidecarsOf) -> Patient:

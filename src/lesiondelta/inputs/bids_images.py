@@ -55,8 +55,11 @@ def _is_made_of(other: Path, image: Path) -> bool:
     return made != of and made.endswith(of)
 
 
-def images_in(anat: Path, filters: Filters) -> tuple[dict[str, Path], list[str]]:
-    """The images of a visit by contrast, and notes on what was chosen; CohortError where they are not clear."""
+def images_in(anat: Path, filters: Filters) -> tuple[dict[str, Path], dict[str, str], list[str]]:
+    """The images of a visit by contrast, why a T1w is absent, and notes; CohortError where they are not clear.
+
+    A T1w may be absent where nothing there may be meant as one, a FLAIR may not.
+    """
     files, images, notes = _own_files(anat), {}, []
     missing = [contrast for contrast in CONTRASTS if not _candidates(files, contrast, filters)]
     filtered = [contrast for contrast in missing if _candidates(files, contrast, {})]
@@ -65,12 +68,13 @@ def images_in(anat: Path, filters: Filters) -> tuple[dict[str, Path], list[str]]
         raise CohortError(
             f"{anat}: none of {names} fits the filter for {joined(filtered)}: correct --bids-filter-file."
         )
-    if missing:
+    if missing and (missing != ["T1w"] or filtered or images_beside(anat, "T1w") or spells(anat, "T1w")):
         raise CohortError(_said_of_missing(anat, missing))
-    for contrast in CONTRASTS:
+    absent = {contrast: _said_of_missing(anat, [contrast]) for contrast in missing}
+    for contrast in (contrast for contrast in CONTRASTS if contrast not in absent):
         images[contrast], note = _choose(_candidates(files, contrast, filters), contrast)
         notes += note
-    return images, notes
+    return images, absent, notes
 
 
 def _said_of_missing(anat: Path, contrasts: Sequence[str]) -> str:

@@ -76,7 +76,8 @@ def check_patient(
 def _read(visit: Visit, contrasts: Sequence[str], contents: VisitContents, optional: Sequence[str]) -> CheckedVisit:
     missing = [contrast for contrast in contrasts if contrast not in (*visit.images, *optional)]
     if missing:
-        raise CohortError(f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it.")
+        said = f"Visit {visit.label or '(only one)'} has no {' and no '.join(missing)}: add it."
+        raise CohortError(visit.absent.get(missing[0], said))
     images = {contrast: read_image(visit.images[contrast]) for contrast in contrasts if contrast in visit.images}
     mask = read_mask(visit.brain_mask) if visit.brain_mask else None
     if mask is not None:

@@ -35,9 +35,9 @@ Images = Mapping[str, Path | Series]
 def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Path) -> Patient:
     """A patient from the images of each visit; the visits are called 1, 2, ...
 
-    A visit is a T1w and a FLAIR, each a NIfTI file, a folder with a DICOM series or a file of one; or it is one folder
-    with the DICOM series of a study, or of several, which become as many visits. Different days in the DICOM headers
-    of all visits decide their order; else it is as given.
+    A visit is a T1w and a FLAIR, each a NIfTI file, a folder with a DICOM series or a file of one; or a FLAIR only, a
+    file; or one folder with the DICOM series of a study, or of several, which become as many visits. Different days in
+    the DICOM headers of all visits decide their order; else it is as given.
 
     Parameters
     ----------
@@ -99,11 +99,9 @@ def _images(paths: tuple[Path, ...]) -> Sequence[Images]:
             raise ImageError(f"{path} does not exist.")
         if path.is_file():
             require_unpacked(path)
-    if len(paths) == 1 and not paths[0].is_dir():
-        raise CohortError(f"{paths[0]} is one file: --visit takes T1w and FLAIR, or one DICOM folder of both.")
-    if len(paths) == 1:
+    if len(paths) == 1 and paths[0].is_dir():
         return choose_visits(paths[0])
-    pairs = list(zip(CONTRASTS, paths, strict=True))
+    pairs = list(zip(CONTRASTS[-len(paths) :], paths, strict=True))
     for name, path in pairs:
         _require_called(name, path)
     return [{name: named_series(path, name) if holds_dicom(path) else path for name, path in pairs}]
@@ -114,8 +112,8 @@ def _require_called(contrast: str, path: Path) -> None:
     called = {CALLED[word] for word in re.findall(r"[a-z0-9]+", path.name.lower()) if word in CALLED}
     if len(called) == 1 and contrast not in called:
         raise CohortError(
-            f"{path} was given as {contrast}, but its name says {called.pop()}: --visit takes T1w, then FLAIR; "
-            "exchange the two, or rename the file."
+            f"{path} was given as {contrast}, but its name says {called.pop()}: --visit takes T1w, then FLAIR, or "
+            "a FLAIR only; exchange the two, or rename the file."
         )
 
 
@@ -158,7 +156,7 @@ def _require_one_pseudonym(folder: Path, found: Sequence[Images]) -> None:
 
 def _require_pairs(images: Sequence[Images]) -> None:
     """T1w and FLAIR of the visits run in the same order of days, where they say so."""
-    days = [(_day({"T1w": v["T1w"]}), _day({"FLAIR": v["FLAIR"]})) for v in images]
+    days = [(_day({"T1w": v["T1w"]}), _day({"FLAIR": v["FLAIR"]})) for v in images if "T1w" in v]
     known = [(t1w, flair) for t1w, flair in days if t1w and flair]
     for one, other in combinations(known, 2):
         if (one[0] < other[0] and one[1] > other[1]) or (one[0] > other[0] and one[1] < other[1]):
@@ -206,7 +204,10 @@ def _visit(images: Images, label: str, number: int, dated: bool, converted: Path
     flair = images["FLAIR"]
     files = flair.files if isinstance(flair, Series) else ()
     doubts = [doubt for name, one in images.items() if isinstance(one, Series) for doubt in _doubts(name, one)]
-    return Visit(str(number), paths, _acquired(images) if dated else None, dicom=files, doubts=tuple(doubts))
+    alone = f"{_file(flair)} was given without a T1w: give --visit T1W FLAIR, or a model that works without it."
+    absent = {} if "T1w" in images else {"T1w": alone}
+    date = _acquired(images) if dated else None
+    return Visit(str(number), paths, date, dicom=files, doubts=tuple(doubts), absent=absent)
 
 
 def _doubts(contrast: str, series: Series) -> Iterator[str]:

@@ -72,6 +72,11 @@ def require_labelled(cohort: Cohort) -> None:
     problems = [f"sub-{label}: {why}" for label, why in cohort.problems.items()]
     for patient in cohort.patients:
         problems += [f"sub-{patient.label} {visit_name(label)}: {why}" for label, why in patient.problems.items()]
+        problems += [
+            f"sub-{patient.label} {visit_name(visit.label)}: {why}"
+            for visit in patient.visits
+            for why in visit.absent.values()
+        ]
         unlabelled = [visit for visit in patient.visits if visit.reference is None]
         problems += [f"sub-{patient.label} {visit_name(visit.label)} has no reference mask" for visit in unlabelled]
     if problems:

@@ -23,7 +23,7 @@ POINTS_MM = 3.0
 TISSUES = {"white": 0.9, "grey": 0.75, "fluid": 0.9}
 """Shares of tissue in the atlas above which a place counts."""
 LEAST_POINTS, ENOUGH_POINTS = 100, 100_000
-MOST_OFFSET = 0.9
+MOST_OFFSET = 0.95
 """Darkest value inside a brain over its median: real images have 0 to 0.46, proton density up to 0.87."""
 
 
