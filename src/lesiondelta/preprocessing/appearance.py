@@ -23,8 +23,8 @@ POINTS_MM = 3.0
 TISSUES = {"white": 0.9, "grey": 0.75, "fluid": 0.9}
 """Shares of tissue in the atlas above which a place counts."""
 LEAST_POINTS, ENOUGH_POINTS = 100, 100_000
-MOST_OFFSET = 0.95
-"""Darkest value inside a brain over its median: real images have 0 to 0.46, proton density up to 0.87."""
+LEAST_SPREAD = 0.2
+"""From the darkest to the brightest percent inside a brain, over its median: real images have 0.79 and more."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ def _findings(
 
 
 def _appearance(values: Array, places: Mapping[str, Array], deep: Array) -> Appearance:
-    darkest, scored = float(np.percentile(values[deep], 1)), is_standardised(values)
-    has_offset = not scored and darkest > MOST_OFFSET * float(np.median(values))
+    darkest, middle, brightest = (float(value) for value in np.percentile(values[deep], (1, 50, 99)))
+    scored = is_standardised(values)
+    has_offset = not scored and brightest - darkest < LEAST_SPREAD * middle
     if scored or has_offset:  # the darkest values take the place of 0
         values = values - darkest
     white, grey, fluid = (float(np.median(values[places[name]])) for name in ("white", "grey", "fluid"))
