@@ -91,27 +91,27 @@ def _locations(prepared: PreparedPatient, instances: Sequence[Array]) -> list[Ma
 
 def _tracked(visit: SegmentedVisit, brain: Volume, by_hand: Array | None) -> TrackedVisit:
     prepared = visit.prepared
-    covered = shown(prepared.images["FLAIR"], brain)
+    covered = {name: shown(image, brain) for name, image in prepared.images.items()}
+    flair, t1w = (
+        _image(prepared, name, covered[name]) if name in prepared.grids else None for name in ("FLAIR", "T1w")
+    )
     return TrackedVisit(
-        visit.mask.data, visit.probability.data, slice_mm(prepared), residual_mm(prepared), covered,
-        _image(prepared, "FLAIR", brain), _image(prepared, "T1w", brain), by_hand,
+        visit.mask.data, visit.probability.data, slice_mm(prepared), residual_mm(prepared), covered["FLAIR"],
+        flair, t1w, by_hand,
     )  # fmt: skip
 
 
-def _image(visit: PreparedVisit, contrast: str, brain: Volume) -> VisitImage | None:
+def _image(visit: PreparedVisit, contrast: str, covered: Array) -> VisitImage:
     """An image with the blur of its slices: as thick as it shows them to be, if that is more than its header says.
 
     It is 0 where it shows nothing.
     """
-    if contrast not in visit.grids:
-        return None
     affine = np.linalg.inv(visit.from_patient[contrast]) @ visit.grids[contrast].affine
     edges = visit.grids[contrast].spacing
     thickest = int(np.argmax(edges))
     seen = visit.quality.get(f"{contrast}_thickness_mm", edges[thickest])
     affine[:3, thickest] *= max(1.0, seen / edges[thickest])
-    data = np.where(shown(visit.images[contrast], brain), visit.images[contrast].data, 0)
-    return VisitImage(data, box_blur(affine))
+    return VisitImage(np.where(covered, visit.images[contrast].data, 0), box_blur(affine))
 
 
 def shown(image: Volume, brain: Volume) -> Array:
