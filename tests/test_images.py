@@ -263,10 +263,11 @@ def test_an_image_is_read_by_its_content_whatever_its_name(tmp_path, name):
         (b"\n<html>404</html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "fetch it with `git lfs pull`"),
         (b"/annex/objects/MD5E-s1--abc.nii.gz\n", "fetch it with `datalad get`"),
-        (gzip.compress(gzip.compress(b"image")), "is packed twice"),
+        (gzip.compress(gzip.compress(b"image", mtime=0), mtime=0), "is packed twice"),
         (bytes(128) + b"DICM", "is a DICOM file: unpack it"),
         (b"", "is empty"),
     ],
+    ids=["page", "page after a line", "git-lfs", "git-annex", "packed twice", "DICOM", "empty"],
 )
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mgz"])
 def test_what_lies_in_an_images_place_is_named(tmp_path, content, said, name):
