@@ -3,6 +3,8 @@
 Arrays are (X, Y, Z). An affine takes voxel indices to RAS+ millimetres. A transform is a (4, 4) matrix in RAS+
 millimetres that takes points of the *fixed* space to points of the *moving* one, the direction in which an image is
 resampled (and ITK's, but for the LPS axes, which exist only inside this file).
+
+One long file, because what can be wrong with an image file is told where it is read, and nowhere else.
 """
 
 import gzip

@@ -1,3 +1,8 @@
+"""Small BIDS datasets, right and wrong, and what is read of them.
+
+One long file, because every test changes one thing in the same small dataset, which its first part makes.
+"""
+
 import json
 import re
 from datetime import datetime

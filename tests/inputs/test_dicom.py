@@ -1,3 +1,8 @@
+"""DICOM series, right and wrong, and what is read of them.
+
+One long file, because every test changes one thing in the same small series.
+"""
+
 import subprocess
 from pathlib import Path
 

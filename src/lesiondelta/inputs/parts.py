@@ -145,7 +145,7 @@ def _without_plan(series: Series) -> Series:
 
 
 def _joined(parts: Sequence[Series]) -> list[Series]:
-    """Parts of one scan that make one even stack as one series; a part that fits several stays alone."""
+    """Join parts of a scan whose images together make one even stack. A part that fits several stacks stays alone."""
     scans: list[list[Series]] = []
     known: dict[object, list[Series]] = {}
     for part in sorted(parts, key=lambda one: -len(one.files)):

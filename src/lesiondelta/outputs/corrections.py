@@ -57,7 +57,7 @@ def _editable(place: Place) -> list[Path]:
 def require_read(patient: PatientFiles, recorded: Collection[str] = ()) -> None:
     """Raise CohortError where somebody has saved a mask by a name or in a format that nothing reads.
 
-    That is an image that is called like a mask and is no output; `recorded` names outputs of earlier runs.
+    Its name is like that of a mask, and it is not one of our outputs. `recorded` names those of earlier runs.
     """
     recorded_files = {patient.out / name for name in recorded}
     for path in files_below(patient.folder) if patient.folder.is_dir() else []:
