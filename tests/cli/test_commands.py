@@ -147,6 +147,16 @@ def test_segment_loose_files(capsys, tmp_path):
     assert json.loads(sidecar.read_text())["SpatialReference"] == visits[3].resolve().as_uri()
 
 
+@pytest.mark.parametrize("given", [("",), ("T1.nii", ""), ("", "FLAIR.nii")])
+def test_an_empty_path_is_not_the_current_folder(capsys, tmp_path, monkeypatch, given):
+    """As of `--visit "$STUDY"` where the variable is not set."""
+    monkeypatch.chdir(tmp_path)
+    refused = call(capsys, "segment", "-o", tmp_path / "out", "--visit", *given)
+    assert refused.code == 2
+    assert "a path is empty" in refused.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_segment_refuses_a_copy_of_another_visits_image(capsys, tmp_path):
     model = export_tiny_model(tmp_path / "model")
     write_patient(tmp_path / "bids", "x", ("1", "2"))

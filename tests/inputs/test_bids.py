@@ -180,7 +180,7 @@ def test_a_table_without_dates_is_no_caution(tmp_path, table):
     (tmp_path / "sub-1").mkdir()
     (tmp_path / "sub-1/._sub-1_sessions.tsv").write_bytes(b"\0\5\x16\7")
     assert not with_table(tmp_path, table).cautions
-    assert not with_table(tmp_path, "session_id\tacq_time\nses-1\tN/A\nses-2\tNaN\nses-3\t\n").cautions
+    assert not with_table(tmp_path, "session_id\tacq_time\nses-1\tN/A\nses-2\tNaN\nn/a\t\n").cautions
 
 
 @pytest.mark.parametrize(
@@ -267,16 +267,16 @@ def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
     assert times(tmp_path / "sub-1", "abc") == {"a": datetime(2021, 5, 1)}
     images = "anat/sub-1_ses-b_FLAIR.nii.gz\t2020-01-02\nanat/sub-1_ses-b_T1w.nii.gz\t2020-01-01\n"
     table.write_text(f"filename\tacq_time\n{images}")
-    assert times(tmp_path / "sub-1", "abc")["b"] == datetime(2020, 1, 1)
+    assert times(tmp_path / "sub-1", "abc")["b"] == datetime(2020, 1, 2)  # the FLAIR's
     (tmp_path / "sub-1/ses-c").mkdir()
     (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").write_text(
-        "filename\tacq_time\nsub-1_ses-c_FLAIR.nii.gz\t2020-05-01\nsub-1_ses-c_T1w.nii.gz\tn/a\n"
+        "filename\tacq_time\nsub-1_ses-c_FLAIR.nii.gz\tn/a\nsub-1_ses-c_T1w.nii.gz\t2020-05-01\n"
         "sub-1_ses-c_acq-old_T1w.nii.gz\t2019-01-01\n"
     )
     assert "c" not in times(tmp_path / "sub-1", "abc")
     (tmp_path / "sub-1/ses-c/sub-1_ses-c_scans.tsv").unlink()
     with table.open("a") as rows:  # of two days, one of them that of an image which `run` did not take
-        rows.write("anat/sub-1_ses-b_acq-old_T1w.nii.gz\t2019-01-01\n")
+        rows.write("anat/sub-1_ses-b_acq-old_FLAIR.nii.gz\t2019-01-01\n")
     assert "b" not in times(tmp_path / "sub-1", "abc")
     table.write_bytes(b"\xff\xfe\0f")  # not read, as the sessions' table says it
     (tmp_path / "sub-1/sub-1_sessions.tsv").write_text("session_id\tacq_time\nses-b\t2020-05-01\nses-a\t2022-05-01\n")
@@ -286,7 +286,7 @@ def test_dates_of_sessions_without_a_table_are_those_of_their_scans(tmp_path):
 @pytest.mark.parametrize(
     ("sessions", "named"),
     [
-        (("post", "pre"), "ses-post, ses-pre"),
+        (("pre", "post"), "ses-post, ses-pre"),
         (("baseline", "1"), "ses-1, ses-baseline"),
         (("M12", "m6"), "ses-M12, ses-m6"),
         (("1", "2", "10"), ""),
@@ -343,6 +343,32 @@ def test_images_without_contrast_agent_come_first(tmp_path):
         "sub-1_ses-1_T1w.nii.gz",
         "sub-1_ses-1_FLAIR.nii.gz",
     ]
+
+
+@pytest.mark.parametrize("entity", ["acq-postGd", "acq-mprageGd", "acq-3DGad", "rec-postcontrast", "acq-KM", "ce-gad"])
+def test_an_agent_that_a_name_says_is_a_doubt(tmp_path, entity):
+    """Whatever entity says it; where there is an image without an agent, that is taken."""
+    (taken,) = only(write(tmp_path / "a", *visit("1", "1", entity))).visits
+    assert sum("contrast agent" in doubt for doubt in taken.doubts) == 2
+    (taken,) = only(write(tmp_path / "b", *visit("1", "1", entity), *visit("1", "1"))).visits
+    assert taken.images["T1w"].name == "sub-1_ses-1_T1w.nii.gz"
+    assert not taken.doubts
+
+
+@pytest.mark.parametrize("entity", ["acq-preGd", "acq-noContrast", "acq-mprage", "acq-posterior", "rec-norm", "run-2"])
+def test_other_names_say_no_agent(tmp_path, entity):
+    (taken,) = only(write(tmp_path, *visit("1", "1", entity))).visits
+    assert not taken.doubts
+
+
+@pytest.mark.parametrize("part", ["phase", "real", "imag"])
+def test_what_is_no_magnitude_image_is_not_used(tmp_path, part):
+    patient = only(write(tmp_path, *visit("1", "1", f"part-{part}"), *visit("1", "2", f"part-{part}")[:1]))
+    assert f"no magnitude image of T1w and FLAIR, only sub-1_ses-1_part-{part}_T1w.nii.gz" in patient.problems["1"]
+    write(tmp_path, *visit("1", "1", "part-mag"), visit("1", "2")[1])
+    patient = only(tmp_path)
+    assert f"no magnitude image of T1w, only sub-1_ses-2_part-{part}_T1w.nii.gz" in patient.problems["2"]
+    assert patient.visits[0].images["FLAIR"].name == "sub-1_ses-1_part-mag_FLAIR.nii.gz"
 
 
 def test_other_ambiguity_is_a_problem_of_that_visit_alone(tmp_path):
@@ -414,6 +440,17 @@ def test_participants_and_sessions_are_selected_with_and_without_prefix(tmp_path
     patient = only(tmp_path, participants=["sub-01"], sessions=["2"])
     assert (patient.label, labels(patient)) == ("01", ["2"])
     assert [patient.label for patient in read_cohort(tmp_path, sessions=["ses-2"]).patients] == ["01"]
+
+
+@pytest.mark.parametrize("participants", [None, ["01", "03"]])
+def test_patients_without_a_session_asked_for_are_named(tmp_path, caplog, participants):
+    write(tmp_path, *visit("01", "1"), *visit("03", "2"))
+    cohort = read_cohort(tmp_path, participants=participants, sessions=["ses-1"])
+    assert ([patient.label for patient in cohort.patients], cohort.problems) == (["01"], {})
+    assert caplog.messages == ["sub-03 has no session 1"]
+    caplog.clear()
+    read_cohort(tmp_path, participants=participants, sessions=["1", "2"])
+    assert caplog.messages == ["sub-03 has no session 1", "sub-01 has no session 2"]
 
 
 def test_what_is_no_dataset_is_refused(tmp_path):

@@ -67,6 +67,39 @@ def test_images_outside_of_anat_are_named_and_flagged_where_others_are_used(tmp_
     assert found.doubts[0] == f"{t1w} was not considered as the T1w, since it does not lie in anat"
 
 
+@pytest.mark.parametrize("ending", ["zip", "tar", "tgz", "tar.gz", "ZIP", "7z"])
+def test_what_is_packed_is_told_of(tmp_path, caplog, ending):
+    """But not beside the folder that was packed."""
+    write(tmp_path, *visit("1", "1"), f"sub-1/ses-2.{ending}", f"sub-1/ses-1.{ending}", f"sub-2.{ending}")
+    write(tmp_path, f"sub-1.{ending}", f"sub-1/sub-1_ses-3.{ending}")
+    cohort = read_cohort(tmp_path)
+    said = "is not read: unpack it, or move it elsewhere"
+    assert caplog.messages == [f"{tmp_path}/sub-2.{ending} {said}"]
+    assert cohort.patients[0].cautions == (
+        f"{tmp_path}/sub-1/ses-2.{ending} {said}",
+        f"{tmp_path}/sub-1/sub-1_ses-3.{ending} {said}",
+    )
+    assert not only(tmp_path, sessions=["1"]).cautions
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("sub-1_sessions.tsv", "session_id\nses-1\nses-2\n"),
+        ("sub-1_sessions.tsv", "session_id\tacq_time\nses-1\t2019-01-01\n2\tn/a\n"),
+        ("sub-1_scans.tsv", "filename\tacq_time\nses-1/anat/x_T1w.nii.gz\t\nses-2/anat/sub-1_ses-2_T1w.nii.gz\t\n"),
+    ],
+)
+def test_a_session_that_is_listed_and_absent_is_a_caution(tmp_path, name, rows):
+    write(tmp_path, *visit("1", "1"))
+    (tmp_path / "sub-1" / name).write_text(rows)
+    said = f"ses-2 is listed in {tmp_path}/sub-1/{name} and has no folder: add it, or correct the table"
+    assert only(tmp_path).cautions == (said,)
+    assert not only(tmp_path, sessions=["1"]).cautions
+    write(tmp_path, *visit("1", "2"))
+    assert not only(tmp_path).cautions
+
+
 def test_what_is_a_file_or_leads_nowhere_is_missed(tmp_path):
     write(tmp_path, *visit("1", "1"), "sub-3", "sub-4.zip", "sub-1/ses-2", *visit("2", "1"))
     (tmp_path / "sub-2/anat").symlink_to(tmp_path / "gone")

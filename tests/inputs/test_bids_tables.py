@@ -54,7 +54,7 @@ def test_tables_in_which_the_order_differs_are_a_caution(tmp_path):
     )
 
 
-DATES = "whose numbers have another order if read as dates with the day or month first"
+DATES = "whose numbers have another order if read as dates"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,16 @@ DATES = "whose numbers have another order if read as dates with the day or month
         (("010520", "120119"), DATES),
         (("MR150119", "MR311218"), DATES),
         (("01m2020", "02m2019"), DATES),
+        (("0519", "1118"), DATES),
+        (("519", "1118"), DATES),
+        (("052019", "112018"), DATES),
+        (("202001", "20190512"), DATES),
+        (("1052019", "15032018"), DATES),
+        (("1052019", "5032018"), DATES),
+        (("2020", "201905"), DATES),
+        (("201905", "20200112"), ""),
+        (("1", "10", "100"), ""),
+        (("0518", "1119"), ""),
         (("01", "1"), "some of which are the same number"),
         (("20190531", "20200101"), ""),
         (("10000001", "20000002"), ""),
@@ -91,12 +101,63 @@ def test_dates_that_contradict_numbers_are_a_caution(tmp_path):
     assert not dated(tmp_path / "c", "ses-post 2021-01-01", "ses-pre 2020-01-01").cautions
 
 
+@pytest.mark.parametrize(("early", "late"), [("baseline", "followup"), ("Baseline", "m06"), ("pre", "post")])
+def test_dates_that_put_a_baseline_after_others_are_a_caution(tmp_path, early, late):
+    patient = dated(tmp_path / "a", f"ses-{early} 2021-05-01", f"ses-{late} 2019-05-01")
+    assert labels(patient) == [late, early]
+    said = "visits are ordered by acq_time, and their labels say another order"
+    assert patient.cautions == (f"{said} (ses-{late}, ses-{early}): correct one",)
+    assert not dated(tmp_path / "b", f"ses-{early} 2019-05-01", f"ses-{late} 2021-05-01").cautions
+
+
+def with_scan_days(root, *days: tuple[str, str]):
+    """Sessions 1, 2, ... whose T1w and FLAIR have these days in the patient's table of scans."""
+    rows = "".join(
+        f"ses-{session}/anat/sub-1_ses-{session}_{contrast}.nii.gz\t{day}\n"
+        for session, pair in enumerate(days, start=1)
+        for contrast, day in zip(("T1w", "FLAIR"), pair, strict=True)
+    )
+    sessions = tuple(str(number) for number in range(1, len(days) + 1))
+    return with_table(root, f"filename\tacq_time\n{rows}", "sub-1_scans.tsv", sessions)
+
+
+def test_the_day_of_a_visit_is_that_of_its_flair(tmp_path):
+    """The T1w of the third visit is an old one; the second visit's FLAIR has no date."""
+    patient = with_scan_days(
+        tmp_path, ("2019-01-01", "2019-01-01"), ("2020-01-01", "n/a"), ("2019-06-01", "2021-01-01")
+    )
+    assert labels(patient) == ["1", "2", "3"]
+    assert [str(visit.acquired.date()) for visit in patient.visits] == ["2019-01-01", "2020-01-01", "2021-01-01"]
+    said = "the T1w (2019-06-01) and FLAIR (2021-01-01) of ses-3 were acquired on different days, by sub-1_scans.tsv"
+    assert patient.cautions == (said,)
+    one = with_scan_days(tmp_path / "one", ("2015-01-01", "2021-01-01"))
+    assert str(one.visits[0].acquired.date()) == "2021-01-01"
+    assert len(one.cautions) == 1
+
+
+def test_an_old_t1w_does_not_exchange_two_visits(tmp_path):
+    """Its day would put the visit of 2021 before the one of 2020."""
+    patient = with_scan_days(tmp_path, ("n/a", "2020-01-01"), ("2015-01-01", "2021-01-01"))
+    assert labels(patient) == ["1", "2"]
+    assert len(patient.cautions) == 1
+
+
+def test_t1ws_that_are_exchanged_between_visits_stop_the_patient(tmp_path):
+    patient = with_scan_days(tmp_path, ("2021-01-01", "2019-01-01"), ("2019-01-01", "2021-01-01"))
+    assert not patient.visits
+    for session in "12":
+        assert "by sub-1_scans.tsv, T1w and FLAIR are exchanged between visits" in patient.problems[session]
+
+
 @pytest.mark.parametrize(
     ("column", "flagged"),
     [
         *((name, False) for name in ("date_of_birth", "birth_date", "candidate_id", "updated", "acquisition_site")),
         *((name, False) for name in ("acq_label", "acq_protocol", "age_days", "date_of_conversion", "acquisition")),
         *((name, True) for name in ("date", "scan_date", "AcquisitionDate", "acquisition_time", "study_date")),
+        *((name, False) for name in ("age_months", "years_of_education", "days_since_birth", "birth_year")),
+        *((name, True) for name in ("days", "Month", "months_since_baseline", "years_from_onset", "follow_up_months")),
+        *((name, True) for name in ("weeks_after_baseline", "time_since_baseline", "MonthsSinceBaseline", "visit_day")),
         *((name, True) for name in ("date_of_scan", "days_since_baseline", "days_from_onset", "visit_date")),
     ],
 )

@@ -3,7 +3,10 @@
 import dataclasses
 import gzip
 
+import nibabel as nib
+import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import NoVisitError
@@ -57,6 +60,29 @@ def test_an_image_that_is_given_twice_costs_both_visits(patient, tmp_path, level
     checked = check_patient(patient, CONTRASTS)
     assert labels(checked) == ["2"]
     assert {label: "are the same image" in why for label, why in checked.problems.items()} == {"1": True, "3": True}
+
+
+@pytest.mark.parametrize("voxels", [np.float32, np.float64, np.int16])
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
+def test_an_image_that_is_stored_otherwise_is_the_same(patient, tmp_path, axes, voxels):
+    """In another orientation, or rounded to voxels of another type: still one scan for two visits."""
+    image = nib.load(image_path(tmp_path, "01", "1", "FLAIR"))
+    turn = ornt_transform(nib.io_orientation(image.affine), axcodes2ornt(axes))
+    turned = image.as_reoriented(turn)
+    again = nib.Nifti1Image(turned.get_fdata(), turned.affine)
+    again.set_data_dtype(voxels)  # a header that scales keeps the values of integers
+    nib.save(again, image_path(tmp_path, "01", "3", "FLAIR"))
+    checked = check_patient(patient, CONTRASTS)
+    assert labels(checked) == ["2"]
+    assert all("are the same image" in why for why in checked.problems.values())
+
+
+def test_the_same_voxels_mirrored_are_another_image(patient, tmp_path):
+    """A scan whose sides are exchanged is wrong in another way, and two scans are not compared by size only."""
+    image = nib.load(image_path(tmp_path, "01", "1", "FLAIR"))
+    mirrored = nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine)
+    nib.save(mirrored, image_path(tmp_path, "01", "3", "FLAIR"))
+    assert labels(check_patient(patient, CONTRASTS)) == ["1", "2", "3"]
 
 
 def test_no_visit_left_tells_each_ones_reason(patient):

@@ -15,10 +15,10 @@ from pydicom.uid import JPEGLosslessSV1, RLELossless, SecondaryCaptureImageStora
 
 from lesiondelta.errors import CohortError, GeometryError, ImageError
 from lesiondelta.images import Volume, read_image
-from lesiondelta.inputs.dicom import find_series, read_series
+from lesiondelta.inputs.dicom import find_series, read_series, thinned
 from lesiondelta.inputs.parts import differing
 from lesiondelta.inputs.stacks import Stack
-from lesiondelta.inputs.studies import weighting
+from lesiondelta.inputs.studies import describe, weighting
 from tests.dicoms import (
     FLAIR,
     LOCALISER,
@@ -597,3 +597,87 @@ def test_stacks_are_apart_if_no_two_images_are_near():
     assert stack.apart(at(-3, 1, 9, 4.5))
     for place in (0, 3.05, 6.05, -0.05):
         assert not stack.apart(at(-3, 1, place))
+
+
+def by_turns(folder, parts=2, **tags):
+    """A FLAIR whose second, fourth, ... images are of another series."""
+    paths = write_series(folder, speckle(shape=(6, 6, 24)), new_study(), FLAIR, 2)
+    for index, path in enumerate(paths):
+        if index % parts:
+            rewrite(path, SeriesInstanceUID="1.2.3", SeriesNumber=3, **tags)
+    return paths
+
+
+@pytest.mark.parametrize("tags", [{}, {"SeriesDescription": "flair post"}, {"EchoTime": 400}, {"EchoTime": None}])
+def test_slices_of_another_series_between_those_of_one_are_kept_beside(tags, tmp_path):
+    paths = by_turns(tmp_path, **tags)
+    one, other = find_series(tmp_path)
+    assert (set(one.files), set(other.files)) == (set(paths[::2]), set(paths[1::2]))
+    assert [beside.files for beside in (*one.others, *other.others)] == [other.files, one.files]
+    assert describe(other).count("a part of its stack") == 1
+
+
+def test_a_third_of_a_stack_has_the_rest_beside_it(tmp_path):
+    paths = by_turns(tmp_path, parts=3)
+    third = next(series for series in find_series(tmp_path) if paths[0] in series.files)
+    assert [set(other.files) for other in third.others] == [{path for i, path in enumerate(paths) if i % 3}]
+
+
+@pytest.mark.parametrize("tags", [{"EchoTime": 90}, {"InversionTime": 0}, {"RepetitionTime": 9000}])
+def test_another_contrast_between_the_slices_is_not_beside(tags, tmp_path):
+    by_turns(tmp_path, **tags)
+    assert not any(series.others for series in find_series(tmp_path))
+
+
+def test_a_second_scan_between_the_slices_that_makes_no_even_stack_is_not_beside(tmp_path):
+    study = new_study()
+    for number, shift in enumerate((0, 0, 0.7)):
+        whole = speckle(seed=number)
+        affine = whole.affine.copy()
+        affine[:3, 3] += shift * np.array([0, 0, 1])
+        write_series(tmp_path, Volume(whole.data, affine), study, FLAIR, number)
+    assert not any(series.others for series in find_series(tmp_path))
+
+
+def spaced(folder, spacing, first, step):
+    """A volume at 3 mm, its distance and the numbers of its images as given."""
+    for index, path in enumerate(write_series(folder, speckle("oblique"), new_study(), FLAIR)):
+        rewrite(path, SpacingBetweenSlices=spacing, InstanceNumber=None if step is None else first + step * index)
+    return thinned(only(folder))
+
+
+@pytest.mark.parametrize(("first", "step"), [(1, 2), (0, 2), (99, -2), (0, None)])
+def test_slices_at_twice_their_distance_are_said(first, step, tmp_path):
+    assert spaced(tmp_path, 1.5, first, step) == (
+        "lie 3 mm apart although the headers say 1.5 mm: every second slice may be missing"
+    )
+
+
+def test_slices_at_a_multiple_of_their_distance_are_said(tmp_path):
+    assert "say 1 mm: 2 of 3 slices may be missing" in spaced(tmp_path, 1, 1, 3)
+
+
+GAPS = {"numbers follow": (1.5, 1), "distance": (3, 2), "no multiple": (1.3, 2), "none": (0, 2), "other step": (1.5, 3)}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_a_distance_that_says_nothing_is_not_said(name, tmp_path):
+    spacing, step = GAPS[name]
+    assert spaced(tmp_path, spacing, 1, step) == ""
+
+
+def test_frames_at_twice_their_distance_are_said(tmp_path):
+    write_enhanced(tmp_path / "one.dcm", speckle(), new_study(), FLAIR)
+    image = pydicom.dcmread(tmp_path / "one.dcm")
+    image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = 1.5
+    image.save_as(tmp_path / "one.dcm")
+    assert "every second slice may be missing" in thinned(only(tmp_path))
+
+
+@pytest.mark.parametrize("stamp", ["19000101000000", "29990101000000"])
+def test_a_day_on_which_no_scan_can_have_been_is_passed_over(stamp, tmp_path):
+    write_series(tmp_path / "a", speckle(), new_study() | {"AcquisitionDateTime": stamp}, FLAIR)
+    assert only(tmp_path / "a").acquired.isoformat() == "2020-03-01T10:20:30"
+    shifted = new_study("19050607") | {"AcquisitionDateTime": ""}
+    write_series(tmp_path / "b", speckle(), shifted, FLAIR)
+    assert only(tmp_path / "b").acquired.year == 1905

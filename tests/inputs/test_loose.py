@@ -316,3 +316,55 @@ def test_folders_of_nifti_files_are_to_be_given_by_file(tmp_path):
 def test_packed_images_are_to_be_unpacked(name, tmp_path):
     with pytest.raises(ImageError, match=f"{name} is packed: unpack it"):
         loose_patient(given(tmp_path, name, "b.nii"), "x", tmp_path / "out")
+
+
+def dated(folder, dates, **tags):
+    """Studies of these dates, given in this order; the years of the visits in the order found."""
+    visits = []
+    for number, date in enumerate(dates):
+        other = {name: values[number] for name, values in tags.items()}
+        visits.append((write_study(folder / str(number), date, number * 5, **other),))
+    patient = loose_patient(visits, "x", folder / "out")
+    return [visit.acquired and visit.acquired.year for visit in patient.visits]
+
+
+@pytest.mark.parametrize("stamp", ["19000101000000", "20100101000000"])
+def test_a_kind_of_date_that_is_the_same_at_all_visits_does_not_hide_another(stamp, tmp_path):
+    dates = ["20220301", "20200301"]
+    assert dated(tmp_path / "a", dates, AcquisitionDateTime=[stamp] * 2) == [2020, 2022]
+    assert dated(tmp_path / "b", dates, AcquisitionDate=["20100101"] * 2) == [2020, 2022]
+
+
+def test_dates_that_were_all_shifted_order_the_visits(tmp_path):
+    assert dated(tmp_path / "a", ["19070301", "19050301"]) == [1905, 1907]
+
+
+def test_a_shifted_date_beside_a_real_one_says_nothing(tmp_path):
+    assert dated(tmp_path / "a", ["20200301", "19050301"]) == [None, None]
+
+
+def test_slices_that_may_be_missing_are_said(tmp_path):
+    study = write_study(tmp_path / "a")
+    for path in study.glob("2_*"):
+        image = dcmread(path)
+        image.SpacingBetweenSlices = 1.5
+        del image.InstanceNumber
+        image.save_as(path)
+    (visit,) = loose_patient([(study,)], "x", tmp_path / "out").visits
+    assert visit.doubts == (
+        "the slices of the FLAIR lie 3 mm apart although the headers say 1.5 mm: every second slice may be missing",
+    )
+
+
+def test_the_other_half_of_a_stack_is_said_whatever_its_number(tmp_path):
+    study = new_study()
+    t1w = write_series(tmp_path / "a", speckle(), study, T1W, 1)
+    flair = write_series(tmp_path / "a", speckle(), study, FLAIR, 2)
+    for path in flair[1::2]:
+        image = dcmread(path)
+        image.SeriesInstanceUID, image.SeriesNumber = "1.2.3", 3
+        image.save_as(path)
+    (visit,) = loose_patient([(t1w[0], flair[0])], "x", tmp_path / "out").visits
+    assert [re.sub(r"2_\d+", "FILE", doubt) for doubt in visit.doubts] == [
+        "6 images of DICOM series 3 (such as FILE), which continue the stack of the FLAIR, were not used"
+    ]

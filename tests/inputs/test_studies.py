@@ -279,3 +279,63 @@ def test_series_of_one_image_each_are_listed_in_one_line(tmp_path):
     with pytest.raises(CohortError, match=r"and 12 series of one image each .* convert it with dcm2niix") as raised:
         choose_visits(tmp_path)
     assert str(raised.value).count("\n") == 2
+
+
+@pytest.mark.parametrize("identifier", ["1.2.3", ""])
+def test_contrasts_that_lie_in_different_studies_are_listed_together(identifier, tmp_path):
+    """One has another identifier of its study, or none."""
+    study = new_study()
+    write_series(tmp_path, SMALL, study, T1W, 1)
+    write_series(tmp_path, SMALL, study | {"StudyInstanceUID": identifier}, FLAIR, 2)
+    write_series(tmp_path, SMALL, study, T2, 3)
+    with pytest.raises(CohortError, match="holds its T1w and FLAIR in different studies") as raised:
+        choose_visits(tmp_path)
+    listed = str(raised.value).splitlines()[1:]
+    assert sorted(line.split("series ")[1][0] for line in listed) == ["1", "2", "3"]
+
+
+def test_a_study_without_a_contrast_beside_a_whole_one_is_not_said_to_be_half(tmp_path):
+    write_study(tmp_path / "a", new_study(), T1W, FLAIR)
+    write_study(tmp_path / "b", new_study(), ENHANCED_T1W, FLAIR)
+    with pytest.raises(CohortError, match="no series that is certainly the T1w") as raised:
+        choose_visits(tmp_path)
+    assert str(raised.value).count("\n") == 4
+
+
+NO_AGENTS = [
+    "NO CONTRAST", "No contrast", "NONE GIVEN", "N", "NO", "n/a", "0", "0.0 ml", "without", "ohne KM", "-", "nil",
+    "no IV contrast given", "KM-frei", "not applicable",
+]  # fmt: skip
+WITHOUT_AGENT = [
+    "T1 non-enhanced", "T1 KM-frei", "t1_mprage_noKM", "T1 TFE postproc", "T1 noncontrast", "T1 kein KM", "T1 AC-PC",
+    "T1 IV ventricle", "T1 Kontrolle", "T1 sin contraste",
+]  # fmt: skip
+WITH_AGENT = [
+    "T1 omniscan", "T1 multihance", "T1 artirem", "T1 DOTA", "t1 po kontr", "T1_MPRAGE_iv", "t1_mprage_sag_pc",
+    "T1 i.v.", "T1 pre and post", "t1 AC-PC km",
+]  # fmt: skip
+
+
+def why(folder, **tags):
+    write_series(folder, SMALL, new_study(), T1W | tags)
+    return unsuitable(find_series(folder)[0])
+
+
+@pytest.mark.parametrize("agent", NO_AGENTS)
+def test_a_tag_that_says_that_there_is_no_agent(agent, tmp_path):
+    assert why(tmp_path, ContrastBolusAgent=agent) == ""
+
+
+@pytest.mark.parametrize("agent", ["Dotarem", "10 ml", "Y", "NORMAL DOSE GD", "contrast", "no contrast, then Gd"])
+def test_a_tag_that_says_an_agent(agent, tmp_path):
+    assert why(tmp_path, ContrastBolusAgent=agent) == "contrast agent"
+
+
+@pytest.mark.parametrize("name", WITHOUT_AGENT)
+def test_a_name_that_says_that_there_is_no_agent(name, tmp_path):
+    assert why(tmp_path, SeriesDescription=name) == ""
+
+
+@pytest.mark.parametrize("name", WITH_AGENT)
+def test_a_name_that_says_an_agent(name, tmp_path):
+    assert why(tmp_path, SeriesDescription=name) == "contrast agent"

@@ -478,19 +478,36 @@ def test_a_kill_while_reports_are_written_is_made_good(root, capsys, again):
         "space-patient_label-L_mask",
         "space-patient_label-L_desc-automatic_mask",
         "space-orig_seg-lesions_dseg",
+        "space-orig_seg-change_desc-from1_dseg",
+        "space-patient_label-L_probseg",
+        "space-patient_FLAIR",
     ],
 )
 @pytest.mark.parametrize("again", [report, run, other_threshold])
 def test_an_edit_of_an_output_that_is_not_followed_is_refused_not_lost(root, capsys, name, again):
     path = mask_path(root, name)
-    volume = read_labels(path)
-    write_volume(path, volume.with_data(volume.data * 0))
+    written = nib.load(path)
+    write_volume(path, Volume(np.zeros(written.shape, np.uint8), written.affine))
     before = contents(root / "out")
     done = again(capsys, root)
     assert done.code == 1
     assert "has been edited, but only" in done.out.replace("\n", " ")
     after = contents(root / "out")
     assert {name for name in before if before[name] != after.get(name)} <= {"settings.json"}
+
+
+def test_an_edited_brain_mask_is_refused_and_the_way_out_is_said(root, capsys):
+    """No other run than a whole one makes it anew."""
+    path = root / "out/sub-01/anat/sub-01_space-patient_desc-brain_mask.nii.gz"
+    brain, before = read_labels(path), path.read_bytes()
+    write_volume(path, brain.with_data(brain.data * 0))
+    done = report(capsys, root)
+    assert done.code == 1
+    assert "has been edited, but only" in done.out.replace("\n", " ")
+    assert "then remove this one, and run the patient again without --reports-only" in done.out.replace("\n", " ")
+    path.unlink()
+    assert run(capsys, root).code == 0
+    assert path.read_bytes() == before
 
 
 def test_an_edited_segmentation_of_slicer_is_refused_not_lost(root, capsys):

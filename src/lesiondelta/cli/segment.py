@@ -10,10 +10,18 @@ from lesiondelta.cli import console
 from lesiondelta.cli.options import Given, Output, Threads, WorkDir, settings_of, takes_settings
 from lesiondelta.cli.running import nothing_built, run_and_print
 
+
+def visit_paths(text: str) -> tuple[Path, ...]:
+    """The paths of one `--visit`; an empty one, as of a variable that is not set, would be the current folder."""
+    if "" in text.split(console.TOGETHER):
+        raise typer.BadParameter("a path is empty: give the image or folder (is a variable of the shell not set?).")
+    return console.paths_together(text)
+
+
 VisitOption = Annotated[
     list[tuple],  # type: ignore[type-arg]  # typer takes no parameters here
     typer.Option(
-        parser=console.paths_together,
+        parser=visit_paths,
         metavar="T1W FLAIR | FLAIR | FOLDER",
         help="One visit: its T1w, then its FLAIR (a NIfTI file, a DICOM folder, or any file of a DICOM series), or one "
         "DICOM folder with both, or a FLAIR file only, for a model that can do without the T1w. Repeat the option for "

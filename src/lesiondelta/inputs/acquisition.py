@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
+from itertools import combinations
 from typing import Any
 
 LONGEST_S = {"EchoTime": 1.0, "RepetitionTime": 30.0, "InversionTime": 10.0}
@@ -22,9 +24,19 @@ SHORT_REPETITION_MS = 1000.0
 """Too short for a FLAIR, which waits longer than that for the signal of fluid to pass zero."""
 LONG_INVERSION_MS = 1200.0
 """That of a FLAIR."""
+DATED_BY = ("FLAIR", "T1w")
+"""Whose date is a visit's."""
 T1W = re.compile(r"\b(t1\w*|mp ?rage|bravo|f?spgr|tfe|flash)\b")
 FLAIR = re.compile(r"\b(\w*flair\w*|dark ?fluid|tirm)\b")
 NOT_T1W = re.compile(r"\b(t2\w*|pdw?|hemo\w*)\b")
+
+
+def crossed_days(days: Mapping[str, tuple[date, date]]) -> tuple[str, str] | None:
+    """Two visits whose T1ws were acquired in one order and whose FLAIRs in the other, of the days of both, or None."""
+    for (one, (t1w, flair)), (other, (other_t1w, other_flair)) in combinations(days.items(), 2):
+        if (t1w < other_t1w and flair > other_flair) or (t1w > other_t1w and flair < other_flair):
+            return one, other
+    return None
 
 
 @dataclass(frozen=True)

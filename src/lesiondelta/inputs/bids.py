@@ -8,18 +8,23 @@ The rules, in full:
   image is missing, else in `Visit.doubts`; but for what SPM makes of the image in use.
 - A folder that is meant as `sub-X` or `ses-Y` and called otherwise makes the patient unusable; see `bids_folders`.
 - A session that holds other data (`func`, `eeg`) and no `anat` is left out, with a note.
-- Several of one contrast: those without a contrast agent (`ce-`) come first; of several runs the last one counts, since
-  a scanner repeats a scan that was spoiled; any other ambiguity makes the visit unusable and says so.
+- Several of one contrast: those without a contrast agent (`ce-gad`, `acq-postGd`) come first; of several runs the last
+  one counts, since a scanner repeats a scan that was spoiled; any other ambiguity makes the visit unusable and says so.
+  Images that are not of the magnitude (`part-phase`) are not used.
 - Visits are ordered by `acq_time` of the first kind of table (`sub-X_sessions.tsv`, then `_scans.tsv`) that gives every
   usable visit a day of its own, else by session label in natural order (2 before 10). Dates that contradict the labels
   then make the patient unusable, and days that repeat count for nothing. `Patient.order` says which, and
   `Patient.cautions` where labels decide that are no numbers or may be dates, or although there is a table, which
   `bids_tables` could not use; and where two tables, or dates and numbers, contradict each other.
+- By a table of scans, a visit's day is that of its FLAIR (of the T1w where the FLAIR has none). A T1w of another day is
+  a caution; T1ws that run against the order of the FLAIRs are exchanged, and make the patient unusable.
 - A brain mask is `..._desc-brain_mask.nii.gz` beside the images, or at the same place in a folder given for masks;
   those in the space of a template are not.
 - A reference is `derivatives/reference/.../sub-X[_ses-Y]_space-orig_label-{L,lesion}_mask.nii.gz`.
-- Whatever cannot be used is named in `Patient.problems` and `Cohort.problems`, and a warning names the participants
-  of `participants.tsv` that have no folder; nothing disappears silently.
+- Whatever cannot be used is named in `Patient.problems` and `Cohort.problems`; a warning names the participants of
+  `participants.tsv` that have no folder, those that are packed (`sub-02.zip`), and those without a session asked for;
+  `Patient.cautions` the sessions that tables list and that have no folder, or that are packed. Nothing disappears
+  silently.
 """
 
 import logging
@@ -42,12 +47,13 @@ from lesiondelta.inputs.bids_folders import (
     misnamed,
     misnamed_patients,
     nested,
+    packed,
     rename,
 )
 from lesiondelta.inputs.bids_images import brain_mask_in, doubts_of_images, images_in, joined, reference_in
 from lesiondelta.inputs.bids_names import Filters, natural
 from lesiondelta.inputs.bids_order import time_order
-from lesiondelta.inputs.bids_tables import dates_of, find_table, read_table
+from lesiondelta.inputs.bids_tables import dates_of, listed_without_folder, said_of_participants
 from lesiondelta.inputs.sidecars import SidecarsOf, sidecars_in
 
 log = logging.getLogger(__name__)
@@ -88,9 +94,8 @@ def read_cohort(
         There is no such dataset, participant or session, or no brain mask in the folder given for them.
     """
     present = _labels(folder, validate)
-    if participants is None:
-        _warn_of_absent(folder, present)
     selected = [label for label in present if _wanted(label, participants, "sub")]
+    _warn_of_absent(folder, present, participants)
     problems, doubts = _misplaced(folder, present, participants)
     _require_found(folder, "participant", [*selected, *problems], participants)
     if brain_masks and not brain_masks.is_dir():
@@ -114,8 +119,18 @@ def read_cohort(
         log.warning("left out, as they hold no anatomical images: %s", ", ".join(without))
     known = {visit.label for patient in patients for visit in patient.visits}
     _require_found(folder, "session", known.union(*(patient.problems for patient in patients)), sessions)
+    _warn_of_lacking([label for label in selected if label not in problems], patients, sessions)
     _require_brain_masks(brain_masks, patients)
     return Cohort(tuple(patients), problems)
+
+
+def _warn_of_lacking(labels: Sequence[str], patients: Sequence[Patient], sessions: Sequence[str] | None) -> None:
+    """Name the sessions asked for that some of these participants lack; those who lack all are not in `patients`."""
+    there = {patient.label: {visit.label for visit in patient.visits} | {*patient.problems} for patient in patients}
+    for session in dict.fromkeys(name.removeprefix("ses-") for name in sessions or ()):
+        for label in labels:
+            if session not in there.get(label, ()):
+                log.warning("sub-%s has no session %s", label, session)
 
 
 def _require_brain_masks(folder: Path | None, patients: Sequence[Patient]) -> None:
@@ -169,21 +184,12 @@ def _unfit(name: str) -> str:
     return ""
 
 
-def _warn_of_absent(folder: Path, present: Sequence[str]) -> None:
-    path, _ = find_table(folder, "participants.tsv")
-    if path is None:
-        return
-    try:
-        listed = read_table(path).column("participant_id")
-    except CohortError as error:  # nothing else needs this table
-        log.warning("%s", error)
-        return
-    if listed is None:
-        log.warning("%s has no column participant_id, separated by tabs: who is missing is not known", path)
-    known = {*present, "", "n/a"}
-    absent = dict.fromkeys(name for name in listed or () if name.removeprefix("sub-") not in known)
-    if absent:
-        log.warning("%s lists participants without a folder: %s", path, ", ".join(absent))
+def _warn_of_absent(folder: Path, present: Sequence[str], participants: Sequence[str] | None) -> None:
+    for said in said_of_participants(folder, present) if participants is None else ():
+        log.warning("%s", said)
+    for label, said in packed(folder, "sub").items():
+        if _wanted(label, participants, "sub"):
+            log.warning("%s", said)
 
 
 def _wanted(label: str, asked: Sequence[str] | None, entity: str) -> bool:
@@ -219,7 +225,9 @@ def _read_patient(
             notes += remarks
         except (OSError, CohortError) as error:
             problems[session] = _message(error, root)
-    patient = Patient(label, (), problems=problems, notes=tuple(notes))
+    unread = (*listed_without_folder(root), *packed(root, "ses").items())
+    cautions = dict.fromkeys(said for session, said in unread if _wanted(session, sessions, "ses"))
+    patient = Patient(label, (), problems=problems, notes=tuple(notes), cautions=tuple(cautions))
     try:
         return _in_time_order(patient, visits, root) if visits else patient
     except CohortError as error:
@@ -284,5 +292,5 @@ def _in_time_order(patient: Patient, visits: Mapping[str, Visit], root: Path) ->
         visits=tuple(replace(visits[label], acquired=order.times.get(label)) for label in order.labels),
         order=order.basis,
         notes=(*patient.notes, *order.doubts),
-        cautions=tuple(order.cautions),
+        cautions=(*order.cautions, *patient.cautions),
     )

@@ -19,6 +19,11 @@ MEANT = {
     "ses": re.compile(r"(?:ses|sess|session)(?:-(.*)|[_ .]*(\d.*))", re.IGNORECASE),
 }
 """Names of folders that are meant as those of a patient or a session, with the label."""
+PACKED = {
+    entity: re.compile(rf"(?:.*_)?{entity}-([a-zA-Z0-9+]+)\.(?:zip|7z|rar|t[gbx]z2?|tar(?:\.\w+)?)", re.IGNORECASE)
+    for entity in MEANT
+}
+"""Names of archives that hold a patient or a session, with the label."""
 DEPTH = {"sub": 2, "ses": 1}
 """How many folders lie between a patient's or session's and its images, at most."""
 DATATYPES = {
@@ -30,6 +35,18 @@ OTHERS = re.compile(
     re.IGNORECASE,
 )
 """Folders that are no patients and no sessions, whatever they hold."""
+
+
+def packed(folder: Path, entity: str) -> dict[str, str]:
+    """Archives of patients or sessions that have no folder: their labels, and what to say of each."""
+    archives = {path: PACKED[entity].fullmatch(path.name) for path in entries(folder)}
+    labels = {path: match[1] for path, match in archives.items() if match}
+    absent = {*labels.values()}.difference(labels_in(folder, entity))
+    return {
+        label: f"{path} is not read: unpack it, or move it elsewhere"
+        for path, label in labels.items()
+        if label in absent
+    }
 
 
 def labels_in(folder: Path, entity: str) -> list[str]:

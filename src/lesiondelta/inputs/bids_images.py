@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
-from lesiondelta.inputs.acquisition import contradiction, of_sidecar
+from lesiondelta.inputs.acquisition import contradiction, of_sidecar, plain_words
 from lesiondelta.inputs.bids_folders import images_beside
 from lesiondelta.inputs.bids_names import (
     LESION_LABELS,
@@ -21,11 +21,14 @@ from lesiondelta.inputs.bids_names import (
     spells,
 )
 from lesiondelta.inputs.sidecars import SidecarsOf, said_of
+from lesiondelta.inputs.studies import ENHANCED, NOT_ENHANCED, names_an_agent
 
-NO_AGENT = {"none", "no", "n/a", "na"}
 NATIVE = {None, "orig", "T1w", "FLAIR"}
 """What `space` says of a brain mask that lies on its images; those of templates do not."""
 OF_REFERENCE = {"sub", "ses", "space", "label"}
+NEXT_WORD = re.compile(r"(?<=\w)(?=[A-Z][a-z])")
+"""Where a word begins within a label, as in `mprageGd`."""
+MAGNITUDE = "mag"
 BRAIN_MASK = re.compile(r"brain.?mask|label-brain", re.IGNORECASE)
 """How a brain mask is called where it is not called `desc-brain_mask`."""
 
@@ -37,8 +40,8 @@ def doubts_of_images(images: Mapping[str, Path], dataset: Path, sidecars: Sideca
     """
     for contrast, path in images.items():
         fields, file = said_of(path, dataset, sidecars), parse_name(path)
-        agent = fields.get("ContrastBolusIngredient") or (file.entities.get("ce") if file else None)
-        if agent and str(agent).lower() not in NO_AGENT:
+        agent = fields.get("ContrastBolusIngredient") or (_agent_of(file) if file else None)
+        if agent and names_an_agent(plain_words(str(agent))):
             yield f"the {contrast} was acquired with a contrast agent ({agent})"
         yield from contradiction(contrast, path.name, "sidecar", of_sidecar(fields))
         for other in images_beside(path.parent, contrast):
@@ -47,6 +50,19 @@ def doubts_of_images(images: Mapping[str, Path], dataset: Path, sidecars: Sideca
             if _is_made_of(other, path):
                 continue
             yield f"{other.name} was not considered as the {contrast}, since that is not the name of a BIDS image"
+
+
+def _agent_of(file: BidsFile) -> str | None:
+    """What of a name says a contrast agent: `ce-gad`, and `acq-postGd` or `acq-mprageGd` too; `acq-preGd` does not."""
+    if "ce" in file.entities:
+        return file.entities["ce"]
+    others = [label for entity, label in file.entities.items() if entity not in ("sub", "ses", "run")]
+    return next((label for label in others if _says_agent(label)), None)
+
+
+def _says_agent(label: str) -> bool:
+    words = plain_words(NEXT_WORD.sub(" ", label))
+    return bool(ENHANCED.search(NOT_ENHANCED.sub(" ", words)))
 
 
 def _is_made_of(other: Path, image: Path) -> bool:
@@ -60,8 +76,15 @@ def images_in(anat: Path, filters: Filters) -> tuple[dict[str, Path], dict[str, 
 
     A T1w may be absent where nothing there may be meant as one, a FLAIR may not.
     """
-    files, images, notes = _own_files(anat), {}, []
+    own, images, notes = _own_files(anat), {}, []
+    files = [file for file in own if file.entities.get("part", MAGNITUDE) == MAGNITUDE]
     missing = [contrast for contrast in CONTRASTS if not _candidates(files, contrast, filters)]
+    if parts := ", ".join(
+        f.path.name for contrast in missing for f in _candidates(own, contrast, {}) if f not in files
+    ):
+        raise CohortError(
+            f"{anat} has no magnitude image of {joined(missing)}, only {parts}: add it, or leave the visit out."
+        )
     filtered = [contrast for contrast in missing if _candidates(files, contrast, {})]
     if filtered and filtered == missing:
         names = ", ".join(f.path.name for contrast in filtered for f in _candidates(files, contrast, {}))
@@ -123,7 +146,7 @@ def _candidates(files: Sequence[BidsFile], contrast: str, filters: Filters) -> l
 
 
 def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[str]]:
-    plain = [file for file in candidates if "ce" not in file.entities] or list(candidates)
+    plain = [file for file in candidates if _agent_of(file) is None] or list(candidates)
     others = [{name: value for name, value in file.entities.items() if name != "run"} for file in plain]
     runs = [int(file.entities.get("run", "0")) for file in plain]
     names = ", ".join(file.path.name for file in plain)
@@ -134,7 +157,9 @@ def _choose(candidates: Sequence[BidsFile], contrast: str) -> tuple[Path, list[s
             f"{plain[0].path.parent} has {len(plain)} {contrast} images ({names}): choose one with --bids-filter-file."
         )
     chosen = max(plain, key=lambda file: int(file.entities.get("run", "0"))).path
-    note = f"{chosen.name} chosen out of {len(candidates)} {contrast} images (no contrast agent, last run)"
+    reasons = {"no contrast agent": len(plain) < len(candidates), "last run": len(plain) > 1}
+    why = ", ".join(reason for reason, decided in reasons.items() if decided)
+    note = f"{chosen.name} chosen out of {len(candidates)} {contrast} images ({why})"
     return chosen, [note] if len(candidates) > 1 else []
 
 

@@ -9,14 +9,15 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import CohortError
 from lesiondelta.files import entries
+from lesiondelta.inputs.acquisition import DATED_BY
 from lesiondelta.inputs.bids_folders import labels_in
 from lesiondelta.inputs.bids_names import NIFTI, SPELLINGS, natural, parse_name
 
@@ -25,10 +26,13 @@ IMAGE_NAME = re.compile(rf"_({'|'.join(CONTRASTS)})$")
 UNKNOWN = {"", "n/a", "na", "nan", "none", "null"}
 TIME_OF_DAY = re.compile(r"\d\d?:\d\d(:\d\d(\.\d+)?)?")
 SCAN = r"(acq(uisition)?|scan(ning)?|visit|session|study|mri?|exam)"
+SPAN = r"(day|week|month|year)s?"
 DATED = re.compile(
-    rf"{SCAN}?_?(date|time|datetime)|(date|time)_of_(the_)?{SCAN}|days_(since|from)_(?!birth).*", re.IGNORECASE
+    rf"{SCAN}?_?(date|time|datetime)|(date|time)_of_(the_)?{SCAN}|({SCAN}_?|follow_?up_?|fu_?)?{SPAN}|"
+    rf"({SPAN}|time)[_ ]?(since|from|after)(?![_ ]?birth).*",
+    re.IGNORECASE,
 )
-"""A name of a column that is probably meant as `acq_time`; dates of birth or of an update are not."""
+"""A name of a column that says, in place of `acq_time`, when a visit was; dates of birth or of an update do not."""
 Row = tuple[str, str]
 
 
@@ -99,6 +103,8 @@ class Dates:
     table: str
     times: Mapping[str, datetime]
     doubts: Sequence[str] = ()
+    of_images: Mapping[str, Mapping[str, date]] = field(default_factory=dict)
+    """By session, the days of its T1w and FLAIR, where the table has them."""
 
     @property
     def days(self) -> dict[str, date]:
@@ -109,8 +115,8 @@ class Dates:
 def dates_of(patient: Path, sessions: Mapping[str, Collection[Path]]) -> list[Dates]:
     """The dates that the tables in a patient's folder give to some sessions: of sessions, of each one's scans, of all.
 
-    With each session, its images in use. Where they are not known and T1w or FLAIR is listed twice, all have to be of
-    one day.
+    With each session, its images in use. The FLAIR's date is the visit's, or the T1w's where the FLAIR has none. Where
+    the images in use are not known and that contrast is listed twice, all of it have to be of one day.
     """
     if not patient.is_dir():
         return []
@@ -125,7 +131,7 @@ def dates_of(patient: Path, sessions: Mapping[str, Collection[Path]]) -> list[Da
 def _of_sessions(patient: Path, sessions: Collection[str]) -> Dates:
     name = sessions_table(patient)
     table, rows, doubts = _rows(patient, name, "session_id")
-    rows = [(re.sub("^ses-", "", key, flags=re.IGNORECASE), text) for key, text in rows]
+    rows = [(_session_of(key), text) for key, text in rows]
     known, folders = {key for key, text in rows if _is_known(text)}, labels_in(patient, "ses")
     strange = sorted(known - {*folders}, key=natural)
     if strange and not {key for key, _ in rows}.issuperset(sessions):
@@ -145,39 +151,82 @@ def _of_sessions(patient: Path, sessions: Collection[str]) -> Dates:
 
 def _of_scans(name: str, homes: Mapping[str, Path], sessions: Mapping[str, Collection[Path]]) -> Dates:
     """By the tables of scans in the folders given for each session."""
-    times, doubts = {}, []
+    times, doubts, days = {}, [], {}
     for session, images in sessions.items():
         found, said = _of_scans_in(homes[session], session, {_stem(path.name) for path in images})
         doubts += said
-        if found:
-            times[session] = min(found)
-    return Dates(name, times, list(dict.fromkeys(doubts)))
+        if dated := next((found[contrast] for contrast in DATED_BY if found.get(contrast)), []):
+            times[session] = min(dated)
+        days[session] = {contrast: min(several).date() for contrast, several in found.items() if several}
+    return Dates(name, times, list(dict.fromkeys(doubts)), days)
 
 
-def _of_scans_in(home: Path, session: str, used: Collection[str]) -> tuple[list[datetime], list[str]]:
-    """Dates of a session's images in use, or of all, by the table of scans in the folder of the session or patient."""
+def _of_scans_in(home: Path, session: str, used: Collection[str]) -> tuple[dict[str, list[datetime]], list[str]]:
+    """Dates, by contrast, of a session's images in use, or of all, by the table in the folder of session or patient."""
     stem = f"{home.parent.name}_{home.name}" if home.name.startswith("ses-") else home.name
     table, rows, doubts = _rows(home, f"{stem}_scans.tsv", "filename")
     if session and home.name != f"ses-{session}":  # one table for all sessions
-        rows = [row for row in rows if _session_in(row[0]) in (session, "")]
+        rows = [row for row in rows if session_in(row[0]) in (session, "")]
     own = [row for row in rows if _stem(row[0]) in used]
     if not used:
         own = [
             row
             for row in rows
-            if IMAGE_NAME.search(_stem(row[0])) and (stem != home.name or _session_in(row[0]) == session)
+            if IMAGE_NAME.search(_stem(row[0])) and (stem != home.name or session_in(row[0]) == session)
         ]
     if not own and any(_is_known(text) and _may_be_meant(key) for key, text in rows):
         doubts.append(f"{table} does not name {', '.join(sorted(used)) or 'a T1w or FLAIR'}: correct filename")
     doubts += _no_dates(table, own)
-    times, contrasts = _times(own), [_stem(key).rpartition("_")[2] for key, _ in own]
-    if not used and len(set(contrasts)) < len(contrasts) and len({time.date() for time in times}) > 1:
+    times = {contrast: _times([row for row in own if _stem(row[0]).endswith(f"_{contrast}")]) for contrast in DATED_BY}
+    several = next((times[contrast] for contrast in DATED_BY if times[contrast]), [])
+    if not used and len({time.date() for time in several}) > 1:
         doubts.append(f"{table} has several images of one contrast, on several days")
-        times = []
+        times = {}
     return times, doubts
 
 
-def _session_in(name: str) -> str:
+def said_of_participants(dataset: Path, present: Collection[str]) -> Iterator[str]:
+    """What to say of `participants.tsv`: who is listed there and not present, or why that is not known."""
+    path, _ = find_table(dataset, "participants.tsv")
+    if path is None:
+        return
+    try:
+        listed = read_table(path).column("participant_id")
+    except CohortError as error:  # nothing else needs this table
+        yield str(error)
+        return
+    if listed is None:
+        yield f"{path} has no column participant_id, separated by tabs: who is missing is not known"
+    known = {*present, "", "n/a"}
+    absent = dict.fromkeys(name for name in listed or () if name.removeprefix("sub-") not in known)
+    if absent:
+        yield f"{path} lists participants without a folder: {', '.join(absent)}"
+
+
+def listed_without_folder(patient: Path) -> Iterator[tuple[str, str]]:
+    """Sessions that a patient's tables list and that have no folder, and what to say of each."""
+    folders = labels_in(patient, "ses")
+    for name, column in ((sessions_table(patient), "session_id"), (f"{patient.name}_scans.tsv", "filename")):
+        table, _ = find_table(patient, name)
+        labels = (session_in(key) if column == "filename" else _session_of(key) for key in _keys(table, column))
+        for label in dict.fromkeys(labels):
+            if label not in folders and label.lower() not in UNKNOWN:
+                yield label, f"ses-{label} is listed in {table} and has no folder: add it, or correct the table"
+
+
+def _keys(table: Path | None, column: str) -> list[str]:
+    """The cells of a column; none where the table cannot be read, which those who need its dates say."""
+    try:
+        return (table and read_table(table).column(column)) or []
+    except CohortError:
+        return []
+
+
+def _session_of(key: str) -> str:
+    return re.sub("^ses-", "", key, flags=re.IGNORECASE)
+
+
+def session_in(name: str) -> str:
     """The session that a path of an image names, in its folders or in its own name."""
     match = re.search(r"(?:^|[/\\_])ses-([a-zA-Z0-9+]+)", name)
     return match[1] if match else ""

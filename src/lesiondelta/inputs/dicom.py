@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -228,6 +229,33 @@ def volume_order(series: Series) -> list[int]:
     places, orientation = positions(series)
     _, order = hd.spatial.get_volume_positions(places, orientation, rtol=SPACING_TOLERANCE)
     return list(order or [])
+
+
+def thinned(series: Series) -> str:
+    """Say of a volume that its slices lie several times as far apart as the headers say; empty where they do not.
+
+    Some write the gap between slices as their distance. Then the numbers of the images follow one another.
+    """
+    places, orientation = positions(series)
+    spacing, order = hd.spatial.get_volume_positions(places, orientation, rtol=SPACING_TOLERANCE)
+    said = abs(_number(place_of(series.frames[0], series, "SpacingBetweenSlices")))
+    times = round(spacing / said) if spacing and said > 0 else 1
+    if not spacing or not order or times < 2 or abs(spacing - times * said) > SPACING_TOLERANCE * said:
+        return ""
+    name = "InStackPositionNumber" if series.multi_frame else "InstanceNumber"
+    numbers = np.array([_number(place_of(frame, series, name)) for frame in series.frames])
+    if np.isfinite(numbers).all() and (np.abs(np.diff(numbers[np.argsort(order)])) != times).any():
+        return ""
+    lost = "every second slice" if times == 2 else f"{times - 1} of {times} slices"
+    return f"lie {spacing:.3g} mm apart although the headers say {said:.3g} mm: {lost} may be missing"
+
+
+def _number(value: Any) -> float:  # noqa: ANN401  (whatever the header holds)
+    """NaN where it is absent or none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _gaps(series: Series, places: Array, orientation: Array) -> str:

@@ -14,18 +14,16 @@ from lesiondelta.cohort import CONTRASTS, Patient, Visit
 from lesiondelta.errors import CohortError, ImageError
 from lesiondelta.files import atomic, write_json
 from lesiondelta.images import write_volume
-from lesiondelta.inputs.acquisition import contradiction
+from lesiondelta.inputs.acquisition import DATED_BY, contradiction, crossed_days
 from lesiondelta.inputs.bids import LABEL
-from lesiondelta.inputs.dicom import discreet, holds_dicom, read_series
+from lesiondelta.inputs.dicom import discreet, holds_dicom, read_series, thinned
 from lesiondelta.inputs.dicom_files import require_unpacked
 from lesiondelta.inputs.parts import differing, same_images
-from lesiondelta.inputs.series import TIMES, Series
+from lesiondelta.inputs.series import DATES, TIMES, Series, plausible
 from lesiondelta.inputs.studies import acquisition_of, choose_visits, enhanced, named_series, unsuitable
 
 PERSON = ("PatientID", "PatientBirthDate", "PatientSex")
 AS_GIVEN, BY_DATE = "as given on the command line", "date of acquisition in the DICOM headers"
-FIRST = ("FLAIR", "T1w")
-"""Whose date is a visit's."""
 CALLED = {"t1": "T1w", "t1w": "T1w", "mprage": "T1w", "flair": "FLAIR"}
 """Whole words in the names of files that say the contrast."""
 Images = Mapping[str, Path | Series]
@@ -59,13 +57,14 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
     if not LABEL.fullmatch(label):
         raise CohortError(f"The label {label!r} makes no file name: use only letters and digits.")
     given = [_images(paths) for paths in visits]
-    images = [one for several in given for one in several]
+    images = _with_telling_dates([one for several in given for one in several])
     _require_once(images)
     _require_one_person(list(_series(images)))
     for paths, found in zip(visits, given, strict=True):
         _require_one_pseudonym(paths[0], found)
     _require_pairs(images)
-    order = BY_DATE if len({_day(visit) for visit in images} - {None}) == len(images) else AS_GIVEN
+    days = _days(images)
+    order = BY_DATE if len({*days} - {None}) == len(images) else AS_GIVEN
     if order == BY_DATE:
         images.sort(key=lambda visit: _acquired(visit) or datetime.max)
     elif len(images) > len(visits):
@@ -74,7 +73,7 @@ def loose_patient(visits: Sequence[tuple[Path, ...]], label: str, converted: Pat
             f"{several} holds several studies without dates of their own: give a --visit for each, in time order."
         )
     else:
-        _require_no_return(images)
+        _require_no_return(days)
     made = [_visit(visit, label, number, order == BY_DATE, converted) for number, visit in enumerate(images, 1)]
     return Patient(label, tuple(made), order=order, notes=tuple(_notes(images)))
 
@@ -157,13 +156,13 @@ def _require_one_pseudonym(folder: Path, found: Sequence[Images]) -> None:
 def _require_pairs(images: Sequence[Images]) -> None:
     """T1w and FLAIR of the visits run in the same order of days, where they say so."""
     days = [(_day({"T1w": v["T1w"]}), _day({"FLAIR": v["FLAIR"]})) for v in images if "T1w" in v]
-    known = [(t1w, flair) for t1w, flair in days if t1w and flair]
-    for one, other in combinations(known, 2):
-        if (one[0] < other[0] and one[1] > other[1]) or (one[0] > other[0] and one[1] < other[1]):
-            raise CohortError(
-                f"T1w and FLAIR are exchanged between visits: those of {one[0]} and {one[1]} were given together, and "
-                f"those of {other[0]} and {other[1]}."
-            )
+    known = {str(number): (t1w, flair) for number, (t1w, flair) in enumerate(days) if t1w and flair}
+    if crossed := crossed_days(known):
+        one, other = (known[number] for number in crossed)
+        raise CohortError(
+            f"T1w and FLAIR are exchanged between visits: those of {one[0]} and {one[1]} were given together, and "
+            f"those of {other[0]} and {other[1]}."
+        )
 
 
 def _known(series: Sequence[Series], name: str) -> set[str]:
@@ -175,7 +174,7 @@ def _series(images: Sequence[Images]) -> Iterator[Series]:
 
 
 def _acquired(visit: Images) -> datetime | None:
-    return next((one.acquired for name in FIRST if isinstance(one := visit.get(name), Series)), None)
+    return next((one.acquired for name in DATED_BY if isinstance(one := visit.get(name), Series)), None)
 
 
 def _day(visit: Images) -> date | None:
@@ -184,9 +183,29 @@ def _day(visit: Images) -> date | None:
     return time.date() if time else None
 
 
-def _require_no_return(images: Sequence[Images]) -> None:
+def _with_telling_dates(images: Sequence[Images]) -> list[Images]:
+    """The images without the kinds of dates that are the same day at all visits, as those who anonymise leave some."""
+
+    def dated(dates: tuple[str, ...]) -> list[Images]:
+        return [
+            {name: replace(one, dates=dates) if isinstance(one, Series) else one for name, one in visit.items()}
+            for visit in images
+        ]
+
+    days = {name: {_day(visit) for visit in dated((name,))} for name in DATES}
+    return dated(tuple(name for name in DATES if len(images) == 1 or len(days[name]) > 1))
+
+
+def _days(images: Sequence[Images]) -> list[date | None]:
+    """The day of every visit. Days on which no scan can have been count only if all that are known are such."""
+    times = [_acquired(visit) for visit in images]
+    real = {time for time in times if time and plausible(time)}
+    return [time.date() if time and (time in real or not real) else None for time in times]
+
+
+def _require_no_return(days: Sequence[date | None]) -> None:
     """Not every visit has a day of its own, so that the order given counts: the days that are known must follow it."""
-    known = [(number, day) for number, visit in enumerate(images, 1) if (day := _day(visit))]
+    known = [(number, day) for number, day in enumerate(days, 1) if day]
     for (before, day), (after, other) in pairwise(known):
         if day > other:
             raise CohortError(
@@ -225,6 +244,8 @@ def _doubts(contrast: str, series: Series) -> Iterator[str]:
             f"the images of the {contrast} differ in {' and '.join(differing(series))}: they were used as one series, "
             "since they lie in one stack"
         )
+    if distance := thinned(series):
+        yield f"the slices of the {contrast} {distance}"
     if series.inverted:
         yield f"the pixels of the {contrast} are declared as inverted (low values are white): they were used as stored"
     if enhanced(series):

@@ -12,8 +12,8 @@ import numpy as np
 from pydicom import Dataset
 
 from lesiondelta.inputs.dicom_files import MR_IMAGES, pixels_of
-from lesiondelta.inputs.series import MULTI_FRAME, Images, Series, identity, image_type, values_of
-from lesiondelta.inputs.stacks import ORIENTATION_TOLERANCE, begins_in, goes_on, make_one
+from lesiondelta.inputs.series import MULTI_FRAME, TIMES, Images, Series, identity, image_type, values_of
+from lesiondelta.inputs.stacks import ORIENTATION_TOLERANCE, begins_in, goes_on, make_one, takes_turns
 
 FEWEST_BESIDE_PLAN = 6
 """Images of a series before one at another angle counts as its plan."""
@@ -202,6 +202,15 @@ def _same_kind(one: Series, other: Series) -> bool:
     return alike and not (one.image_type ^ other.image_type) & (COMPUTED | NO_MAGNITUDE)
 
 
+def _same_times(one: Series, other: Series) -> bool:
+    """Whether echo, repetition and inversion times are alike: one that is absent is none, if the echo times are known.
+
+    Scans of several contrasts may lie between the slices of one another.
+    """
+    mine, theirs = ([series.number(*names) or 0 for names in TIMES] for series in (one, other))
+    return not (mine[0] and theirs[0]) or np.allclose(mine, theirs, rtol=ECHO_TOLERANCE)
+
+
 def _same_series(one: Series, other: Series) -> bool:
     return str(one.headers[0].SeriesInstanceUID) == str(other.headers[0].SeriesInstanceUID)
 
@@ -241,7 +250,10 @@ def _belongs(series: Series, other: Series) -> bool:
         return _same_series(series, other) and "Rows" in other.headers[0]
     if _same_scan(series, other):
         return goes_on(series.stack, other.stack, one_scan=True)
-    return same_frame and goes_on(series.stack, other.stack, one_scan=False)
+    return same_frame and (
+        goes_on(series.stack, other.stack, one_scan=False)
+        or (_same_kind(series, other) and _same_times(series, other) and takes_turns(series.stack, other.stack))
+    )
 
 
 def differing(series: Series) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,20 @@ HEADER = [
     "ContrastBolusAgent", "ContrastBolusAgentSequence", "ContrastBolusVolume", "ContrastBolusTotalDose",
     "MagneticFieldStrength", "Manufacturer", "AcquisitionDateTime", "AcquisitionDate",
     "AcquisitionTime", "SeriesDate", "SeriesTime", "StudyDate", "StudyTime", "Rows", "Columns", "PixelSpacing",
-    "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "InConcatenationTotalNumber",
+    "ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices", "InstanceNumber",
+    "NumberOfFrames", "InConcatenationTotalNumber",
     "ConcatenationUID", "InConcatenationNumber", "ConcatenationFrameOffsetNumber", "PhotometricInterpretation",
     "PresentationLUTShape", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "BitsAllocated",
     *FUNCTIONAL_GROUPS,
 ]  # fmt: skip
 TIMES = (("EchoTime", "EffectiveEchoTime"), ("RepetitionTime",), ("InversionTime", "InversionTimes"))
 """In milliseconds; each with its name in multi-frame files."""
+DATES = ("AcquisitionDateTime", "AcquisitionDate", "SeriesDate", "StudyDate")
+"""Of a series, in the order in which they count."""
+EARLIEST_YEAR = 1985
+"""Of scans that there are; dates before it are placeholders, or shifted."""
+CLOCKS_DIFFER = timedelta(days=1)
+"""Between a scanner and this computer, by their time zones."""
 IDENTITY = ("SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns", "EchoTime")
 """What copies of an image share, and their place."""
 Images = list[tuple[Path, Dataset]]
@@ -45,13 +52,14 @@ class Series:
 
     `headers` are those of `files`, in the same order, without pixels and cut to HEADER. `left_out` is the only image of
     the series at another angle, if there is one: its plan. `others` are series that lie where slices of its stack would
-    and are not part of it.
+    and are not part of it. `dates` are those attributes of DATES that count.
     """
 
     files: tuple[Path, ...]
     headers: tuple[Dataset, ...]
     left_out: Path | None = None
     others: tuple["Series", ...] = ()
+    dates: tuple[str, ...] = DATES
 
     def value(self, *keywords: str) -> Any:  # noqa: ANN401  (whatever the header holds)
         """The first of these attributes that the header has, the first of several values; None where there is none."""
@@ -95,8 +103,8 @@ class Series:
     @property
     def acquired(self) -> datetime | None:
         """When its first image was acquired, or the series or study begun, as far as the headers say."""
-        times = [time for header in self.headers if (time := _acquired(header))]
-        return min(times, default=None)
+        times = [time for header in self.headers if (time := _acquired(header, self.dates))]
+        return min([time for time in times if plausible(time)] or times, default=None)
 
     @cached_property
     def stack(self) -> Stack | None:
@@ -192,14 +200,28 @@ def identity(path: Path, header: Dataset) -> tuple[str, ...]:
     return *(str(header.get(name)) for name in IDENTITY), *places
 
 
-def _acquired(header: Dataset) -> datetime | None:
-    """Parse the first date and time that are there; those of patients born are not asked for."""
-    stamps = [str(value) for value in values_of(header, "AcquisitionDateTime")]
-    for what in ("Acquisition", "Series", "Study"):
-        stamps.append(f"{header.get(f'{what}Date') or ''}{header.get(f'{what}Time') or ''}")
-    for stamp in stamps:
-        try:
-            return datetime.strptime(stamp[:14].split(".")[0].ljust(14, "0"), "%Y%m%d%H%M%S")
-        except ValueError:
-            continue
-    return None
+def _acquired(header: Dataset, dates: Sequence[str]) -> datetime | None:
+    """The first plausible one of these dates, with its time; else the first, which may have been shifted.
+
+    Those of patients born are not asked for.
+    """
+    times = [time for name in dates for stamp in _stamps(header, name) if (time := _parsed(stamp))]
+    return next(filter(plausible, times), times[0] if times else None)
+
+
+def _stamps(header: Dataset, name: str) -> list[str]:
+    if name == "AcquisitionDateTime":
+        return [str(value) for value in values_of(header, name)]
+    return [f"{header.get(name) or ''}{header.get(name.replace('Date', 'Time')) or ''}"]
+
+
+def _parsed(stamp: str) -> datetime | None:
+    try:
+        return datetime.strptime(stamp[:14].split(".")[0].ljust(14, "0"), "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+
+
+def plausible(time: datetime) -> bool:
+    """Whether a scan can have been acquired then."""
+    return time.year >= EARLIEST_YEAR and time <= datetime.now() + CLOCKS_DIFFER

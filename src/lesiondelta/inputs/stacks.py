@@ -17,6 +17,8 @@ LARGEST_DRIFT_MM = 0.5
 LARGEST_LEAN_MM = 0.5
 SAME_PLACE_MM = 0.1
 """Between images that count as at one place: rounding moves them."""
+MOST_TURNS = 4
+"""Parts that slices of one stack may have gone to by turns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,33 +71,42 @@ def goes_on(stack: Stack, other: Stack, *, one_scan: bool) -> bool:
     fits = stack.parallel(other) if one_scan else stack.alike(other)
     if len(stack.places) < 2 or not fits or not stack.apart(other):
         return False
-    way, ends = _line(stack.places)
-    step = way / (len(stack.places) - 1)
-    if not step.any():
-        return False
-    counts = (other.places - ends[0]) @ step / (step @ step)
-    beside = np.linalg.norm(other.places - ends[0] - np.outer(counts, step), axis=1).max()
-    if beside > np.linalg.norm(step) / 2:
+    counts, beside = _counted(other.places, stack.places)
+    if not beside.max() <= 0.5:
         return False
     outside = np.maximum(-counts, counts - len(stack.places) + 1)
     on_grid = np.abs(counts - np.rint(counts)).max() < 0.1
     return one_scan or bool(on_grid and 0 < outside.min() <= len(stack.places))
 
 
+def takes_turns(stack: Stack, other: Stack) -> bool:
+    """Whether slices of the other lie between those of this stack, where an even stack that is finer has some."""
+    if len(stack.places) < 2 or not stack.alike(other) or not stack.apart(other):
+        return False
+    counts, beside = _counted(other.places, stack.places)
+    turns = np.arange(2, MOST_TURNS + 1)[:, None]
+    off_grid = np.abs(counts * turns - np.rint(counts * turns)).max(axis=1)
+    within = counts.min() > -1 and counts.max() < len(stack.places)
+    return bool(within and beside.max() <= 0.5 and off_grid.min() <= SPACING_TOLERANCE)
+
+
 def begins_in(place: Array, others: Array) -> bool:
     """Whether an image begins where one of an even stack of `others` would, within it or next to it."""
-    way, ends = _line(others)
-    step = way / (len(others) - 1)
-    count = (place - ends[0]) @ step / (step @ step)
-    beside = np.linalg.norm(place - ends[0] - count * step)
-    return bool(beside < np.linalg.norm(step) / 2 and -1.5 < count < len(others) + 0.5)
+    (count,), (beside,) = _counted(place[None], others)
+    return bool(beside < 0.5 and -1.5 < count < len(others) + 0.5)
 
 
-def _line(places: Array) -> tuple[Array, Array]:
-    """From the first to the last place, and both (2, 3)."""
-    way = places[np.linalg.norm(places - places[0], axis=1).argmax()] - places[0]
-    ends = places[[(places @ way).argmin(), (places @ way).argmax()]]
-    return ends[1] - ends[0], ends
+def _counted(places: Array, stack: Array) -> tuple[Array, Array]:
+    """Steps of an even stack (M, 3) from its first place to each of `places` (N, 3), and steps beside its line.
+
+    Not a number where all of the stack lies at one place.
+    """
+    way = stack[np.linalg.norm(stack - stack[0], axis=1).argmax()] - stack[0]
+    first, last = stack[(stack @ way).argmin()], stack[(stack @ way).argmax()]
+    step = (last - first) / (len(stack) - 1)
+    counts = (places - first) @ step / (step @ step or np.nan)
+    beside = np.linalg.norm(places - first - np.outer(counts, step), axis=1) / (np.linalg.norm(step) or np.nan)
+    return counts, beside
 
 
 def normal(orientation: Array) -> Array:

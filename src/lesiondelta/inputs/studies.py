@@ -23,12 +23,21 @@ OTHER = re.compile(
     r"dess\w*|calib\w*|sense ?ref\w*|ref sense|\w*spine|cerv\w*|thor\w*|lumb\w*|neck|[hbl]ws|rachis|orbit\w*)\b"
 )
 LOCALISER = re.compile(r"\b(loc|locali[sz]er\w*|\w*scout\w*|\w*survey\w*|3 ?pl(ane)?)\b")
-AGENT = r"(gad\w*|gd\w*|ce|km|mdc|[ck]ontrast\w*|dotarem|magnevist|prohance|clariscan|vueway|elucirem)"
+AGENT = (
+    r"(gad\w*|gd\w*|ce|km|mdc|[ck]ontr(ast\w*)?|i ?v(?! ventr)|dota\w*|magnevist|prohance|clariscan|vueway|elucirem|"
+    r"omniscan|multihance|artirem|optimark|primovist|eovist|ablavar|vasovist)"
+)
+WITHOUT = r"pre|non?|not|without|w ?o|ohne|kein\w*|vor|sans|sin|senza|sem|bez|zonder|pred|przed"
 ENHANCED = re.compile(
-    rf"\b({AGENT}|\w*post(?!erior)\w*|enhanc\w*|inj\w*|\w*km|t1w?(c|ce|gd\w*|gad\w*))\b|"
+    rf"\b({AGENT}|\w*post(?!erior|ur| ?proc)\w*|enhanc\w*|inj\w*|\w*km|(?<!ac )pc|t1w?(c|ce|gd\w*|gad\w*))\b|"
     rf"\+ ?c\b|\w ?\+( |$)|\+ ?{AGENT}\b"
 )
-NOT_ENHANCED = re.compile(rf"\b(pre|no|non|without|w ?o|ohne|vor|sans|sin|senza)( iv)? {AGENT}\b")
+NOT_ENHANCED = re.compile(rf"\b({WITHOUT})( i ?v)? ?({AGENT}|enhanc\w*)\b|\b{AGENT} (frei|free)\b")
+NO_AGENT = re.compile(
+    rf"(({WITHOUT}|none|n|n ?a|nil|null|nein|false|0[0 ]*|nativ\w*)"
+    r"( ?(ml|agent|media|medium|given|used|administered|applicable))*)?"
+)
+"""All that the tag of the agent says where there is none."""
 LONGEST_GRADIENT_ECHO_MS = 12
 """Of a gradient echo that T1 weights; with a longer one it is T2*."""
 DERIVED = {"DERIVED", "MPR", "REFORMATTED"}
@@ -43,12 +52,13 @@ def choose_visits(folder: Path) -> list[dict[str, Series]]:
         There is no MR image, none of a contrast, or more than one that it could be: the message lists the series.
     """
     studies: dict[str, list[Series]] = {}
-    for series in find_series(folder):
+    found = find_series(folder)
+    for series in found:
         studies.setdefault(str(series.value("StudyInstanceUID")), []).append(series)
     wanted = [study for study in studies.values() if any(weighting(one) for one in study)] or list(studies.values())
     if len(wanted) < len(studies):
         log.warning("%s: %d studies with neither T1w nor FLAIR are passed over", folder, len(studies) - len(wanted))
-    return [{contrast: choose(study, contrast, folder) for contrast in CONTRASTS} for study in wanted]
+    return [{contrast: choose(study, contrast, folder, found) for contrast in CONTRASTS} for study in wanted]
 
 
 def named_series(path: Path, contrast: str) -> Series:
@@ -82,8 +92,10 @@ def _with_copy(found: Sequence[Series], path: Path) -> list[Series]:
     return [one for one in found if header and same_images(one, Series((path,), (header,)))]
 
 
-def choose(found: Sequence[Series], contrast: str, place: Path) -> Series:
+def choose(found: Sequence[Series], contrast: str, place: Path, nearby: Sequence[Series] = ()) -> Series:
     """The only series of a contrast; reformatted ones count where no other is there.
+
+    Where none is, those `nearby`, of other studies, are listed too.
 
     Raises
     ------
@@ -95,10 +107,20 @@ def choose(found: Sequence[Series], contrast: str, place: Path) -> Series:
     if len(best) == 1:
         return best[0]
     what = f"{len(best)} series that could be the {contrast}" if best else f"no series that is certainly the {contrast}"
+    if not best and _lies_apart(contrast, nearby):
+        what = "its T1w and FLAIR in different studies (StudyInstanceUID)"
     raise CohortError(
         f"{place} holds {what}. Name one file of each series, --visit T1FILE FLAIRFILE, chosen from:\n"
-        + "\n".join(_listed(found))
+        + "\n".join(_listed(found if best else nearby or found))
     )
+
+
+def _lies_apart(contrast: str, series: Sequence[Series]) -> bool:
+    """Whether a study has this contrast only."""
+    kinds: dict[object, set[str | None]] = {}
+    for one in series:
+        kinds.setdefault(one.value("StudyInstanceUID"), set()).add(weighting(one))
+    return any(found - {None} == {contrast} for found in kinds.values())
 
 
 def _listed(found: Sequence[Series]) -> list[str]:
@@ -181,10 +203,15 @@ def enhanced(series: Series) -> bool:
 
 
 def _says_agent(series: Series) -> bool:
-    agent = str(series.value("ContrastBolusAgent", "ContrastBolusAgentSequence") or "no").strip().lower()
+    agent = plain_words(str(series.value("ContrastBolusAgent", "ContrastBolusAgentSequence") or ""))
     amounts = [series.number(name) or 0 for name in ("ContrastBolusVolume", "ContrastBolusTotalDose")]
     named = any(ENHANCED.search(NOT_ENHANCED.sub(" ", name)) for name in names_of(series))
-    return agent not in ("no", "none") or max(amounts) > 0 or named
+    return names_an_agent(agent) or max(amounts) > 0 or named
+
+
+def names_an_agent(said: str) -> bool:
+    """Whether what a tag or a sidecar says of an agent, in plain words, is that one was given."""
+    return not NO_AGENT.fullmatch(NOT_ENHANCED.sub("no", said))
 
 
 def derived(series: Series) -> bool:

@@ -10,31 +10,31 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lesiondelta.cohort import visit_name
+from lesiondelta.cohort import CONTRASTS, visit_name
 from lesiondelta.errors import CohortError, GeometryError
-from lesiondelta.files import files_below, sha256, write_json
+from lesiondelta.files import entries, files_below, sha256, write_json
 from lesiondelta.images import Volume, read_mask, require_same_grid
 from lesiondelta.inputs.bids_names import parse_name
+from lesiondelta.inputs.bids_tables import session_in
 from lesiondelta.outputs.derivatives import (
-    AUTOMATIC,
     EXTRAS,
     MASK,
-    PATIENT_AUTOMATIC,
     PATIENT_MASK,
     PatientFiles,
     Place,
     visit_files,
 )
-from lesiondelta.outputs.lesions import LESION_MAP, map_files
-from lesiondelta.outputs.segmentations import segmentation_files, slicer_path
+from lesiondelta.outputs.lesions import change_map_name, map_files
+from lesiondelta.outputs.segmentations import segmentation_files
 
 CORRECTED = "space-orig_label-L_desc-corrected_mask"
-LIKE_MASK = re.compile(
-    r".*(mask|seg|label|lesion|corrected|edited|manual)"
-    r".*\.(nii(\.gz)?|img(\.gz)?|hdr|mg[hz]|nrrd|nhdr|mh[ad]|mnc|gipl(\.gz)?|vtk|dcm)",
-    re.IGNORECASE,
+IMAGE = re.compile(
+    r".*\.(nii(\.gz)?|img(\.gz)?|hdr|mg[hz]|mgh\.gz|nrrd|nhdr|mh[ad]|mif(\.gz)?|mnc|gipl(\.gz)?|vtk|dcm)", re.IGNORECASE
 )
-"""Names under which readers and their programs save masks."""
+"""What readers and their programs save masks as."""
+PACKED_MASK = re.compile(
+    r".*(mask|seg|label|lesion|corrected|edited|manual).*\.(zip|7z|rar|t?gz|tar(\.\w+)?)", re.IGNORECASE
+)
 SAME_VOXEL = 0.25
 """Share of a voxel's shortest edge: how far the corners of a grid may lie from those of another that it counts as."""
 
@@ -55,31 +55,37 @@ def _editable(place: Place) -> list[Path]:
 
 
 def require_read(patient: PatientFiles, recorded: Collection[str] = ()) -> None:
-    """Raise CohortError where somebody has saved a mask by a name or in a format that nothing reads.
+    """Raise CohortError where somebody has saved an image, by a name or in a format that nothing reads.
 
-    Its name is like that of a mask, and it is not one of our outputs. `recorded` names those of earlier runs.
+    It lies in the patient's folder, or beside it by the patient's name, and is not one of our outputs. `recorded` names
+    those of earlier runs.
     """
     recorded_files = {patient.out / name for name in recorded}
-    for path in files_below(patient.folder) if patient.folder.is_dir() else []:
-        folders = path.relative_to(patient.folder).parts[:-1]
-        session = next((name for name in folders if name.startswith("ses-")), "")
-        place = patient.visit(session.removeprefix("ses-"))
-        suspect = LIKE_MASK.fullmatch(path.name.removeprefix(place.stem)) and path not in recorded_files
-        if suspect and path not in _known_files(place, path.name):
+    below = files_below(patient.folder) if patient.folder.is_dir() else []
+    beside = entries(patient.out) if patient.out.is_dir() else []
+    for path in [*below, *(path for path in beside if path.name.startswith(f"sub-{patient.patient}_"))]:
+        if not _may_be_mask(path) or path in recorded_files:
+            continue
+        place = patient.visit(session_in(path.relative_to(patient.out).as_posix()))
+        if path not in _known_files(place, path.name):
             target = place.anat(f"{CORRECTED}.nii.gz")
             raise CohortError(
-                f"{path} is not read: if it corrects a mask, save it as {target}, else take it out of {patient.folder}."
+                f"{path} is not read: if it corrects a mask, save it as {target}, else take it out of {patient.out}."
             )
 
 
+def _may_be_mask(path: Path) -> bool:
+    return bool(IMAGE.fullmatch(path.name) or PACKED_MASK.fullmatch(path.name))
+
+
 def _known_files(place: Place, name: str) -> list[Path]:
-    """What a reader may edit, and all masks and maps of a visit that are written at any option.
+    """What a reader may edit, and all images of a visit that are written at any option.
 
     `name` is that of the file in question, which says which visit before it is about.
     """
     priors = re.findall("from([^_]*)_", name, re.IGNORECASE)
     return [
-        *_editable(place), *visit_files(place, (), EXTRAS), *map_files(place, priors), *segmentation_files(place)
+        *_editable(place), *visit_files(place, CONTRASTS, EXTRAS), *map_files(place, priors), *segmentation_files(place)
     ]  # fmt: skip
 
 
@@ -101,10 +107,16 @@ def require_own_visit(patient: PatientFiles, visits: Collection[str]) -> None:
 
 
 def derived_files(place: Place) -> list[Path]:
-    """The outputs that readers may edit by mistake, those that are there."""
-    names = (AUTOMATIC, PATIENT_MASK, PATIENT_AUTOMATIC, LESION_MAP)
-    paths = [*(place.anat(f"{name}.nii.gz") for name in names), slicer_path(place)]
-    return [path for path in paths if path.is_file()]
+    """The images among a visit's outputs that readers may edit by mistake, those that are there."""
+    steps = place.anat(f"{change_map_name('*')}.nii.gz")
+    priors = [re.sub(".*_desc-from|_dseg.*", "", path.name) for path in steps.parent.glob(steps.name)]
+    outputs = [*visit_files(place, CONTRASTS, EXTRAS), *map_files(place, priors), *segmentation_files(place)]
+    return [path for path in outputs if _may_be_mask(path) and path not in _editable(place) and path.is_file()]
+
+
+def needs_a_run(place: Place, path: Path) -> bool:
+    """Whether only a run that segments writes this output, since `--reports-only` begins with it."""
+    return path in visit_files(place, CONTRASTS, EXTRAS) and path != place.anat(f"{PATIENT_MASK}.nii.gz")
 
 
 def correction_hash(place: Place) -> str | None:

@@ -24,6 +24,7 @@ from lesiondelta.outputs.corrections import (
     editable_masks,
     is_manual,
     mask_hashes,
+    needs_a_run,
     note_correction,
     read_correction,
     require_read,
@@ -152,9 +153,10 @@ def _require_unedited(place: Place, written: MaskHashes) -> None:
     for path in derived_files(place):
         if path.name in written and sha256(path) != written[path.name]:
             mask = place.anat(f"{MASK}.nii.gz").name
+            again = ", and run the patient again without --reports-only" if needs_a_run(place, path) else ""
             raise CohortError(
                 f"{path} has been edited, but only {mask} is followed, and this file would be written anew: bring what "
-                "was edited into that mask, then remove this one."
+                f"was edited into that mask, then remove this one{again}."
             )
 
 
