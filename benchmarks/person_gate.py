@@ -111,7 +111,7 @@ def head(person: str, name: str, flair: Volume, t1w: Volume) -> Head:
     if own is not None:
         return Head(person, name, images, own, stripped=True)
     grid = isotropic_grid(corners_mm(flair.grid), 2.0, 20.0)
-    mask = brain.extract(resample(t1w, grid, to_t1w, "linear"), "atlas")
+    mask = brain.extract({"T1w": resample(t1w, grid, to_t1w, "linear")}, "atlas")
     return Head(person, name, images, mask, stripped=False)
 
 

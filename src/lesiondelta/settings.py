@@ -45,8 +45,13 @@ class PreprocessingSettings(BaseModel):
         "baseline",
         description="Common space of all visits: the first visit's, or midway between all of them.",
     )
-    brain_extraction: Literal["atlas", "hd-bet", "synthstrip"] = Field(
-        "atlas", description="How to extract the brain if there is no brain mask."
+    brain_extraction: Literal["network", "atlas", "hd-bet", "synthstrip"] = Field(
+        "atlas",
+        description="How to extract the brain if there is no brain mask. The network may take scalp on thick slices.",
+    )
+    anatomy: Literal["atlas", "network"] = Field(
+        "atlas",
+        description="What locates lesions: an atlas, or a network that sees this brain and gives its volumes too.",
     )
     skull_strip: Literal["auto", "force", "skip"] = Field(
         "auto", description="auto: extract the brain unless the images are skull-stripped; force: always; skip: never."

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 
+from lesiondelta.anatomy.finding import Anatomy
+from lesiondelta.atlas.parts import Part
 from lesiondelta.errors import RegistrationError
-from lesiondelta.images import Volume, read_image, read_itk_transform, read_mask, resample
+from lesiondelta.images import Volume, corners_mm, isotropic_grid, read_image, read_itk_transform, read_mask, resample
 from lesiondelta.preprocessing import brain
+from lesiondelta.preprocessing.points import litres
 from tests.preprocessing.heads import person
 
 
@@ -93,5 +96,55 @@ def test_atlas_mask_of_a_real_head(data_folder):
     head = read_image(folder / "sub-12" / "ses-1" / "anat" / "sub-12_ses-1_T1w.nii.gz")
     to_flair = read_itk_transform(authors / "study1_FLAIR_to_common_space.txt")
     to_t1w = read_itk_transform(authors / "study1_T1W_intrastudy_to_FLAIR.txt")
-    found = resample(brain.extract(head, "atlas"), reference.grid, to_t1w @ to_flair, order="linear")
+    found = resample(brain.extract({"T1w": head}, "atlas"), reference.grid, to_t1w @ to_flair, order="linear")
     assert dice(found.data > 0.5, reference.data) >= 0.95
+
+
+def ball(radius_mm):
+    """An anatomy whose white matter is a ball around the origin."""
+    points = np.indices((90, 100, 90)) * 2.0 - np.array([90, 100, 90])[:, None, None, None]
+    shares = np.zeros((len(Part), 90, 100, 90), np.float32)
+    shares[Part.WHITE] = (points**2).sum(axis=0) <= radius_mm**2
+    shares[Part.OUTSIDE] = 1 - shares[Part.WHITE]
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = -90, -100, -90
+    return Anatomy(shares, affine)
+
+
+def test_the_network_s_brain_lies_on_the_image_s_grid(monkeypatch):
+    shown = []
+    monkeypatch.setattr(brain, "find_anatomy", lambda images: shown.append(sorted(images)) or ball(65))
+    affine = np.array([[0, -2.0, 0, 80], [-2, 0, 0, 90], [0, 0, 4, -80], [0, 0, 0, 1]])
+    images = {name: Volume(np.ones((90, 80, 40), np.float32), affine, name) for name in ("T1w", "FLAIR")}
+    found = brain.extract(images, "network")
+    assert shown == [["FLAIR", "T1w"]]
+    points = np.argwhere(found.data) @ affine[:3, :3].T + affine[:3, 3]
+    assert litres(found) == pytest.approx(4 / 3 * np.pi * 65**3 / 1e6, rel=0.02)
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=0.5)
+
+
+def test_what_the_network_sees_may_be_no_brain(monkeypatch):
+    monkeypatch.setattr(brain, "find_anatomy", lambda images: ball(40))
+    image = Volume(
+        np.ones((80, 80, 80), np.float32), np.array([[2.0, 0, 0, -80], [0, 2, 0, -80], [0, 0, 2, -80], [0, 0, 0, 1]])
+    )
+    with pytest.raises(RegistrationError, match=r"0\.27 litres"):
+        brain.extract({"FLAIR": image}, "network")
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("shown", [("T1w", "FLAIR"), ("FLAIR",)])
+def test_the_network_finds_a_real_brain(data_folder, shown):
+    """Dice 0.94 or more against the data set authors' mask."""
+    folder = data_folder / "ljubljana-longitudinal"
+    authors = folder / "derivatives" / "reference" / "sub-12"
+    reference = read_mask(authors / "sub-12_space-common_label-brain_mask.nii.gz")
+    anat = folder / "sub-12" / "ses-1" / "anat"
+    flair, t1w = (read_image(anat / f"sub-12_ses-1_{name}.nii.gz") for name in ("FLAIR", "T1w"))
+    to_flair = read_itk_transform(authors / "study1_FLAIR_to_common_space.txt")
+    grid = isotropic_grid(corners_mm(flair.grid), 1.0, 20)
+    to_t1w = read_itk_transform(authors / "study1_T1W_intrastudy_to_FLAIR.txt")
+    images = {"FLAIR": resample(flair, grid, order="linear"), "T1w": resample(t1w, grid, to_t1w, "linear")}
+    found = brain.extract({name: images[name] for name in shown}, "network")
+    assert dice(found.data, resample(reference, grid, np.linalg.inv(to_flair), "nearest").data) >= 0.94

@@ -99,6 +99,34 @@ def test_it_says_what_changed(page):
     assert "1 stable lesion<" in text
 
 
+VOLUMES = {"tissue_mm3": 1.2e6, "ventricles_mm3": 20_000.0, "contrasts": "T1w+FLAIR", "FLAIR_coverage": 1.0}
+
+
+def rows_of_volumes(report, tmp_path, later):
+    first, second = report.visits
+    second = replace(second, figures={**second.figures, **VOLUMES, **later})
+    visits = [replace(first, figures={**first.figures, **VOLUMES}), second]
+    write_report(tmp_path / "page.html", replace(report, visits=visits, own_anatomy=True))
+    text = without_viewer((tmp_path / "page.html").read_text(encoding="utf-8"))
+    rows = text[text.index("Volumes of the brain") :].partition("</table>")[0].split("<tr>")[2:]
+    return [[cell.strip() for cell in re.split(r"<td[^>]*>", row)[1:]] for row in rows]
+
+
+def test_it_says_by_how_much_the_brain_differs(report, tmp_path):
+    rows = rows_of_volumes(report, tmp_path, {"tissue_mm3": 1.188e6, "ventricles_mm3": 21_000.0})
+    assert rows == [["ses-1", "1200", "20", "", ""], ["ses-2", "1188", "21", "-1.0 %", "+5.0 %"]]
+
+
+@pytest.mark.parametrize("other", [{"contrasts": "FLAIR"}, {"FLAIR_coverage": 0.9}])
+def test_volumes_that_do_not_compare_are_not_compared(report, tmp_path, other):
+    assert rows_of_volumes(report, tmp_path, other)[1] == ["ses-2", "1200", "20", "", ""]
+
+
+def test_a_report_by_the_atlas_has_no_volumes(page):
+    assert "Volumes of the brain" not in page
+    assert "from the MNI152 atlas" in page
+
+
 def test_it_names_the_method_that_was_used(report, tmp_path):
     for method, said in (("difference_weighting", "Rokuss"), ("samseg", "by the method samseg")):
         write_report(tmp_path / "page.html", replace(report, method=method))

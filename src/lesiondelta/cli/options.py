@@ -54,6 +54,7 @@ TABLE = (
     SettingOption("preprocessing", "registration", "--registration"),
     SettingOption("preprocessing", "space", "--space"),
     SettingOption("preprocessing", "brain_extraction", "--brain-extraction"),
+    SettingOption("preprocessing", "anatomy", "--anatomy"),
     SettingOption("preprocessing", "skull_strip", "--skull-strip"),
     SettingOption("preprocessing", "gate", "--gate/--no-gate"),
     SettingOption("preprocessing", "bias_correction", "--bias-correction/--no-bias-correction"),

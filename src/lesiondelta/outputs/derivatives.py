@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
+from lesiondelta.atlas.parts import Part
 from lesiondelta.cohort import Visit
 from lesiondelta.errors import OutputError
 from lesiondelta.files import write_json, write_text
@@ -101,7 +102,14 @@ class Place:
 
     def brain(self, suffix: str = ".nii.gz") -> Path:
         """The brain in the patient's space, one mask for all visits, or its sidecar."""
-        return self.out / f"sub-{self.patient}" / "anat" / f"sub-{self.patient}_space-patient_desc-brain_mask{suffix}"
+        return self._of_all_visits(f"desc-brain_mask{suffix}")
+
+    def parts(self, suffix: str = ".nii.gz") -> Path:
+        """The parts of the brain in the patient's space, one map for all visits, or its sidecar."""
+        return self._of_all_visits(f"seg-anatomy_dseg{suffix}")
+
+    def _of_all_visits(self, name: str) -> Path:
+        return self.out / f"sub-{self.patient}" / "anat" / f"sub-{self.patient}_space-patient_{name}"
 
     @property
     def picture(self) -> Path:
@@ -154,7 +162,8 @@ class VisitOutput:
     """What is written for one visit; `orig` is the grid of its own FLAIR, `patient` the patient's space.
 
     `from_patient` takes points of the patient's space to points of each image (RAS+ mm). `extras` are those of EXTRAS
-    that the models offer, (K, X, Y, Z) in the patient's space.
+    that the models offer, (K, X, Y, Z) in the patient's space; `parts` are labels of `atlas.parts.Part`, or
+    None.
     """
 
     orig_mask: Volume
@@ -166,16 +175,18 @@ class VisitOutput:
     from_patient: Mapping[str, Affine]
     facts: Mapping[str, Any]
     extras: Mapping[str, Array] = field(default_factory=dict)
+    parts: Volume | None = None
 
 
-def visit_files(place: Place, contrasts: Sequence[str], extras: Iterable[str] = ()) -> list[Path]:
+def visit_files(place: Place, contrasts: Sequence[str], extras: Iterable[str] = (), parts: bool = True) -> list[Path]:
     """Every file `write_visit` and `write_masks` write, with these outputs of EXTRAS, and the picture."""
     names = [MASK, AUTOMATIC, "space-orig_label-L_probseg", PATIENT_MASK, PATIENT_AUTOMATIC, PATIENT_PROBABILITY]
     names += [f"space-patient_{contrast}" for contrast in contrasts]
     names += [EXTRAS[extra].name for extra in extras]
     images = [place.anat(f"{name}{suffix}") for name in names for suffix in (".nii.gz", ".json")]
     transforms = [place.transform(_source(c), suffix) for c in contrasts for suffix in (".txt", ".json")]
-    return [*images, *transforms, place.picture, place.brain(), place.brain(".json")]
+    own = [place.parts(), place.parts(".json")] if parts else []
+    return [*images, *transforms, place.picture, place.brain(), place.brain(".json"), *own]
 
 
 def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | None) -> None:
@@ -191,6 +202,10 @@ def write_visit(place: Place, visit: Visit, output: VisitOutput, raw: Path | Non
     _write(place, PATIENT_PROBABILITY, output.patient_probability, {**lesions, "SpatialReference": space})
     write_volume(place.brain(), output.brain)
     write_json(place.brain(".json"), {"Type": "Brain", "Sources": sources, "SpatialReference": space})
+    if output.parts is not None:
+        write_volume(place.parts(), output.parts)
+        labels = {str(int(part)): part.name.lower().replace("_", " ") for part in Part}
+        write_json(place.parts(".json"), {"Labels": labels, "SpatialReference": space})
     for name, values in output.extras.items():
         extra = EXTRAS[name]
         extra.write(place.anat(f"{extra.name}.nii.gz"), values, output.patient_mask.grid)

@@ -22,6 +22,8 @@ COLUMNS = {
     "*_lesions": "Number of lesions that have done this since the visit before; n/a at the first visit.",
     "correction": "What a reader has changed in the mask by hand; n/a where it is the model's.",
     "brain_volume_mm3": "Of the brain mask, the same for all visits.",
+    "tissue_mm3": "Of the brain without fluid, as the anatomy network sees this visit's images.",
+    "ventricles_mm3": "Of all ventricles, likewise.",
     "brain_to_first_visit": "Volume of the brain divided by that at the first visit, by their registration.",
     "*_noise": "Noise within slices / brain, in the image as it was given.",
     "*_slice_mm": "Distance of the slices, the longest edge of a voxel.",

@@ -115,7 +115,7 @@ class PatientRun:
     def write(self, judged: JudgedPatient) -> Results:
         """Write tables, maps, pictures and the report, and record that all is done."""
         written, judged = write_results(self.files, judged)
-        automatic = visit_files_of(self.files, judged.tracked.segmented.visits)
+        automatic = visit_files_of(self.files, judged.tracked.segmented)
         return finish(self.files, self.fingerprint, judged, [*written, *automatic])
 
     def fail(self, reason: str, failures: Mapping[str, str]) -> Results:

@@ -29,6 +29,7 @@ def report_of(judged: JudgedPatient, lesions: Sequence[LesionRow], steps: Sequen
         cautions=provenance.cautions,
         contrasts={name: sum(name in visit.images for visit in prepared.visits) for name in CONTRASTS},
         brain_from=prepared.brain_from,
+        own_anatomy=prepared.parts is not None,
     )
 
 

@@ -80,7 +80,7 @@ def _output(visit: SegmentedVisit, segmented: SegmentedPatient, sidecar: Sidecar
     }
     return VisitOutput(
         mask, probability, visit.mask, visit.probability, segmented.prepared.brain, prepared.images,
-        prepared.from_patient, {**common, **sidecar}, visit.extras,
+        prepared.from_patient, {**common, **sidecar}, visit.extras, segmented.prepared.parts,
     )  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def read_segmented(files: PatientFiles, described: Mapping[str, object], provena
         files.patient,
         described,
         files.visit("").brain(),
+        files.visit("").parts(),
         lambda visit, contrast: files.visit(visit).anat(f"space-patient_{contrast}.nii.gz"),
     )
     return SegmentedPatient(

@@ -13,8 +13,8 @@ from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Array, Volume
 from lesiondelta.inference.segmenter import SegmentedVisit
 from lesiondelta.outputs.lesions import LesionRow, StepRow
+from lesiondelta.preprocessing.own_anatomy import own_regions
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
-from lesiondelta.preprocessing.regions import regions_of
 from lesiondelta.settings import TrackingSettings
 from lesiondelta.tracking import TrackedVisit, Tracking, VisitImage, track
 from lesiondelta.tracking.change import UNSEEN
@@ -79,12 +79,14 @@ def _numbered(places: Sequence[Place], shape: tuple[int, ...]) -> Array:
 
 def _locations(prepared: PreparedPatient, instances: Sequence[Array]) -> list[Mapping[int, Location]]:
     nowhere: list[Mapping[int, Location]] = [{} for _ in instances]
-    if prepared.from_atlas is None or not any(labels.any() for labels in instances):
+    if not any(labels.any() for labels in instances):
         return nowhere
     try:
-        regions = regions_of(prepared.brain, prepared.from_atlas)
+        regions = own_regions(prepared)
     except RegistrationError as error:
         log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
+        return nowhere
+    if regions is None:
         return nowhere
     return [locate(labels, regions, float(prepared.grid.spacing[0])) for labels in instances]
 

@@ -13,6 +13,7 @@ from lesiondelta.pipeline.change_maps import write_maps
 from lesiondelta.pipeline.corrections import used_corrections
 from lesiondelta.pipeline.judgement import JudgedPatient, with_missing
 from lesiondelta.pipeline.report_building import report_of
+from lesiondelta.pipeline.segmented import SegmentedPatient
 from lesiondelta.pipeline.tracked import hashes_left
 from lesiondelta.pipeline.tracked_lesions import lesion_rows, step_rows
 from lesiondelta.preprocessing.store import described
@@ -59,12 +60,14 @@ def possible_files(files: PatientFiles, visits: Sequence[str], contrasts: Sequen
     return possible
 
 
-def visit_files_of(files: PatientFiles, visits: Sequence[SegmentedVisit]) -> list[Path]:
-    """What has been written for these visits beside what `write_results` returns."""
+def visit_files_of(files: PatientFiles, segmented: SegmentedPatient) -> list[Path]:
+    """What has been written for every visit beside what `write_results` returns."""
     return [
         path
-        for visit in visits
-        for path in visit_files(files.visit(visit.label), list(visit.prepared.images), visit.extras)
+        for visit in segmented.visits
+        for path in visit_files(
+            files.visit(visit.label), list(visit.prepared.images), visit.extras, segmented.prepared.parts is not None
+        )
     ]
 
 

@@ -1,11 +1,13 @@
-"""The brain mask: the user's, the image's own where it is stripped, HD-BET's, SynthStrip's, or an atlas's."""
+"""The brain mask: the user's, a stripped image's own, a network's, HD-BET's, SynthStrip's, or an atlas's."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from lesiondelta.anatomy.finding import find_anatomy
 from lesiondelta.atlas import mni152
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Array, Volume, read_mask, resample, write_volume
@@ -64,17 +66,23 @@ def own_mask(image: Volume, certain: bool = False) -> Volume | None:
     return image.with_data(_largest(filled.data)) if certain or found else None
 
 
-def extract(image: Volume, method: str, threads: int = 1) -> Volume:
-    """The brain of a whole head, on the image's own grid: `atlas`, `hd-bet` or `synthstrip`.
+def extract(images: Mapping[str, Volume], method: str, threads: int = 1) -> Volume:
+    """The brain of a whole head on the grid of its images: `network`, `atlas`, `hd-bet` or `synthstrip`.
+
+    The network looks at all contrasts, the others at the T1w, or at the FLAIR where there is none.
 
     Raises
     ------
     DependencyError
         The program is not installed, or it failed.
-    RegistrationError
-        The result is not a plausible brain.
+    ImageError, RegistrationError
+        There is no brain, or the result is not a plausible one.
     """
-    mask = atlas_mask(image, threads) if method == "atlas" else program_mask(image, method)
+    image = images["T1w"] if "T1w" in images else next(iter(images.values()))
+    if method == "network":
+        mask = image.with_data(find_anatomy(images).brain(image.grid))
+    else:
+        mask = atlas_mask(image, threads) if method == "atlas" else program_mask(image, method)
     require_plausible(mask, image.name)
     return mask
 

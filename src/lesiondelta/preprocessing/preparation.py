@@ -33,9 +33,10 @@ from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
 
-PREPARATION = 5
+PREPARATION = 6
 """Raised with every change of what is prepared from the same images and settings: older results are redone then."""
-NO_ATLAS = "the atlas does not fit the brain: lesions have no location, and what the images show was not checked"
+NOT_CHECKED = "the atlas does not fit the brain: what the images show was not checked"
+NO_ATLAS = f"{NOT_CHECKED}, and lesions have no location"
 MARGIN_MM = 3.0
 """Around the brain, in the patient's grid."""
 REACH_MM = 20.0
@@ -72,7 +73,7 @@ class PreparedPatient:
 
     `brain_from` says where the first one's brain comes from: `given` by the user, its `own`, stripped as it is, or the
     method that found it. `from_atlas` takes points of the atlas to the patient's space (RAS+ mm); None where it was not
-    asked for, or could not be registered.
+    asked for, or could not be registered. `parts` are labels of `atlas.parts.Part` on the grid, None where not known.
     """
 
     label: str
@@ -82,6 +83,7 @@ class PreparedPatient:
     failures: Mapping[str, str]
     brain_from: str = ""
     from_atlas: Affine | None = None
+    parts: Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def with_atlas(prepared: PreparedPatient, threads: int = 1) -> PreparedPatient:
     try:
         return replace(prepared, from_atlas=atlas_to(image, threads))
     except RegistrationError as error:
-        log.warning("sub-%s: %s Lesions have no location", prepared.label, error)
+        log.warning("sub-%s: %s The atlas cannot locate lesions", prepared.label, error)
         return prepared
 
 
@@ -268,10 +270,9 @@ def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings)
         if not mask.data.any():
             raise ImageError(f"The brain mask of {visit.images[reference].name} is too small for a brain: look at it.")
         return mask
-    contrast = "T1w" if "T1w" in visit.images else reference
     log.info("visit %s: the brain is found by %s", visit.label or "(only one)", settings.brain_extraction)
-    head = resample(visit.images[contrast], grid, visit.transforms[contrast], order="linear")
-    return brain.extract(head, settings.brain_extraction, settings.threads)
+    heads = {name: resample(image, grid, visit.transforms[name], "linear") for name, image in visit.images.items()}
+    return brain.extract(heads, settings.brain_extraction, settings.threads)
 
 
 def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, settings: PreprocessingSettings) -> _Loaded:

@@ -1,6 +1,7 @@
 """Prepared patients on disk, so that another threshold, model or training need not register them again.
 
-WORK/sub-X/prepared.json (written last: without it nothing counts), brain.nii.gz and [ses-Y/]{T1w,FLAIR}.nii.gz.
+WORK/sub-X/prepared.json (written last: without it nothing counts), brain.nii.gz, parts.nii.gz and
+[ses-Y/]{T1w,FLAIR}.nii.gz.
 """
 
 import json
@@ -15,8 +16,9 @@ import numpy as np
 from lesiondelta import __version__
 from lesiondelta.errors import GeometryError, LesionDeltaError, NoVisitError
 from lesiondelta.files import alone, require_writable, write_json
-from lesiondelta.images import GRID_TOLERANCE_MM, Grid, Volume, read_image, read_mask, write_volume
+from lesiondelta.images import GRID_TOLERANCE_MM, Grid, Volume, read_image, read_labels, read_mask, write_volume
 from lesiondelta.inputs.checks import CheckedPatient
+from lesiondelta.preprocessing.own_anatomy import with_anatomy
 from lesiondelta.preprocessing.preparation import (
     PREPARATION,
     PreparedPatient,
@@ -29,7 +31,7 @@ from lesiondelta.settings import PreprocessingSettings
 
 log = logging.getLogger(__name__)
 
-RECORD = "prepared.json"
+RECORD, BRAIN, PARTS = "prepared.json", "brain.nii.gz", "parts.nii.gz"
 
 
 def prepared_patient(
@@ -79,7 +81,7 @@ def _prepare(
     checked = with_appearance(with_atlas(prepared, settings.threads), refuse=settings.gate)
     if not checked.visits:
         raise NoVisitError(patient.label, checked.failures)
-    return checked
+    return with_anatomy(checked) if settings.anatomy == "network" else checked
 
 
 def image_path(work: Path, patient: str, visit: str, name: str) -> Path:
@@ -88,7 +90,9 @@ def image_path(work: Path, patient: str, visit: str, name: str) -> Path:
 
 
 def _write(folder: Path, prepared: PreparedPatient, identity: Mapping[str, Any]) -> None:
-    write_volume(folder / "brain.nii.gz", prepared.brain)
+    write_volume(folder / BRAIN, prepared.brain)
+    if prepared.parts is not None:
+        write_volume(folder / PARTS, prepared.parts)
     for visit in prepared.visits:
         for contrast, image in visit.images.items():
             write_volume(image_path(folder.parent, prepared.label, visit.label, contrast), image)
@@ -100,9 +104,11 @@ def _read(folder: Path, identity: Mapping[str, Any]) -> PreparedPatient:
     if content["identity"] != identity:
         raise ValueError("another input or other settings")
     label = folder.name.removeprefix("sub-")
-    return restored(
-        label, content, folder / "brain.nii.gz", lambda visit, name: image_path(folder.parent, label, visit, name)
-    )
+
+    def path_of(visit: str, name: str) -> Path:
+        return image_path(folder.parent, label, visit, name)
+
+    return restored(label, content, folder / BRAIN, folder / PARTS, path_of)
 
 
 def described(prepared: PreparedPatient) -> dict[str, Any]:
@@ -112,14 +118,15 @@ def described(prepared: PreparedPatient) -> dict[str, Any]:
         "failures": dict(prepared.failures),
         "brain_from": prepared.brain_from,
         "from_atlas": None if prepared.from_atlas is None else prepared.from_atlas.tolist(),
+        "parts": prepared.parts is not None,
         "visits": [_description(visit) for visit in prepared.visits],
     }
 
 
 def restored(
-    label: str, content: Mapping[str, Any], brain: Path, path_of: Callable[[str, str], Path]
+    label: str, content: Mapping[str, Any], brain: Path, parts: Path, path_of: Callable[[str, str], Path]
 ) -> PreparedPatient:
-    """The patient that was `described`, with its images read: `path_of` names them by visit and contrast.
+    """The patient that was `described`, with its images read: `path_of` names those of visits by visit and contrast.
 
     Raises
     ------
@@ -135,6 +142,7 @@ def restored(
         content["failures"],
         content["brain_from"],
         None if content["from_atlas"] is None else np.array(content["from_atlas"]),
+        _on(grid, read_labels(parts)) if content.get("parts") else None,
     )
 
 

@@ -51,7 +51,7 @@ class ReportVisit:
 class Report:
     """Visits in time order, lesions, steps from visit to visit, settings; `contrasts`: of how many visits.
 
-    `brain_from`: see PreparedPatient.
+    `brain_from`: see PreparedPatient. `own_anatomy`: lesions are located by the patient's own brain, not by the atlas.
     """
 
     patient: str
@@ -65,6 +65,7 @@ class Report:
     cautions: Sequence[str]
     contrasts: Mapping[str, int]
     brain_from: str
+    own_anatomy: bool = False
 
     @cached_property
     def greys(self) -> list[Array]:

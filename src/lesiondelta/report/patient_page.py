@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
+from lesiondelta.anatomy.network import RESCAN_ERRORS
 from lesiondelta.cohort import Change, visit_name
 from lesiondelta.files import write_text
 from lesiondelta.outputs.lesions import COLOURS
@@ -25,6 +26,8 @@ QUALITY = {
     "baseline_residual_mm": "first visit off, mm",
 }  # fmt: skip
 """Figures of a visit that are shown, and their titles; docs/outputs.md says what they mean."""
+COVERED = 0.95
+"""Of the brain, by an image; below, volumes are not compared."""
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -44,6 +47,8 @@ def write_report(path: Path, report: Report) -> None:
         preparation=_preparation(report),
         tracking=_tracking(report),
         locations=_locations(report),
+        brain=_brain(report),
+        brain_errors=RESCAN_ERRORS,
         script=(files("lesiondelta.report") / "vendor" / "niivue.umd.js").read_text(encoding="utf-8"),
         data=for_script(viewer_data(report)),
         gradient=gradient(),
@@ -102,6 +107,33 @@ def _tracking(report: Report) -> str:
         f"rescans; {percent(LIMITS[chosen.sensitivity])} and more counts. Where the difference is strong and the "
         "segmentation sees nothing, a lesion is only possible."
     )
+
+
+def _brain(report: Report) -> list[tuple[str, list[str]]]:
+    """A row a visit: tissue and ventricles in ml, and by how many percent they differ from the first visit's.
+
+    No difference where other contrasts were seen, or not the whole brain.
+    """
+    rows, first = [], report.visits[0]
+    for visit in report.visits:
+        volumes = [visit.figures.get(name) for name in RESCAN_ERRORS]
+        cells = ["" if volume is None else f"{float(volume) / 1000:.0f}" for volume in volumes]
+        if len(report.visits) > 1:
+            alike = visit is not first and _whole(visit) and _whole(visit) == _whole(first)
+            cells += [_since(first.figures[name], visit.figures[name]) if alike else "" for name in RESCAN_ERRORS]
+        rows.append((visit.name, cells))
+    return rows
+
+
+def _whole(visit: ReportVisit) -> tuple[object, ...]:
+    """The contrasts by which all of a visit's brain was measured; nothing where it was not."""
+    coverage = [float(value) for name, value in visit.figures.items() if name.endswith("_coverage")]
+    measured = all(name in visit.figures for name in RESCAN_ERRORS)
+    return (visit.figures.get("contrasts"),) if measured and min(coverage, default=1.0) >= COVERED else ()
+
+
+def _since(before: float | str, now: float | str) -> str:
+    return f"{100 * float(now) / float(before) - 100:+.1f} %" if float(before) else ""
 
 
 def _volumes(visits: Sequence[ReportVisit]) -> dict[str, Any]:

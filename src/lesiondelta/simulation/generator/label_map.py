@@ -136,8 +136,8 @@ def label_map(labels: Volume, register: Callable[[Volume], Affine] = atlas_to) -
     RegistrationError
         The atlas could not be registered to the brain.
     """
-    data, affine = _canonical(labels)
-    tissue = _tissues(data)
+    data, affine = canonical(labels)
+    tissue = tissues_of(data)
     sides = _sides(np.isin(data, LATERAL), data)
     if not all(one.any() for one in (*sides, tissue == Tissue.WHITE, tissue == Tissue.CORTEX)):
         raise ImageError(f"{labels.name} lacks white matter (2, 41), cortex (3, 42) or lateral ventricles (4, 43).")
@@ -164,17 +164,19 @@ def label_map(labels: Volume, register: Callable[[Volume], Affine] = atlas_to) -
     )
 
 
-def _canonical(labels: Volume) -> tuple[Array, Affine]:
+def canonical(labels: Volume, brain_only: bool = True) -> tuple[Array, Affine]:
+    """Labels in RAS order with their affine, `MARGIN` voxels around the brain, or around all that is labelled."""
     image = nib.as_closest_canonical(nib.Nifti1Image(labels.data.astype(np.int16), labels.affine))
     require_cubic(image.affine, labels.name)
     data = np.asarray(image.dataobj)
-    box = ndimage.find_objects(((data > 0) & (data < 500)).astype(np.uint8))[0]
+    shown = (data > 0) & (data < 500) if brain_only else data > 0
+    box = ndimage.find_objects(shown.astype(np.uint8))[0]
     affine = np.array(image.affine, np.float64)
     affine[:3, 3] += affine[:3, :3] @ [axis.start - MARGIN for axis in box]
     return np.pad(data[box], MARGIN), affine
 
 
-def _tissues(data: Array) -> Array:
+def tissues_of(data: Array) -> Array:
     """The classes of all labels; fluid is what lies within the hull of the rest, whether the map labels it or not."""
     classes = np.zeros(int(data.max()) + 1, np.uint8)
     for kind, labels in FREESURFER.items():

@@ -1,0 +1,1 @@
+"""Whole heads drawn from label maps, for a network that learns anatomy."""
