@@ -65,7 +65,7 @@ class Course:
             group["lr"] = LEAST_RATE + (LEARNING_RATE - LEAST_RATE) * (1 - self.done / iterations) ** 0.9
         self.optimiser.zero_grad()
         loss = cross_entropy_and_dice(self.network(head.images[None]), head.shares[None])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
         self.optimiser.step()
         self.done += 1

@@ -106,7 +106,9 @@ def real_heads(data: Path) -> Iterator[RealHead]:
         to_t1w = read_itk_transform(authors / f"study{visit}_T1W_intrastudy_to_FLAIR.txt")
         grid = isotropic_grid(corners_mm(flair.grid), 1.0, MARGIN_MM)
         images = {"FLAIR": resample(flair, grid, order="linear"), "T1w": resample(t1w, grid, to_t1w, "linear")}
-        yield RealHead(f"sub-12 {visit}", images, resample(brain, grid, np.linalg.inv(to_flair), "nearest").data)
+        yield RealHead(
+            f"sub-12 {visit}", images, resample(brain, grid, np.linalg.inv(to_flair).astype(np.float64), "nearest").data
+        )
     for folder in sorted((data / "tabriz").glob("sub-*")):
         anat, masks = folder / "anat", data / "tabriz" / "derivatives" / "reference" / folder.name / "anat"
         flair, t1w = (read_image(anat / f"{folder.name}_{name}.nii.gz") for name in ("FLAIR", "T1w"))
@@ -142,13 +144,8 @@ def scored(head: RealHead, network: nn.Module) -> Iterator[dict[str, Any]]:
 
 def beside(found: Array, truth: Array) -> dict[str, float]:
     """Dice, the share of the truth that was found, and the volume as a multiple of the truth's."""
-    both = np.count_nonzero(found & truth)
-    sizes = np.count_nonzero(found), np.count_nonzero(truth)
-    return {
-        "dice": 2 * both / max(sum(sizes), 1),
-        "found": both / max(sizes[1], 1),
-        "volume": sizes[0] / max(sizes[1], 1),
-    }
+    both, own, wanted = (int(np.count_nonzero(one)) for one in (found & truth, found, truth))
+    return {"dice": 2 * both / max(own + wanted, 1), "found": both / max(wanted, 1), "volume": own / max(wanted, 1)}
 
 
 def of_drawn(name: str, person: HeadMap, network: nn.Module) -> Iterator[dict[str, Any]]:
@@ -334,7 +331,7 @@ sub-12: both visits, against the authors' mask. Tabriz: seven patients, slices o
 {len(places)} lesions of {places["person"].nunique()} people who were left out; truth is the location by the map's own
 ventricles, cortex, cerebellum and brain stem. Right by person, then by true location.
 
-| way | right | {" | ".join(kind for kind, _ in places.groupby("truth"))} |
+| way | right | {" | ".join(str(kind) for kind, _ in places.groupby("truth"))} |
 |---|---|{"---|" * places["truth"].nunique()}
 {chr(10).join(located)}
 
