@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from torch import nn
 
-from lesiondelta.anatomy.finding import Anatomy, find_anatomy
-from lesiondelta.anatomy.network import BUNDLED, DESCRIPTION, SPACING_MM, read_anatomy_network
+from lesiondelta.anatomy.finding import SPACING_MM, Anatomy, find_anatomy
+from lesiondelta.anatomy.network import BUNDLED, DESCRIPTION, read_anatomy_network
 from lesiondelta.atlas.location import locate
 from lesiondelta.atlas.parts import Part
 from lesiondelta.cohort import CONTRASTS

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from lesiondelta.anatomy.finding import find_anatomy
+from lesiondelta.anatomy.finding import SHAPE, find_anatomy
 from lesiondelta.anatomy.network import (
     DESCRIPTION,
-    SHAPE,
     WEIGHTS,
     anatomy_network,
     read_anatomy_network,

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lesiondelta.anatomy.finding import Anatomy
-from lesiondelta.anatomy.network import SPACING_MM
+from lesiondelta.anatomy.finding import SPACING_MM, Anatomy
 from lesiondelta.atlas.parts import Part
 from lesiondelta.images import corners_mm, isotropic_grid, read_labels, resample
 from lesiondelta.outputs.derivatives import PatientFiles

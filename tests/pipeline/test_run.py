@@ -185,7 +185,7 @@ def test_the_number_of_threads_and_the_models_folder_change_nothing(tmp_path, mo
 def test_a_user_s_own_file_survives_and_a_half_written_one_does_not(tmp_path, models):
     write_patient(tmp_path / "bids", "01")
     run(tmp_path, models[:1])
-    kept = tmp_path / "out/sub-01/ses-1/anat/sub-01_ses-1_thickness.nii.gz"
+    kept = tmp_path / "out/sub-01/ses-1/anat/notes.txt"
     kept.write_text("hand work")
     leftover = tmp_path / "out/sub-01/ses-1/anat/.partial-x-sub-01_ses-1_mask.nii.gz"
     leftover.write_text("half")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lesiondelta.anatomy.network import SHAPE
+from lesiondelta.anatomy.finding import SHAPE
 from lesiondelta.atlas.parts import Part
 from lesiondelta.errors import GeometryError
 from lesiondelta.images import Volume

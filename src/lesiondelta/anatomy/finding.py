@@ -3,19 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy import ndimage
-from torch import nn
 
-from lesiondelta.anatomy.network import SHAPE, SPACING_MM, read_anatomy_network, standardised
 from lesiondelta.atlas.parts import Part
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import ImageError
 from lesiondelta.images import Affine, Array, Grid, Volume, corners_mm, isotropic_grid, require_same_grid, resample
 
+if TYPE_CHECKING:  # torch is imported where it is needed: reports do without
+    from torch import Tensor, nn
+
 Box = tuple[slice, ...]
+SPACING_MM = 2.0
+SHAPE = (80, 96, 80)
+"""Voxels that the network sees at once, as in training: 160 x 192 x 160 mm, which hold a brain and some of the head."""
 STRIDE, MULTIPLE = 24, 16
 """Voxels from one place where a brain is looked for to the next, and of which sizes are multiples."""
 LARGEST = 128
@@ -67,7 +71,7 @@ class Anatomy:
         return resample(Volume(share, self.affine, "anatomy"), grid, order="linear").data
 
 
-def find_anatomy(images: Mapping[str, Volume], network: nn.Module | None = None) -> Anatomy:
+def find_anatomy(images: Mapping[str, Volume], network: "nn.Module | None" = None) -> Anatomy:
     """The parts of the brain that T1w, FLAIR or both show, on one grid; whole heads, or brains alone.
 
     The head is looked at on 2 mm, first at some places one above the other; then the box that the network sees, which
@@ -120,12 +124,16 @@ def _brain(shares: Array, images: Mapping[str, Volume]) -> Array:
 
 
 @cache
-def _bundled() -> nn.Module:
+def _bundled() -> "nn.Module":
+    from lesiondelta.anatomy.network import read_anatomy_network
+
     return read_anatomy_network()
 
 
-def _coarse(images: Mapping[str, Volume]) -> tuple[Grid, torch.Tensor]:
+def _coarse(images: Mapping[str, Volume]) -> "tuple[Grid, Tensor]":
     """A grid of 2 mm that holds the images, and the two channels on it (2, X, Y, Z)."""
+    import torch
+
     first, *others = images.values()
     for other in others:
         require_same_grid(first, other)
@@ -160,12 +168,16 @@ def _around(brain: Array, box: Box) -> Box:
     return tuple(sides)
 
 
-def _seen(network: nn.Module, channels: torch.Tensor, box: Box) -> Array:
+def _seen(network: "nn.Module", channels: "Tensor", box: Box) -> Array:
     """Probabilities (8, X, Y, Z) in a box, which may reach beyond the image."""
+    import torch
+
+    from lesiondelta.anatomy.network import standardised
+
     wide = [0] * 6
     for axis, (side, n) in enumerate(zip(box, channels.shape[1:], strict=True)):
         wide[4 - 2 * axis], wide[5 - 2 * axis] = -side.start, side.stop - n
-    cut = nn.functional.pad(channels, wide)
+    cut = torch.nn.functional.pad(channels, wide)
     with torch.inference_mode():
         logits = network(torch.stack([standardised(one) for one in cut])[None])
         shares: Array = torch.softmax(logits, dim=1)[0].numpy()

@@ -14,14 +14,9 @@ from lesiondelta.atlas.parts import Part
 from lesiondelta.errors import ModelError
 from lesiondelta.files import atomic_folder, sha256, write_json
 
-SPACING_MM = 2.0
-SHAPE = (80, 96, 80)
-"""Voxels that it sees at once, as in training: 160 x 192 x 160 mm, which hold a brain and some of the head."""
 FEATURES = (12, 24, 48, 64, 64)
 WEIGHTS, DESCRIPTION = "weights.safetensors", "anatomy.json"
 BUNDLED = Path(__file__).parents[1] / "models" / "anatomy"
-RESCAN_ERRORS = {"tissue_mm3": 0.03, "ventricles_mm3": 0.1}
-"""Standard deviation of the difference of two scans' volumes, as a share of them (docs/results/anatomy)."""
 DARKEST, BRIGHTEST = 0.02, 0.98
 """Shares of the voxels below those that become 0 and 1."""
 

@@ -14,6 +14,8 @@ from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.preprocessing.preparation import NO_ATLAS, NOT_CHECKED, PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.regions import LEAST_OVERLAP, regions_of
 
+RESCAN_ERRORS = {"tissue_mm3": 0.056, "ventricles_mm3": 0.208}
+"""Standard deviation of the difference of two scans' volumes, as a share of them (docs/results/anatomy)."""
 TISSUE = (Part.CORTEX, Part.DEEP_GREY, Part.WHITE, Part.CEREBELLUM, Part.BRAIN_STEM)
 REGIONS = {
     Part.VENTRICLES: Region.VENTRICLES,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta import __version__
-from lesiondelta.anatomy.network import RESCAN_ERRORS
 from lesiondelta.cohort import Change, visit_name
 from lesiondelta.files import write_text
 from lesiondelta.outputs.lesions import COLOURS
+from lesiondelta.preprocessing.own_anatomy import RESCAN_ERRORS
 from lesiondelta.report.content import Report, ReportVisit
 from lesiondelta.report.lesion_pictures import HALF_MM, LEAST_SD, MOST_SD
 from lesiondelta.report.rates import a_year

@@ -8,7 +8,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from lesiondelta.anatomy.network import SHAPE, SPACING_MM, standardised
+from lesiondelta.anatomy.finding import SHAPE, SPACING_MM
+from lesiondelta.anatomy.network import standardised
 from lesiondelta.atlas.parts import Part
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.images import Array
@@ -71,7 +72,7 @@ class HeadPlan:
 
 @dataclass(frozen=True, eq=False)
 class DrawnHead:
-    """A head on voxels of `network.SPACING_MM`.
+    """A head on voxels of `finding.SPACING_MM`.
 
     Attributes
     ----------
@@ -87,7 +88,7 @@ class DrawnHead:
 
 @dataclass(frozen=True, eq=False)
 class HeadGenerator:
-    """Draws heads of shape `anatomy.network.SHAPE`: the same number gives the same head."""
+    """Draws heads of shape `anatomy.finding.SHAPE`: the same number gives the same head."""
 
     people: Sequence[HeadMap]
     plan: HeadPlan = HeadPlan()
