@@ -294,11 +294,14 @@ def page(
     ]
     return f"""# The anatomy network
 
-A U-Net that sees a head, or a brain alone, on 2 mm, with T1w, FLAIR or both, and tells apart brain, ventricles, fluid,
-cortex, deep grey and white matter, cerebellum and brain stem. It has seen no image: {training["iterations"]} iterations
-({training["cpu_minutes"]} CPU minutes) on heads drawn from the label maps of {training["people"]} people
-(`recipes/anatomy_network.py`): {training["learned_from"]}.
-{", ".join(training["without"])} were left out, and are those of the last three tables.
+A U-Net on voxels of 2 mm. Its input is the T1w, the FLAIR or both, of a whole head or skull-stripped; its labels are
+ventricles, fluid, cortex, deep grey and white matter, cerebellum and brain stem. It was trained on no real image:
+{training["iterations"]} iterations ({training["cpu_minutes"]} CPU minutes) on heads drawn from the label maps of
+{training["people"]} people (`recipes/anatomy_network.py`). {", ".join(training["without"])} were
+left out, and are those of the last three tables.
+
+Source: {training["learned_from"]}.
+
 Made by `recipes/anatomy_scores.py`. Means over heads or people, with the least and the most.
 
 ## Brains of real heads
@@ -310,7 +313,7 @@ sub-12: both visits, against the authors' mask. Tabriz: seven patients, slices o
 |---|---|---|---|
 {chr(10).join(brains)}
 
-![Parts on real heads: FLAIR, by FLAIR alone, by both](heads.png)
+![Real heads: the FLAIR, the parts found in the FLAIR alone, and those found in T1w and FLAIR](heads.png)
 
 ## Ventricles of Tabriz's patients, against the experts'
 

@@ -20,12 +20,14 @@ Box = tuple[slice, ...]
 SPACING_MM = 2.0
 SHAPE = (80, 96, 80)
 """Voxels that the network sees at once, as in training: 160 x 192 x 160 mm, which hold a brain and some of the head."""
-STRIDE, MULTIPLE = 24, 16
-"""Voxels from one place where a brain is looked for to the next, and of which sizes are multiples."""
+STRIDE = 24
+"""Voxels from one first box to the next above it."""
+MULTIPLE = 16
+"""The sides of a box are multiples of so many voxels, as the network halves them four times."""
 LARGEST = 128
 """Voxels along a side: no brain is as long as 256 mm."""
 BORDER = 2
-"""Voxels around the brain that may hold a share of it; what is seen farther away is no brain."""
+"""Width in voxels of the rim around the brain in which probabilities are kept; beyond it all is outside."""
 STEPS, NEAR = 4, 3
 """How often the box is moved to where the brain was seen, and by how many voxels it may be off."""
 
@@ -72,10 +74,10 @@ class Anatomy:
 
 
 def find_anatomy(images: Mapping[str, Volume], network: "nn.Module | None" = None) -> Anatomy:
-    """The parts of the brain that T1w, FLAIR or both show, on one grid; whole heads, or brains alone.
+    """Find the parts of the brain in a T1w, a FLAIR or both, which lie on one grid and may be skull-stripped.
 
-    The head is looked at on 2 mm, first at some places one above the other; then the box that the network sees, which
-    is as large as in training, is moved to where most brain was seen, and made larger where the brain leaves it.
+    The network sees a box of 2 mm voxels, as large as in training. Boxes above one another are tried first. The one
+    with most brain is then moved until the brain is in its middle, and made larger if the brain does not fit.
 
     Raises
     ------

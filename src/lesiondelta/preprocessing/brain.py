@@ -1,7 +1,7 @@
 """The brain mask: the user's, a stripped image's own, a network's, HD-BET's, SynthStrip's, or an atlas's."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ def own_mask(image: Volume, certain: bool = False) -> Volume | None:
 def extract(images: Mapping[str, Volume], method: str, threads: int = 1) -> Volume:
     """The brain of a whole head on the grid of its images: `network`, `atlas`, `hd-bet` or `synthstrip`.
 
-    The network looks at all contrasts, the others at the T1w, or at the FLAIR where there is none.
+    `images` are those of `looked_at`.
 
     Raises
     ------
@@ -78,13 +78,20 @@ def extract(images: Mapping[str, Volume], method: str, threads: int = 1) -> Volu
     ImageError, RegistrationError
         There is no brain, or the result is not a plausible one.
     """
-    image = images["T1w"] if "T1w" in images else next(iter(images.values()))
+    image = images[looked_at(method, list(images))[0]]
     if method == "network":
         mask = image.with_data(find_anatomy(images).brain(image.grid))
     else:
         mask = atlas_mask(image, threads) if method == "atlas" else program_mask(image, method)
     require_plausible(mask, image.name)
     return mask
+
+
+def looked_at(method: str, contrasts: Sequence[str]) -> Sequence[str]:
+    """What a method sees of a visit: the network all contrasts, others the T1w, or the first where there is none."""
+    if method == "network":
+        return contrasts
+    return ["T1w" if "T1w" in contrasts else contrasts[0]]
 
 
 def require_extent(mask: Volume, source: str) -> list[str]:

@@ -271,7 +271,8 @@ def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings)
             raise ImageError(f"The brain mask of {visit.images[reference].name} is too small for a brain: look at it.")
         return mask
     log.info("visit %s: the brain is found by %s", visit.label or "(only one)", settings.brain_extraction)
-    heads = {name: resample(image, grid, visit.transforms[name], "linear") for name, image in visit.images.items()}
+    seen = brain.looked_at(settings.brain_extraction, list(visit.images))
+    heads = {name: resample(visit.images[name], grid, visit.transforms[name], "linear") for name in seen}
     return brain.extract(heads, settings.brain_extraction, settings.threads)
 
 
