@@ -31,14 +31,11 @@ from lesiondelta.simulation.generator.placed import PersonLesions, PlacedLesion,
 from lesiondelta.simulation.generator.sampling import lattice_points, moved, nearest, sampled, smooth_field
 from lesiondelta.simulation.generator.scanner import Scan, draw_scans, scanned
 from lesiondelta.simulation.generator.surfaces import SIZES, eighths, surface_mm, surfaces_mm
+from tests.synthetic import ball
 
 CPU = torch.device("cpu")
 STILL = Rates(0, 0, 0, 0, quiet=0)
 PLAN = GeneratorPlan(randomised_share=0, without_t1w=0, without_flair=0, same_share=0)
-
-
-def ball(shape, centre, radius):
-    return sum((axis - c) ** 2 for axis, c in zip(np.indices(shape), centre, strict=True)) <= radius**2
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +44,11 @@ def labels():
     shape, middle = (80, 84, 80), (40, 42, 40)
     data = np.zeros(shape, np.int16)
     for radius, label in ((34, 24), (32, 3), (28, 2)):
-        data[ball(shape, middle, radius)] = label
+        data[ball(middle, radius, shape)] = label
     data[40:][data[40:] == 2], data[40:][data[40:] == 3] = 41, 42
-    data[ball(shape, (34, 42, 40), 5)], data[ball(shape, (46, 42, 40), 5)] = 4, 43
-    data[ball(shape, (40, 22, 20), 6)] = 8
-    data[ball(shape, (40, 60, 40), 3)], data[ball(shape, (55, 42, 50), 2)] = 25, 57
+    data[ball((34, 42, 40), 5, shape)], data[ball((46, 42, 40), 5, shape)] = 4, 43
+    data[ball((40, 22, 20), 6, shape)] = 8
+    data[ball((40, 60, 40), 3, shape)], data[ball((55, 42, 50), 2, shape)] = 25, 57
     data[0, 0, 0] = 511  # scalp
     return Volume(data, np.diag([1.0, 1, 1, 1]), "head.nii.gz")
 
@@ -96,8 +93,8 @@ def test_how_a_map_is_stored_makes_no_difference(labels, person):
 def test_sulci_are_fluid_and_what_lies_beyond_is_outside(labels, person):
     shape = (60, 60, 60)
     data = np.zeros(shape, np.int16)
-    data[ball(shape, (30, 30, 30), 22)], data[ball(shape, (30, 30, 30), 18)] = 3, 2
-    data[ball(shape, (30, 30, 30), 3)] = 4
+    data[ball((30, 30, 30), 22, shape)], data[ball((30, 30, 30), 18, shape)] = 3, 2
+    data[ball((30, 30, 30), 3, shape)] = 4
     data[29:32, 45:] = 0  # a sulcus, 3 mm wide
     made = label_map(Volume(data, np.eye(4), "brain.nii.gz"), register=lambda _: np.eye(4))
     low = np.argwhere(data > 0).min(axis=0) - 20

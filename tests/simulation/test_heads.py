@@ -13,10 +13,7 @@ from lesiondelta.images import Volume
 from lesiondelta.simulation.generator.label_map import Tissue
 from lesiondelta.simulation.heads.head_generator import HeadGenerator, HeadPlan
 from lesiondelta.simulation.heads.head_map import HeadMap, Material, head_map
-
-
-def ball(shape, centre, radius):
-    return sum((axis - c) ** 2 for axis, c in zip(np.indices(shape), centre, strict=True)) <= radius**2
+from tests.synthetic import ball
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +22,15 @@ def labels():
     shape, middle = (140, 150, 140), (70, 75, 70)
     data = np.zeros(shape, np.int16)
     for radius, label in ((64, 511), (58, 515), (54, 24), (46, 3), (42, 2)):
-        data[ball(shape, middle, radius)] = label
+        data[ball(middle, radius, shape)] = label
     for centre, radius, label in (
         ((60, 75, 70), 6, 4),
         ((80, 75, 70), 6, 43),
         ((70, 60, 45), 8, 8),
         ((70, 75, 50), 5, 16),
     ):
-        data[ball(shape, centre, radius)] = label
-    data[ball(shape, (70, 100, 80), 4)] = 25
+        data[ball(centre, radius, shape)] = label
+    data[ball((70, 100, 80), 4, shape)] = 25
     return Volume(data, np.diag([1.0, 1, 1, 1]), "head.nii.gz")
 
 
