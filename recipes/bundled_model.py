@@ -19,9 +19,9 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 3. `pairs`    difference weighting on the open labelled patients of two sites (`open_patients`), their guises, drawn and
               simulated patients, from `base-pairs`. This is what ships;
 4. `single`   its twin, from `base-single`, with as many iterations;
-5. `pairs-without-07`, `single-without-07`, and so on: without an open patient, or without a site (`tabriz`,
-              `ljubljana`), to score what was not seen. Without Ljubljana means without its images: the masks of 23
-              other patients of this site lend the shapes and places of their lesions to all stages.
+5. `pairs-without-a`, `single-without-a`, and so on: without a third of the open patients (`PARTS`), or without a
+              site (`tabriz`, `ljubljana`), to score what was not seen. Without Ljubljana means without its images: the
+              masks of 23 other patients of this site lend the shapes and places of their lesions to all stages.
 
 Of the stages that saw real patients, the mean of their weights and those they started from is kept
 (WORK/STAGE/averaged): real patients teach what their scanners and their experts are like, and the mean does not
@@ -137,20 +137,27 @@ VALIDATING = range(1110, 1118)
 """Patients simulated from the atlas."""
 
 
-def without(*labels: str) -> tuple[str, ...]:
+PARTS = {"a": ("07", "T01", "T07"), "b": ("19", "T02", "T08"), "c": ("T04", "T05", "T06")}
+"""The open patients in three parts, each of which is scored by what has seen the other two (cross-validation)."""
+LEFT_OUT = PARTS | {"tabriz": TABRIZ, "ljubljana": LJUBLJANA}
+"""Who is left out, by part and by site."""
+
+
+def without(left_out: Sequence[str]) -> tuple[str, ...]:
     """All open patients but some."""
-    return tuple(label for label in OPEN_PATIENTS if label not in labels)
+    return tuple(label for label in OPEN_PATIENTS if label not in left_out)
 
 
-LEFT_OUT = {label: without(label) for label in OPEN_PATIENTS} | {"tabriz": LJUBLJANA, "ljubljana": TABRIZ}
-"""By patient, and by site: who is trained on where these are left out."""
 STAGES = (
     Stage("base", SINGLE, (), range(1000, 1048), 40, 2e-3),
     Stage("base-single", SINGLE, (), VALIDATING, 24, 1e-3, "base", DRAWN_SHARE),
     Stage("base-pairs", PAIRS, (), VALIDATING, 24, 1e-3, "base", DRAWN_SHARE),
     *(
         Stage(f"{name}{ending}", method, patients, VALIDATING, 8, 5e-4, f"base-{name}", 0.5)
-        for ending, patients in (("", OPEN_PATIENTS), *((f"-without-{who}", rest) for who, rest in LEFT_OUT.items()))
+        for ending, patients in (
+            ("", OPEN_PATIENTS),
+            *((f"-without-{name}", without(labels)) for name, labels in LEFT_OUT.items()),
+        )
         for name, method in (("pairs", PAIRS), ("single", SINGLE))
     ),
 )
@@ -262,11 +269,16 @@ def drawn_pairs(stage: Stage, given: argparse.Namespace) -> DrawnPairs:
 
 
 def start_of(stage: Stage, work: Path) -> Path | None:
-    """The model whose weights a stage starts from; None: from scratch. Kept weights are copied, as they may change."""
+    """The model whose weights a stage starts from; None: from scratch.
+
+    A stage of the base copies the kept weights, as they may change; the others start from what WORK made of them, or
+    else from themselves.
+    """
     if stage.start is None:
         return None
     if not stage.of_atlas:
-        return work / stage.start / "model"
+        made = work / stage.start / "model"
+        return made if (made / "model.json").is_file() else BASE / stage.start.removeprefix("base-")
     folder = work / f"{stage.name}-start"
     if not folder.is_dir():
         kept = next((weights for weights in (stage.kept, KEPT) if weights.is_dir()), None)
@@ -295,8 +307,8 @@ def passed_by(stage: Stage, work: Path) -> list[dict[str, Any]]:
     start = start_of(stage, work)
     if start is None:
         return []
-    passed: list[dict[str, Any]] = training_of(start)["stages"] if stage.of_atlas else history(work, str(stage.start))
-    return passed
+    kept = training_of(start).get("stages")
+    return kept if kept is not None else history(work, str(stage.start))
 
 
 def history(work: Path, name: str) -> list[dict[str, Any]]:
@@ -345,8 +357,10 @@ def average(stage: Stage, work: Path) -> Path:
 
 def mean_of(stage: Stage, work: Path) -> Model:
     """The mean of a stage's weights and of those it started from; `TUNED_SHARE` is the stage's."""
-    tuned, start = load_model(work / stage.name / "model"), load_model(work / str(stage.start) / "model")
-    first = start.network.state_dict()
+    tuned, start = load_model(work / stage.name / "model"), start_of(stage, work)
+    if start is None:
+        return tuned
+    first = load_model(start).network.state_dict()
     mean = {name: torch.lerp(first[name], weight, TUNED_SHARE) for name, weight in tuned.network.state_dict().items()}
     tuned.network.load_state_dict(mean)
     return tuned

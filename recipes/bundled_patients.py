@@ -44,16 +44,16 @@ class Guise:
 GUISE_SEED, TABRIZ_SEED = 5000, 8000
 """A patient's number, by hundreds, is added: 07 and T07 are two."""
 GUISES = (
-    *(Guise(untouched=True, lesions=lesions) for lesions in (3, 5, 8, 12)),
-    *(Guise(lesions=lesions) for lesions in (None, None, None, None, 20, 20)),
-    *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, None, None, None, None, 10, 20, 20)),
-    *(Guise(lesions=lesions, sharp_share=0.5) for lesions in (None, None, 25, 35, 50)),
+    *(Guise(untouched=True, lesions=lesions) for lesions in (3, 8, 12)),
+    *(Guise(lesions=lesions) for lesions in (None, 20)),
+    *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, None, 20)),
+    *(Guise(lesions=lesions, sharp_share=0.5) for lesions in (None, 35)),
 )
-AS_IT_IS = 10  # times that an open patient's own visit is listed; patients are drawn uniformly
+AS_IT_IS = 6  # times that an open patient's own visit is listed; patients are drawn uniformly
 TABRIZ_GUISES = (
     *(Guise(untouched=True, lesions=lesions) for lesions in (3, 8)),
-    *(Guise(lesions=lesions) for lesions in (None, 10)),
-    *(Guise(lesions=lesions, sharp_share=0.0) for lesions in (None, 20)),
+    Guise(),
+    Guise(lesions=20, sharp_share=0.0),
 )
 TABRIZ_AS_IT_IS = 3
 

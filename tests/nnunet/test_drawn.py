@@ -11,7 +11,7 @@ from lesiondelta import methods
 from lesiondelta.nnunet.drawn import DrawnBatches, DrawnPairs
 from lesiondelta.nnunet.job import TrainingOptions
 from lesiondelta.nnunet.training import plan_job, train
-from lesiondelta.simulation.generator.pair_generator import DrawnPair
+from lesiondelta.simulation.generator.pair_generator import DrawnPair, GeneratorPlan
 from tests.nnunet.test_training import TINY, weights
 from tests.synthetic import write_patients
 
@@ -23,6 +23,7 @@ class Numbered:
     """A generator whose images say what they are: visit, contrast, and the number that was drawn."""
 
     seed = 3
+    plan = GeneratorPlan()
 
     def draw(self, *number):
         rng = np.random.default_rng(number)
@@ -77,9 +78,29 @@ def test_a_training_that_continues_another_draws_other_pairs(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_the_rest_is_of_stored_patients(share):
-    mixed = batches(share=share, stored=({"data": None} for _ in range(200)))
-    drawn = sum(next(mixed)["data"] is not None for _ in range(200))
+    mixed = batches(share=share, stored=({"data": torch.ones(2, 4, 2, 2, 2)} for _ in range(200)))
+    drawn = sum(next(mixed)["data"].shape[-1] == 16 for _ in range(200))
     assert drawn == pytest.approx(200 * share, abs=25)
+
+
+@pytest.mark.parametrize("method", [PAIRS, SINGLE])
+@pytest.mark.parametrize("itself", [True, False])
+def test_visits_of_stored_patients_lack_images_too(method, itself):
+    visits = 2 if method is PAIRS else 1
+    stored = [torch.rand(2, 2, 2, 3, 3, 3) + 1 for _ in range(300)]
+    if itself:
+        stored = [pair[:, :1].expand(-1, 2, -1, -1, -1, -1) for pair in stored]
+    stored = [pair[:, :visits].flatten(1, 2) for pair in stored]
+    whole = torch.stack(stored)
+    mixed = batches(method, share=0.0, stored=({"data": data, "target": None} for data in stored))
+    seen = torch.stack([next(mixed)["data"] for _ in stored])
+    assert torch.equal(whole, torch.stack(stored)), "the loader's own images stay"
+    lacks = (seen == 0).flatten(3).all(3).unflatten(2, (visits, 2))  # (batches, cases, visits, contrasts)
+    assert torch.equal(seen[seen != 0], whole[seen != 0])
+    assert not lacks.all(-1).any()
+    assert lacks.float().mean((0, 1, 2)).tolist() == pytest.approx([0.15, 0.05], abs=0.04)
+    if method is PAIRS:
+        assert torch.equal(lacks[:, :, 0], lacks[:, :, 1]) is itself
 
 
 class TwoPatches(DrawnPairs):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lesiondelta.cohort import CONTRASTS
 from lesiondelta.methods import Method
 from lesiondelta.simulation.generator.label_map import prepared
 from lesiondelta.simulation.generator.pair_generator import GeneratorPlan, PairGenerator, seeded
@@ -62,7 +63,8 @@ class DrawnPairs:
 class DrawnBatches:
     """Batches as nnU-Net's loaders give them, drawn or, for the rest, from a loader of stored patients.
 
-    Which they are, and what is drawn, depends on the epoch and the iteration alone.
+    Which they are, and what is drawn, depends on the epoch and the iteration alone. Visits of stored patients lack as
+    many images as drawn ones do.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class DrawnBatches:
     def __next__(self) -> dict[str, Any]:
         if self.rng.random() >= self.share:
             batch: dict[str, Any] = next(self.stored)
-            return batch
+            return batch | {"data": self._at_hand(batch["data"])}
         numbers = [(self.epoch, self.first, self.drawn + k) for k in range(self.batch)]
         self.drawn += self.batch
         pairs = [self.generator.draw(*number) for number in numbers]
@@ -99,6 +101,18 @@ class DrawnBatches:
         data = torch.stack([images[:visits].flatten(0, 1) for images, _ in current_first])
         target = torch.stack([lesions[:labelled] for _, lesions in current_first])
         return {"data": data, "target": target if self.scales is None else _at_scales(target, self.scales)}
+
+    def _at_hand(self, data: Tensor) -> Tensor:
+        """Cases (B, C or 2C, X, Y, Z) some of whose visits lack an image; a visit compared with itself stays so."""
+        cases = data.clone().reshape(len(data), -1, len(CONTRASTS), *data.shape[2:])
+        for case in cases:
+            compared_with_itself = torch.equal(case[0], case[-1])
+            lacking = self.generator.plan.lacking(self.rng)
+            for visit in case:
+                visit[[CONTRASTS.index(name) for name in lacking]] = 0
+                if not compared_with_itself:
+                    lacking = self.generator.plan.lacking(self.rng)
+        return cases.flatten(1, 2)
 
     def _finish(self) -> None:
         """Stop the processes of the loader."""

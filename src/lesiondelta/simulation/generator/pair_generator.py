@@ -62,6 +62,11 @@ class GeneratorPlan:
     without_flair: float = 0.05
     same_share: float = 0.35
 
+    def lacking(self, rng: np.random.Generator) -> tuple[str, ...]:
+        """The contrasts that a visit lacks: never all."""
+        lacks = rng.random(2) < (self.without_t1w, self.without_flair)
+        return () if lacks.all() else tuple(name for name, lack in zip(CONTRASTS, lacks, strict=True) if lack)
+
 
 @dataclass(frozen=True, eq=False)
 class DrawnPair:
@@ -150,10 +155,9 @@ class PairGenerator:
         contrasts: dict[str, Contrast],
     ) -> Tensor:
         """T1w and FLAIR of a visit (C, X, Y, Z), standardised."""
-        scans, images = draw_scans(rng), []
-        lacks = rng.random(2) < (self.plan.without_t1w, self.plan.without_flair)
-        for name, lack in zip(CONTRASTS, lacks, strict=True):
-            if lack and not lacks.all():
+        scans, lacking, images = draw_scans(rng), self.plan.lacking(rng), []
+        for name in CONTRASTS:
+            if name in lacking:
                 images.append(torch.zeros(self.patch, device=self.device))
                 continue
             means = tissue_means(contrasts[name], subject[1].tissues[name].varied(rng))
