@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bundled_scores import OURS, anatomy_of_open, left_out_case
+from bundled_left_out import OURS, PART_OF, anatomy_of_open, left_out_case
 from experts_changes import common_space
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from open_patients import LJUBLJANA
 
 from lesiondelta.evaluation.calibration import LabelledVisit, OperatingPoint
 from lesiondelta.images import Array
@@ -28,10 +27,10 @@ Cell = tuple[Array, Sequence[Mark]]
 
 def draw_left_out(folder: Path, work: Path, data: Path, point: OperatingPoint) -> None:
     """Each open patient by the model that has not seen it: the slices with most errors, reference beside result."""
-    for label in LJUBLJANA:
-        case = left_out_case(work, data, OURS, label, partner=True)
+    for label, part in PART_OF.items():
+        case = left_out_case(work, data, f"{OURS}-without-{part}", label)
         mask = point.mask(case)
-        flair = anatomy_of_open(data, label).lesioned["FLAIR"]
+        flair = anatomy_of_open(data, work, label).lesioned["FLAIR"]
         errors = (mask != case.reference).sum(axis=(0, 1))
         slices = spread(errors, COLUMNS)
         rows: list[list[Cell]] = [
@@ -111,8 +110,9 @@ def spread(weight: Array, count: int, apart: int = 6) -> list[int]:
 
 def draw_reliability(path: Path, curves: Mapping[str, Mapping[str, Any]]) -> None:
     """How often a voxel is lesion, against the probability said, before and after the temperature."""
-    figure = Figure(figsize=(4.2 * len(curves), 4.2), dpi=110, layout="constrained")
-    for axes, (label, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+    figure = Figure(figsize=(12.6, 4.2 * -(-len(curves) // 3)), dpi=80, layout="constrained")
+    panels = figure.subplots(-(-len(curves) // 3), 3, squeeze=False).flat
+    for axes, (label, curve) in zip(panels, curves.items(), strict=False):
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
         for name, colour in (("before", "#c2410c"), ("after", "#2f6fb3")):
             told = f"temperature {curve['temperature']:g}" if name == "after" else "temperature 1"

@@ -5,9 +5,9 @@
 Each part is kept as WORK/scores/PART.json, with hashes of the models it used, of the simulator and of this recipe, and
 measured again where one of them changed.
 
-The operating point (temperature, threshold, smallest lesion) is chosen on both open patients, each segmented by the
-models that were trained without it; leave-one-out scores are given at 0.5 and at the other patient's point as well. Our
-model and its single-visit twin are treated alike. CPU, no mirroring: what users without a GPU get.
+The operating point (temperature, threshold, smallest lesion) is chosen on the open patients, each segmented by the
+models that were trained without it (`bundled_left_out.py`). Our model and its single-visit twin, where that is trained,
+are treated alike. CPU, no mirroring: what users without a GPU get.
 """
 
 import hashlib
@@ -17,46 +17,44 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from bundled_model import SHIPPED, arguments, mean_of
+from bundled_left_out import (
+    OURS,
+    anatomy_of_open,
+    grid_of,
+    is_trained,
+    left_out,
+    packaged,
+    probabilities,
+    raw,
+    run,
+    stacked,
+)
+from bundled_model import SHIPPED, STAGES, arguments, mean_of
 from bundled_patients import RATES, simulator
 from experts_changes import experts_changes
-from open_patients import LJUBLJANA, ljubljana
+from open_patients import LJUBLJANA
 
-from lesiondelta.evaluation.calibration import (
-    LabelledVisit,
-    OperatingPoint,
-    agreement_grid,
-    best_point,
-    cooled,
-    likeliest_temperature,
-)
 from lesiondelta.evaluation.instances import found as matches
 from lesiondelta.evaluation.instances import lesion_mask, overlaps
 from lesiondelta.evaluation.longitudinal import new_lesions
 from lesiondelta.evaluation.metrics import score
 from lesiondelta.files import write_json
-from lesiondelta.images import Array, Grid, Volume, read_mask
+from lesiondelta.images import Array, Grid, read_mask
 from lesiondelta.inference.model import Model, load_model
-from lesiondelta.inference.window import lesion_probabilities
-from lesiondelta.inputs.bids import read_cohort
-from lesiondelta.nnunet.export import export_model, named_weights
-from lesiondelta.pipeline.cohort_run import check_start, run_cohort
-from lesiondelta.pipeline.patient_run import RunPlan
-from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
-from lesiondelta.simulation import Acquisition, Anatomy, LesionPlan, SimulatedPatient, simulate_patient
+from lesiondelta.nnunet.export import named_weights
+from lesiondelta.simulation import Acquisition, LesionPlan, SimulatedPatient, simulate_patient
 from lesiondelta.simulation.dataset import CohortPlan, write_cohort
 from lesiondelta.simulation.evolution import Rates
 from lesiondelta.simulation.labels import read_label_anatomy
 
-OURS, TWIN = "pairs", "single"
-PARTNER_SEED, RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7000, 7100, 7200, 7300, 7400
+RESCAN_SEED, ROBUST_SEED, UNSEEN_SEED, HEAD_SEED = 7100, 7200, 7300, 7400
 UNCHANGING = Rates(new=0, enlarging=0, shrinking=0, resolved=0, quiet=1)
 ROBUST_PATIENTS, RESCANNED_PATIENTS, UNSEEN_PATIENTS, HEADS = 2, 6, 4, 1
 EASY = Acquisition(sharp_share=1.0, scanner=1, slice_mm=1.0, noise=0.02, residual_mm=0.0)
@@ -99,14 +97,15 @@ def kept_scores(work: Path, name: str) -> Any:  # noqa: ANN401
 
 def made_with(work: Path) -> dict[str, Any]:
     """What numbers depend on, but for the package itself: after a change of it, leave out WORK/scores."""
-    recipes = [Path(__file__).with_name(f"{module}.py") for module in ("bundled_scores", "experts_changes")]
+    modules = ("bundled_scores", "bundled_left_out", "experts_changes")
+    recipes = [Path(__file__).with_name(f"{module}.py") for module in modules]
     code = hashlib.sha256(b"".join(recipe.read_bytes() for recipe in recipes)).hexdigest()
     return {"models": models_of(work), "simulator": simulator(), "rates": str(RATES), "code": code}
 
 
 def models_of(work: Path) -> dict[str, str]:
     """Hash of the weights of each stage that is scored; SystemExit where a file in half precision would change them."""
-    stages = [f"{kind}{ending}" for kind in (OURS, TWIN) for ending in ("", *(f"-without-{p}" for p in LJUBLJANA))]
+    stages = [stage.name for stage in STAGES if not stage.of_atlas and is_trained(work, stage.name)]
     models = {stage: load_model(work / stage / "averaged") for stage in stages}
     for stage, model in models.items():
         if any(not torch.equal(weight, weight.half().float()) for weight in named_weights(model.network).values()):
@@ -114,129 +113,20 @@ def models_of(work: Path) -> dict[str, str]:
     return {stage: model.description.weights_sha256 for stage, model in models.items()}
 
 
-def scores(point: OperatingPoint, case: LabelledVisit) -> dict[str, float]:
-    """Dice, HD95, lesion F1 and volumes at an operating point."""
-    mask = point.mask(case)
-    found = score(case.reference, mask, case.grid)
-    volume = case.grid.voxel_volume_mm3 / 1000
-    return {
-        "dsc": found.dsc, "hd95_mm": found.hd95_mm, "lesion_f1": found.lesion_f1,
-        "reference_ml": float(case.reference.sum() * volume), "prediction_ml": float(mask.sum() * volume),
-    }  # fmt: skip
-
-
-def choose(cases: Sequence[LabelledVisit]) -> OperatingPoint:
-    """The operating point that these cases choose."""
-    temperature = likeliest_temperature(cases)
-    return best_point(temperature, agreement_grid(cases, temperature))
-
-
-def reliability(case: LabelledVisit, temperature: float) -> list[dict[str, float]]:
-    """Of each tenth of probability: its mean, how often it is lesion, and how many voxels it has."""
-    p, truth = cooled(case.probability, temperature), case.reference
-    bins = np.clip((p * 10).astype(int), 0, 9)
-    rows = []
-    for number in range(10):
-        inside = (bins == number) & (case.probability > 0.001)
-        if inside.sum() >= 20:
-            rows.append(
-                {"said": float(p[inside].mean()), "is": float(truth[inside].mean()), "voxels": int(inside.sum())}
-            )
-    return rows
-
-
-def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
-    """The open patients by the models trained without them, and the operating points."""
-    after, alone, twins = (
-        {label: left_out_case(work, data, kind, label, partner=partner) for label in LJUBLJANA}
-        for kind, partner in ((OURS, True), (OURS, False), (TWIN, False))
-    )
-    learned = {OURS: after, TWIN: twins}
-    temperatures = {kind: likeliest_temperature(list(cases.values())) for kind, cases in learned.items()}
-    found = {kind: agreement_grid(list(cases.values()), temperatures[kind]) for kind, cases in learned.items()}
-    points = {kind: best_point(temperatures[kind], found[kind]) for kind in learned}
-    rows = []
-    for label in LJUBLJANA:
-        for kind, visits, cases in (
-            (OURS, "own after a simulated one", after), (OURS, "own", alone), (TWIN, "own", twins),
-        ):  # fmt: skip
-            other = choose([case for name, case in learned[kind].items() if name != label])
-            for name, point in (("0.5", OperatingPoint()), ("of both", points[kind]), ("of the other", other)):
-                told = {"patient": label, "model": kind, "visits": visits, "point": name}
-                rows.append(told | scores(point, cases[label]))
-                print(rows[-1], flush=True)
-    grids = {
-        kind: [
-            {
-                "threshold": point.threshold,
-                "min_lesion_mm3": point.min_lesion_mm3,
-                "dsc, lesion_f1": {label: (one.dsc, one.lesion_f1) for label, one in point.by_patient.items()},
-            }
-            for point in found[kind]
-        ]
-        for kind in learned
-    }
-    temperature = points[OURS].temperature
-    curves = {
-        label: {"before": reliability(case, 1.0), "after": reliability(case, temperature), "temperature": temperature}
-        for label, case in after.items()
-    }
-    chosen = {kind: asdict(point) for kind, point in points.items()}
-    return {"points": chosen, "grids": grids, "rows": rows, "reliability": curves}
-
-
-@cache
-def left_out_case(work: Path, data: Path, kind: str, label: str, *, partner: bool) -> LabelledVisit:
-    """An open patient's own images, after a simulated earlier visit or alone, by a model that has not seen it."""
-    model = load_model(work / f"{kind}-without-{label}" / "averaged")
-    anatomy = anatomy_of_open(data, label)
-    own = np.stack([anatomy.lesioned[contrast] for contrast in model.contrasts])
-    visits = [own]
-    if partner:
-        made = simulate_patient(PARTNER_SEED, anatomy=anatomy, acquisition=Acquisition(sharp_share=1.0))
-        visits = [stacked(made.visits[1].images, model), own]
-    reference = np.asarray(anatomy.lesions) > 0
-    return LabelledVisit(label, probabilities(visits, model)[-1], reference, grid_of(anatomy))
-
-
-def grid_of(anatomy: Anatomy) -> Grid:
-    """That of its images."""
-    x, y, z = np.asarray(anatomy.lesions).shape
-    return Grid((x, y, z), anatomy.affine)
-
-
-@cache
-def anatomy_of_open(data: Path, label: str) -> Anatomy:
-    """An open patient, with lesions and without."""
-    return ljubljana(data, label).anatomy(PARTNER_SEED)
-
-
-def probabilities(visits: Sequence[Array], model: Model) -> list[Array]:
-    """As a user without a GPU gets them."""
-    return lesion_probabilities(visits, [model], mirroring=False, device="cpu")
-
-
-def stacked(images: Mapping[str, Volume], model: Model) -> Array:
-    """(C, X, Y, Z) in the order of the model's contrasts."""
-    return np.stack([images[contrast].data for contrast in model.contrasts])
-
-
 def spacing(grid: Grid) -> list[float]:
     """As a list."""
     return [float(mm) for mm in grid.spacing]
 
 
-def contenders(work: Path, data: Path, threads: int) -> dict[str, Model]:
-    """Our model and its twin in half precision, as ours ships, with their operating points."""
+def contenders(work: Path, data: Path, threads: int) -> dict[str, Path]:
+    """Our model and, if it is trained, its twin in half precision, as ours ships, with their operating points."""
     points = measured("left-out", work, data, threads)["points"]
-    return {kind: load_model(packaged(work, kind, points[kind])) for kind in (OURS, TWIN)}
+    return {kind: packaged(work, kind, kind, point) for kind, point in points.items() if is_trained(work, kind)}
 
 
-def packaged(work: Path, kind: str, point: dict[str, float]) -> Path:
-    """A model folder made of a stage."""
-    model = load_model(work / kind / "averaged")
-    description = model.description.model_dump(exclude={"weights_sha256"}) | {"name": kind} | point
-    return export_model(work / "packaged" / kind, model.network, description, half=True)
+def contending(work: Path, data: Path, threads: int) -> dict[str, Model]:
+    """The same, loaded."""
+    return {kind: load_model(folder) for kind, folder in contenders(work, data, threads).items()}
 
 
 def segmented(patient: SimulatedPatient, model: Model) -> list[Array]:
@@ -271,7 +161,7 @@ anatomy_of = cache(read_label_anatomy)
 def unseen(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     """Brains that no training saw, with lesions that change as often as the guises' do: mean over both visits."""
     rows = []
-    models = contenders(work, data, threads)
+    models = contending(work, data, threads)
     for patient in unseen_patients(data, UNSEEN_SEED, UNSEEN_PATIENTS, Acquisition(), rates=RATES):
         for kind, model in models.items():
             masks = segmented(patient, model)
@@ -304,7 +194,7 @@ def agreement(patient: SimulatedPatient, masks: Sequence[Array]) -> dict[str, fl
 def rescans(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     """Patients in whom nothing changes, scanned twice with different protocols: lesions falsely called new."""
     rows = []
-    models = contenders(work, data, threads)
+    models = contending(work, data, threads)
     for patient in unseen_patients(data, RESCAN_SEED, RESCANNED_PATIENTS, Acquisition(), rates=UNCHANGING):
         volume = patient.visits[0].lesions.grid.voxel_volume_mm3
         for kind, model in models.items():
@@ -321,7 +211,7 @@ def rescans(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
 def robustness(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     """The same patients under one difficulty at a time; where the scanner changes, first visits are the easy ones."""
     rows = []
-    models = contenders(work, data, threads)
+    models = contending(work, data, threads)
     easy = {patient.label: patient for patient in unseen_patients(data, ROBUST_SEED, ROBUST_PATIENTS, EASY)}
     for condition, acquisition in CONDITIONS.items():
         for patient in unseen_patients(data, ROBUST_SEED, ROBUST_PATIENTS, acquisition):
@@ -340,8 +230,11 @@ def heads(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     write_cohort(raw, CohortPlan(HEADS, 2, HEAD_SEED, Acquisition(mode="native", sharp_share=1.0)))
     rows = []
     skull_strips: tuple[Literal["auto", "skip"], ...] = ("auto", "skip")
-    for skull_strip, kind in itertools.product(skull_strips, (OURS, TWIN)):
-        out = run(raw, work, data, kind, threads, skull_strip)
+    models = contenders(work, data, threads)
+    for skull_strip, kind in itertools.product(skull_strips, models):
+        out = run_folder(work, kind, raw.name, skull_strip)
+        shutil.rmtree(out, ignore_errors=True)
+        run(raw, out, work / "prepared", models[kind], threads, skull_strip=skull_strip)
         for reference in sorted((raw / "derivatives" / "reference").rglob("*_label-L_mask.nii.gz")):
             visit = reference.name.partition("_space")[0]
             found = next(out.rglob(f"{visit}_space-orig_label-L_mask.nii.gz"), None)
@@ -358,33 +251,13 @@ def heads(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
 def sub_12(work: Path, data: Path, threads: int) -> dict[str, Any]:
     """The raw clinical pair against what experts marked as changed."""
     found = {}
-    for kind in (OURS, TWIN):
-        out = run(data / "ljubljana-longitudinal", work, data, kind, threads, "auto", ["12"])
+    for kind, model in contenders(work, data, threads).items():
+        out = run_folder(work, kind)
+        shutil.rmtree(out, ignore_errors=True)
+        run(data / "ljubljana-longitudinal", out, work / "prepared", model, threads, participants=["12"])
         found[kind] = experts_changes(data, out)
         print(kind, found[kind], flush=True)
     return found
-
-
-def run(
-    raw: Path,
-    work: Path,
-    data: Path,
-    kind: str,
-    threads: int,
-    skull_strip: Literal["auto", "skip"],
-    participants: Sequence[str] | None = None,
-) -> Path:
-    """`lesiondelta run` with one of the contenders, in a new folder."""
-    contenders(work, data, threads)
-    out = run_folder(work, kind, raw.name, skull_strip)
-    shutil.rmtree(out, ignore_errors=True)
-    settings = Settings(
-        preprocessing=PreprocessingSettings(threads=threads, skull_strip=skull_strip),
-        segmentation=SegmentationSettings(models=(work / "packaged" / kind,), device="cpu", threads=threads),
-    )
-    cohort = read_cohort(raw, participants=participants)
-    run_cohort(cohort, check_start(RunPlan(out, raw, settings, work / "prepared")))
-    return out
 
 
 def run_folder(work: Path, kind: str, name: str = "ljubljana-longitudinal", skull_strip: str = "auto") -> Path:
@@ -394,11 +267,11 @@ def run_folder(work: Path, kind: str, name: str = "ljubljana-longitudinal", skul
 
 def rounding(work: Path, data: Path, threads: int) -> list[dict[str, Any]]:
     """How many voxels of our masks of the open patients, own visit alone, differ from those of weights not rounded."""
-    rounded = contenders(work, data, threads)[OURS]
+    rounded = contending(work, data, threads)[OURS]
     mean = replace(mean_of(SHIPPED, work), description=rounded.description)
     rows = []
     for label in LJUBLJANA:
-        anatomy = anatomy_of_open(data, label)
+        anatomy = anatomy_of_open(data, work, label)
         own = np.stack([anatomy.lesioned[contrast] for contrast in rounded.contrasts])
         mask, other = (masks_of([own], model, grid_of(anatomy))[0] for model in (rounded, mean))
         rows.append({"patient": label, "voxels": int(mask.sum()), "differ": int((mask != other).sum())})
@@ -413,7 +286,7 @@ def seconds(work: Path, data: Path, threads: int) -> dict[str, float]:
         "threads": threads,
         "brain_ml": float(np.count_nonzero(patient.visits[0].images["T1w"].data) / 1000),
     }
-    for kind, model in contenders(work, data, threads).items():
+    for kind, model in contending(work, data, threads).items():
         images = [stacked(visit.images, model) for visit in patient.visits]
         started = time.perf_counter()
         probabilities(images, model)
@@ -424,6 +297,7 @@ def seconds(work: Path, data: Path, threads: int) -> dict[str, float]:
 
 PARTS: Mapping[str, Callable[[Path, Path, int], Any]] = {
     "left-out": left_out,
+    "raw": lambda work, data, threads: raw(work, data, threads, measured("left-out", work, data, threads)["rows"]),
     "sub-12": sub_12,
     "rescans": rescans,
     "robustness": robustness,
