@@ -15,6 +15,7 @@ from lesiondelta.files import is_text
 FILE_URI = "file://"
 Sensitivity = Literal["low", "default", "high"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Backend = Literal["auto", "torch", "openvino"]
 
 
 def _stored(path: Path) -> str:
@@ -85,6 +86,9 @@ class SegmentationSettings(BaseModel):
     )
     mirroring: bool | None = Field(None, description="Average over mirrored images. Default: only with CUDA.")
     device: DeviceName = Field("auto", description="Where the network runs.")
+    backend: Backend = Field(
+        "auto", description="What computes the network on a CPU. auto: OpenVINO, or torch for a network it cannot hold."
+    )
     threads: int = Field(1, ge=1, description="Threads of one patient's segmentation.")
     samseg_hours: float = Field(24.0, gt=0, description="Time limit of SAMSEG for each patient, in hours.")
 

@@ -65,7 +65,12 @@ class NetworkSegmenter:
         log.info("sub-%s: segmenting %d visits on a grid of %s", prepared.label, len(visits), prepared.grid.shape)
         chosen = self.settings
         probabilities = lesion_probabilities(
-            visits, self.models, overlap=chosen.overlap, mirroring=chosen.mirroring, device=chosen.device
+            visits,
+            self.models,
+            overlap=chosen.overlap,
+            mirroring=chosen.mirroring,
+            device=chosen.device,
+            backend=chosen.backend,
         )
         extras = self._extras(visits, prepared)
         return [

@@ -1,7 +1,9 @@
 """The sliding window over n visits: every window encodes each visit once and decodes each with its prior."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, count, product
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,14 +11,18 @@ from torch import Tensor
 
 from lesiondelta.errors import InputError, ModelError
 from lesiondelta.images import Array
+from lesiondelta.inference.backend import WindowNetwork, runnable
 from lesiondelta.inference.model import Model
 from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
+from lesiondelta.settings import Backend
 
 WindowCallback = Callable[[int, int], None]
 Box = tuple[slice, slice, slice]
 References = Sequence[Sequence[int]]
 """For each visit the indices of those it is compared with."""
-Evaluation = Callable[[torch.nn.Module, Sequence[Tensor], References], list[dict[str, Tensor]]]
+WORTH_A_GRAPH = 4 * 96**3
+"""Voxels of all visits' windows from which on OpenVINO's graphs are made: 3 s, as long as torch takes for them."""
+Evaluation = Callable[[WindowNetwork, Sequence[Tensor], References], list[dict[str, Tensor]]]
 """Network, windows (C, x, y, z) of n visits and the index of each one's prior -> per visit (..., x, y, z) by name."""
 
 
@@ -27,6 +33,7 @@ def lesion_probabilities(
     overlap: float | None = None,
     mirroring: bool | None = None,
     device: str = "auto",
+    backend: Backend = "torch",
     progress: WindowCallback | None = None,
 ) -> list[Array]:
     """Segment all visits of a patient, each with its prior.
@@ -43,6 +50,9 @@ def lesion_probabilities(
     mirroring : bool or None
         Average the logits over all flips; None: on with CUDA only, for models that want it.
     device : "auto", "cpu", "cuda" or "mps"
+    backend : "auto", "torch" or "openvino"
+        What computes on a CPU; "auto": OpenVINO where it is installed, can hold the network, and there are windows
+        enough to make up for the seconds that its graphs take to be made.
     progress : callable or None
         Called with (windows done, windows in all).
 
@@ -57,22 +67,25 @@ def lesion_probabilities(
     mirror = mirrors(mirroring, chosen, models)
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
     shares = [model.overlap if overlap is None else overlap for model in models]
-    windows = sum(
+    counts = [
         len(list(_occupied(tensors, _patch(model, tensors), share)))
         for model, share in zip(models, shares, strict=True)
-    )
-    done = count(1)
+    ]
+    windows, done = sum(counts), count(1)
 
-    def evaluate(network: torch.nn.Module, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:
+    def evaluate(network: WindowNetwork, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:
         logits = window_logits(network, cut, references, mirror)
         if progress is not None:
             progress(next(done), windows)
         return [{"lesion": logit} for logit in logits]
 
     total = [torch.zeros(tensors[0].shape[1:]) for _ in visits]
-    for model, share in zip(models, shares, strict=True):
+    for model, share, number in zip(models, shares, counts, strict=True):
         references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
-        means = _windowed(tensors, model, references, evaluate, share, chosen)
+        patch = _patch(model, tensors)
+        few = backend == "auto" and number * math.prod(patch) * len(visits) < WORTH_A_GRAPH
+        network = runnable(model, patch, chosen, "torch" if few else backend)
+        means = _windowed(tensors, model, network, references, evaluate, share, chosen)
         for mean, sum_over_models in zip(means, total, strict=True):
             sum_over_models += mean.get("lesion", 0) / model.description.temperature  # absent where all is empty
         _require_finite(total, model)
@@ -99,7 +112,8 @@ def extra_outputs(
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
     priors = [[model.prior_index(index, len(visits))] for index in range(len(visits))]
     share = model.overlap if overlap is None else overlap
-    means = _windowed(tensors, model, priors, window_extras, share, choose_device(device))
+    chosen = choose_device(device)
+    means = _windowed(tensors, model, model.network.to(chosen), priors, window_extras, share, chosen)
     _require_finite([values for mean in means for values in mean.values()], model)
     return [
         {name: values.numpy() * nonzero_mask(visit) for name, values in mean.items()}
@@ -110,13 +124,14 @@ def extra_outputs(
 def _windowed(
     visits: Sequence[Tensor],
     model: Model,
+    network: WindowNetwork,
     references: References,
     evaluate: Evaluation,
     overlap: float,
     device: torch.device,
 ) -> list[dict[str, Tensor]]:
     """The weighted mean (..., X, Y, Z), over all windows, of what `evaluate` gives for each visit (C, X, Y, Z)."""
-    network, patch = model.network.to(device), _patch(model, visits)
+    patch = _patch(model, visits)
     weights = torch.zeros(_padded(visits[0].shape[1:], patch))
     window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
     sums: list[dict[str, Tensor]] = [{} for _ in visits]
@@ -135,17 +150,22 @@ def _windowed(
 
 @torch.inference_mode()
 def window_extras(
-    network: torch.nn.Module, windows: Sequence[Tensor], references: References
+    network: Any,  # noqa: ANN401
+    windows: Sequence[Tensor],
+    references: References,
 ) -> list[dict[str, Tensor]]:
     """The network's `extras` (K, x, y, z) for one window of n visits, each with its one reference."""
-    states = [network.encode(window[None]) for window in windows]  # type: ignore[operator]
-    found = [network.extras(state, states[prior]) for state, (prior,) in zip(states, references, strict=True)]  # type: ignore[operator]
+    states = [network.encode(window[None]) for window in windows]
+    found = [network.extras(state, states[prior]) for state, (prior,) in zip(states, references, strict=True)]
     return [{name: values[0].float() for name, values in extras.items()} for extras in found]
 
 
 @torch.inference_mode()
 def window_logits(
-    network: torch.nn.Module, windows: Sequence[Tensor], references: References, mirroring: bool
+    network: WindowNetwork,
+    windows: Sequence[Tensor],
+    references: References,
+    mirroring: bool,
 ) -> list[Tensor]:
     """Logit of lesion minus logit of background for one window of n visits.
 
@@ -164,9 +184,9 @@ def window_logits(
     axes = [axes for n in range(4) for axes in combinations((2, 3, 4), n)] if mirroring else [()]
     sums = [torch.zeros(window.shape[1:], device=window.device) for window in windows]
     for flip in axes:
-        states = [network.encode(torch.flip(window[None], flip)) for window in windows]  # type: ignore[operator]
+        states = [network.encode(torch.flip(window[None], flip)) for window in windows]
         for index, accumulated in enumerate(sums):
-            pairs = (network.decode(states[index], states[other]) for other in references[index])  # type: ignore[operator]
+            pairs = (network.decode(states[index], states[other]) for other in references[index])
             mean = mean_logit([logits[0, 1] - logits[0, 0] for logits in pairs])
             accumulated += torch.flip(mean, [axis - 2 for axis in flip])
     return [accumulated / len(axes) for accumulated in sums]
