@@ -61,22 +61,45 @@ def test_help_imports_nothing_heavy():
     assert said.stdout.strip() == "[]"
 
 
-def test_segmenting_never_imports_nnunet(tmp_path):
+def test_only_training_needs_what_the_extra_train_brings(tmp_path):
     """Not even through a library: a broken nnU-Net must not keep anyone from segmenting."""
     model = export_tiny_model(tmp_path / "model")
+    swin = shutil.copytree(model, tmp_path / "swin")
+    described = (swin / "model.json").read_text()
+    (swin / "model.json").write_text(described.replace("DifferenceWeightingUNet", "SingleVisitSwinUNETR"))
     write_patient(tmp_path / "bids", "1", ("1", "2"))
-    given = ["run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS]
+    write_references(tmp_path / "bids", "1", ("1", "2"))
+    run = ["run", tmp_path / "bids", tmp_path / "out", "participant", "--model", model, *OPTIONS]
+    references = tmp_path / "bids" / "derivatives" / "reference"
+    commands = {
+        "run": run,
+        "group": ["run", tmp_path / "bids", tmp_path / "out", "group"],
+        "evaluate": ["evaluate", references, tmp_path / "out", "-o", tmp_path / "scores"],
+        "swin": [*run[:5], swin, *OPTIONS],
+        "train": ["train", tmp_path / "bids", "-o", tmp_path / "trained"],
+        "compare": ["compare", tmp_path / "bids", "-o", tmp_path / "compared"],
+    }
     code = f"""
 import sys
+from lesiondelta.packages import TRAINING
+for name in (*TRAINING, "batchgenerators", "torch.utils.tensorboard"):
+    sys.modules[name] = None  # as if it was not there
 from lesiondelta.cli import main
-try:
-    main({[str(word) for word in given]})
-except SystemExit as ended:
-    print([ended.code, *(name for name in sys.modules if name.startswith("nnunetv2"))], file=sys.stderr)
+for name, given in { {name: [str(part) for part in given] for name, given in commands.items()}!r}.items():
+    try:
+        main(given)
+    except SystemExit as ended:
+        print(name, ended.code or 0, file=sys.stderr)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stderr.splitlines()[-1] in ("[0]", "[None]")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    lines = said.splitlines()
+    for name, ended in {"run": 0, "group": 0, "evaluate": 0, "swin": 70, "train": 1, "compare": 1}.items():
+        assert f"{name} {ended}" in lines, said
     assert set(rows(tmp_path / "out")) == {("sub-1", "ses-1"), ("sub-1", "ses-2")}
+    assert said.count("Training needs nnunetv2, batchgeneratorsv2, blosc2, monai, tensorboard, not installed") == 2
+    assert said.count("pip install 'lesiondelta[train]'") == 3
+    assert "needs the package monai, not installed here" in said
+    assert "Traceback" not in said
 
 
 def test_wrong_usage_ends_with_2(capsys, tmp_path):

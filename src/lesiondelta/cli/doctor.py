@@ -11,8 +11,9 @@ import typer
 
 from lesiondelta import __version__
 from lesiondelta.cli import console
+from lesiondelta.packages import INSTALL, TRAINING
 
-PACKAGES = ("torch", "nnunetv2", "itk-elastix", "SimpleITK", "nibabel", "nilearn", "numpy")
+PACKAGES = ("torch", "openvino", "itk-elastix", "SimpleITK", "nibabel", "nilearn", "numpy")
 PROGRAMS = {
     "flirt": "FSL, for --registration flirt",
     "niimath": "for --registration niimath",
@@ -57,6 +58,7 @@ def _checks(folder: Path) -> list[tuple[str, Callable[[], tuple[str, bool]], boo
         ("GPU", _gpu, False),
     ]
     checks += [(name, lambda name=name: _package(name), True) for name in PACKAGES]  # type: ignore[misc]
+    checks += [(name, lambda name=name: _training_package(name), False) for name in TRAINING]  # type: ignore[misc]
     checks += [(name, lambda name=name: _program(name), False) for name in PROGRAMS]  # type: ignore[misc]
     return [*checks, ("SAMSEG", _samseg, False)]
 
@@ -102,6 +104,11 @@ def _package(name: str) -> tuple[str, bool]:
         return version(name), True
     except PackageNotFoundError:
         return "not installed", False
+
+
+def _training_package(name: str) -> tuple[str, bool]:
+    found, good = _package(name)
+    return (found if good else f"{found} (for train and compare: {INSTALL})"), good
 
 
 def _program(name: str) -> tuple[str, bool]:

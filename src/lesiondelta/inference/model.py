@@ -14,9 +14,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from lesiondelta.cohort import prior_index
-from lesiondelta.errors import ModelError
+from lesiondelta.errors import DependencyError, ModelError
 from lesiondelta.files import sha256
 from lesiondelta.image_range import ImageRange
+from lesiondelta.packages import INSTALL
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 NETWORKS = {
@@ -235,7 +236,11 @@ def build_network(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN4
         raise ModelError(
             f"{folder} describes the network {described.get('class')}, which is none of ours: {', '.join(NETWORKS)}."
         )
-    module = importlib.import_module(f"lesiondelta.networks.{NETWORKS[class_name]}")
+    try:
+        module = importlib.import_module(f"lesiondelta.networks.{NETWORKS[class_name]}")
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise DependencyError(f"{folder} needs the package {package}, not installed here: {INSTALL}.") from error
     kwargs = dict(described["kwargs"])
     for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
         name = str(kwargs.get(key)).rpartition(".")[2]
