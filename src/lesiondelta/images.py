@@ -260,23 +260,11 @@ def to_sitk(volume: Volume) -> Any:  # noqa: ANN401  (SimpleITK has no types)
     """
     import SimpleITK as sitk
 
-    spacing, direction, origin = _lps_geometry(volume)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(_storable(volume.data).T))
+    spacing, direction, origin = lps_geometry(volume)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(storable(volume.data).T))
     image.SetSpacing(spacing.tolist())
     image.SetDirection(direction.ravel().tolist())
     image.SetOrigin(origin.tolist())
-    return image
-
-
-def to_itk(volume: Volume) -> Any:  # noqa: ANN401
-    """Convert to an ITK image in LPS (float32 or uint8), for elastix; GeometryError for sheared axes."""
-    import itk
-
-    spacing, direction, origin = _lps_geometry(volume)
-    image = itk.image_from_array(np.ascontiguousarray(_storable(volume.data).T))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(origin.tolist())
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(direction)))
     return image
 
 
@@ -513,7 +501,8 @@ def corners_mm(grid: Grid) -> Array:
     return corners
 
 
-def _lps_geometry(volume: Volume) -> tuple[Array, Array, Array]:
+def lps_geometry(volume: Volume) -> tuple[Array, Array, Array]:
+    """Spacing (3,), directions (3, 3) and origin (3,) as ITK has them; GeometryError for sheared axes."""
     lps = RAS_TO_LPS @ volume.affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     direction = lps[:3, :3] / spacing
@@ -523,5 +512,6 @@ def _lps_geometry(volume: Volume) -> tuple[Array, Array, Array]:
     return spacing, u @ v, lps[:3, 3]
 
 
-def _storable(data: Array) -> Array:
+def storable(data: Array) -> Array:
+    """In a type that ITK's images have here: uint8 of masks, or float32."""
     return data.astype(np.uint8 if data.dtype == np.bool_ else np.float32)

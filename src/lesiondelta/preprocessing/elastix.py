@@ -4,14 +4,14 @@ Elastix's images have rectangular axes, so sheared ones are resampled first. The
 affine, so every transform below is found from the identity and composed in plain matrices.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from lesiondelta.errors import RegistrationError
-from lesiondelta.images import RAS_TO_LPS, Affine, Array, Volume, corners_mm, isotropic_grid, resample, to_itk
+from lesiondelta.images import RAS_TO_LPS, Affine, Array, Volume, corners_mm, isotropic_grid, resample
+from lesiondelta.preprocessing.elastix_binding import registered
 from lesiondelta.preprocessing.points import Degrees, coarse, coarse_mask
 
 SMOOTHING_MM = (6.0, 3.0, 1.5, 0.75)
@@ -118,28 +118,16 @@ def _improved(
     mask: Volume | None,
 ) -> Affine:
     """The transform and the change that elastix finds from there."""
-    import itk
-
     moving = Volume(moving.data, np.linalg.inv(transform) @ moving.affine, moving.name)
-
-    parameters = itk.ParameterObject.New()
-    parameters.AddParameterMap(settings)
-    fixed_image = to_itk(_rectangular(fixed))
-    extra = {} if mask is None else {"fixed_mask": to_itk(_rectangular(mask))}
     try:
-        _, result = itk.elastix_registration_method(
-            fixed_image,
-            to_itk(_rectangular(moving)),
-            parameter_object=parameters,
-            number_of_threads=threads,
-            log_to_console=False,
-            **extra,
+        result = registered(
+            _rectangular(fixed), _rectangular(moving), settings, mask=mask and _rectangular(mask), threads=threads
         )
     except RuntimeError as error:
         raise RegistrationError(
             f"{moving.name} could not be registered to {fixed.name} ({_reason(error)}): look at both images."
         ) from error
-    return transform @ _matrix(result.GetParameterMap(0))
+    return transform @ _matrix(result)
 
 
 def _rectangular(volume: Volume) -> Volume:
@@ -156,7 +144,7 @@ def _reason(error: RuntimeError) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def _matrix(result: Any) -> Affine:  # noqa: ANN401
+def _matrix(result: Mapping[str, Sequence[str]]) -> Affine:
     values = np.array(result["TransformParameters"], dtype=np.float64)
     centre = np.array(result["CenterOfRotationPoint"], dtype=np.float64)
     lps = np.eye(4)
