@@ -124,7 +124,7 @@ def grid_of(anatomy: Anatomy) -> Grid:
 
 def probabilities(visits: Sequence[Array], model: Model) -> list[Array]:
     """As a user without a GPU gets them."""
-    return lesion_probabilities(visits, [model], mirroring=False, device="cpu")
+    return lesion_probabilities(visits, [model], mirroring=False, device="cpu", backend="auto")
 
 
 def stacked(images: Mapping[str, Volume], model: Model) -> Array:

@@ -3,11 +3,12 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lesiondelta.errors import RegistrationError
 from lesiondelta.images import Volume, read_image, read_itk_transform, read_mask
 from lesiondelta.preprocessing.elastix import elastix, euler_matrix, refine
-from lesiondelta.preprocessing.points import apply, coarse, dilate, inside_mm, sample
+from lesiondelta.preprocessing.points import apply, coarse, dilate, distance_mm, inside_mm, sample
 from lesiondelta.preprocessing.registration import ENGINES
 from tests.preprocessing.heads import moved, person, rigid
 
@@ -98,6 +99,20 @@ def test_follow_up_lies_where_the_authors_put_it(data_folder, engine):
     found = ENGINES[engine](images[0], images[1], degrees=12)
     expected = apply(to_second, points)
     assert np.linalg.norm(apply(found, apply(to_first, points)) - expected, axis=1).mean() < 0.5
+
+
+@pytest.mark.parametrize("order", ["C", "F", "reversed", "strided"])
+def test_distances_are_those_of_scipy_whatever_the_layout(order):
+    mask = np.random.default_rng(1).random((14, 18, 12)) > 0.98
+    if order == "F":
+        mask = np.asfortranarray(mask)
+    elif order != "C":
+        mask = mask[::-1, :, ::-1] if order == "reversed" else mask[::2, :, ::3]
+    spacing = np.array([0.7, 1.0, 3.2])
+    expected = ndimage.distance_transform_edt(~mask, sampling=spacing)
+    np.testing.assert_allclose(distance_mm(mask, spacing), expected, rtol=1e-5)
+    assert np.isinf(distance_mm(np.zeros_like(mask), spacing)).all()
+    assert not distance_mm(np.ones_like(mask), spacing).any()
 
 
 def test_elastix_loads_few_of_itks_modules():

@@ -4,6 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from lesiondelta.images import Array, Volume
+from lesiondelta.preprocessing.points import distance_mm
 
 MOST_SIZE_CHANGE = 0.05
 """Of the brain's volume between visits; atrophy takes 1 or 2 % a year."""
@@ -104,7 +105,7 @@ def ghosting(image: Volume, inside: Array) -> float | None:
     spacing = image.grid.spacing * [step.step for step in steps]
     if not inside.any() or is_standardised(data[inside]):
         return None
-    head = ndimage.distance_transform_edt(~inside, sampling=spacing) <= SCALP_MM
+    head = distance_mm(inside, spacing) <= SCALP_MM
     height = np.einsum("i,ixyz->xyz", image.affine[2, :3] * [step.step for step in steps], np.indices(data.shape))
     above = (height > height[inside].mean()) & ~head
     across = int(np.argmax(image.grid.spacing))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
 
 from lesiondelta.anatomy.finding import Anatomy, find_anatomy
 from lesiondelta.atlas import Region
 from lesiondelta.atlas.parts import Part
 from lesiondelta.errors import ImageError
 from lesiondelta.images import Affine, Array, Volume
+from lesiondelta.preprocessing.points import distance_mm
 from lesiondelta.preprocessing.preparation import NO_ATLAS, NOT_CHECKED, PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.regions import LEAST_OVERLAP, regions_of
 
@@ -109,12 +109,9 @@ def regions_of_parts(parts: Volume) -> Array:
     for part, region in REGIONS.items():
         table[part] = region
     regions: Array = table[parts.data]
-    below, above = (_distance(parts, group) for group in ((Part.CEREBELLUM,), (Part.WHITE, Part.DEEP_GREY)))
+    below, above = (
+        distance_mm(np.isin(parts.data, group), parts.grid.spacing)
+        for group in ((Part.CEREBELLUM,), (Part.WHITE, Part.DEEP_GREY))
+    )
     regions[(parts.data == Part.VENTRICLES) & (below < above)] = Region.INFRATENTORIAL
     return regions
-
-
-def _distance(parts: Volume, group: Sequence[Part]) -> Array:
-    """Of every voxel to the nearest of some parts, in mm."""
-    distance: Array = ndimage.distance_transform_edt(~np.isin(parts.data, group), sampling=parts.grid.spacing)
-    return distance

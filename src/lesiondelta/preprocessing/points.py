@@ -3,12 +3,15 @@
 from typing import Literal
 
 import numpy as np
+from edt import edt
 from scipy import ndimage
 
 from lesiondelta.images import Array, Grid, Volume, corners_mm, isotropic_grid, resample
 
 Degrees = Literal[6, 12]
 """Of freedom of a transform: rigid or affine."""
+ROUNDING_MM = 1e-4
+"""Of distances in float32."""
 
 
 def apply(transform: Array, points_mm: Array) -> Array:
@@ -58,8 +61,14 @@ def dilate(mask: Volume, margin_mm: float) -> Volume:
         return mask.with_data(found)
     box = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*boxes, strict=True))
     grown = found.copy()
-    grown[box] = ndimage.distance_transform_edt(~found[box], sampling=spacing) <= margin_mm
+    grown[box] = distance_mm(found[box], spacing) <= margin_mm + ROUNDING_MM
     return mask.with_data(grown)
+
+
+def distance_mm(mask: Array, spacing: Array) -> Array:
+    """Of every voxel (X, Y, Z) from the nearest one of the mask, in mm, float32: 0 inside, infinite without a mask."""
+    found: Array = edt(~mask, anisotropy=tuple(np.asarray(spacing, float)))
+    return found
 
 
 def _box(values: Array, margin: Array) -> tuple[slice, ...] | None:
