@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from lesiondelta.errors import GeometryError, ImageError, LesionDeltaError
 from lesiondelta.files import atomic, write_text
+from lesiondelta.timings import timed
 
 Array = NDArray[Any]
 Affine = NDArray[np.float64]
@@ -206,6 +207,7 @@ def _poses(grid: Grid) -> list[Grid]:
     return [grid, replace(grid, affine=header.get_qform())]
 
 
+@timed("resampling")
 def resample(
     volume: Volume,
     grid: Grid,

@@ -15,6 +15,7 @@ from lesiondelta.cli.options import (
     Participants,
     Processes,
     Threads,
+    Timings,
     Version,
     WorkDir,
     settings_of,
@@ -76,6 +77,7 @@ def run(
     work_dir: WorkDir = None,
     stop_on_first_crash: Stop = False,
     reports_only: ReportsOnly = False,
+    timings: Timings = False,
     version: Version = False,
 ) -> None:
     """Segment every visit of every patient of a BIDS dataset.
@@ -114,7 +116,7 @@ def run(
         filters = read_filters(bids_filter_file) if bids_filter_file else None
         validate = not skip_bids_validation
         cohort = read_cohort(bids, participant_label, session_label, filters, brain_mask_dir, validate)
-    run_and_print(cohort, RunPlan(out, bids, settings, work_dir), nprocs, stop_on_first_crash)
+    run_and_print(cohort, RunPlan(out, bids, settings, work_dir), nprocs, stop_on_first_crash, timings)
 
 
 def _write_group(out: Path) -> None:

@@ -30,8 +30,13 @@ def nothing_built() -> Iterator[None]:
         raise typer.Exit(EXIT_NOTHING_BUILT) from error
 
 
-def run_and_print(cohort: "Cohort", plan: "RunPlan", nprocs: int = 1, stop_on_first_crash: bool = False) -> None:
-    """Run, print what became of every visit, and exit with 1 if any failed; with 70 if nothing can be started."""
+def run_and_print(
+    cohort: "Cohort", plan: "RunPlan", nprocs: int = 1, stop_on_first_crash: bool = False, timings: bool = False
+) -> None:
+    """Run, print what became of every visit, and exit with 1 if any failed; with 70 if nothing can be started.
+
+    `timings`: print the seconds of each stage, too.
+    """
     from lesiondelta.files import room_for_temporary_files
     from lesiondelta.pipeline.cohort_run import check_start, run_cohort
 
@@ -46,7 +51,30 @@ def run_and_print(cohort: "Cohort", plan: "RunPlan", nprocs: int = 1, stop_on_fi
 
         with console.log_lines(lambda line: advance(line, step=0)):
             results = run_cohort(cohort, plan, processes=nprocs, stop_on_first_crash=stop_on_first_crash, report=report)
+    if timings:
+        print_timings(plan.out, [patient.label for patient in cohort.patients])
     print_results(results, plan.out, plan.cautions)
+
+
+def print_timings(out: Path, patients: Sequence[str]) -> None:
+    """Print the seconds of each stage, summed over patients, as recorded when each was last segmented."""
+    from rich.table import Table
+
+    from lesiondelta.outputs.derivatives import PatientFiles
+    from lesiondelta.timings import Seconds, read_timings
+
+    recorded = [found for label in patients if (found := read_timings(PatientFiles(out, label).timings))]
+    total: dict[str, Seconds] = {}
+    for found in recorded:
+        for stage, spent in found.items():
+            summed = total.setdefault(stage, Seconds())
+            summed.wall, summed.processor = summed.wall + spent.wall, summed.processor + spent.processor
+    table = Table(f"stage (patients: {len(recorded)})", "seconds", "processor seconds", box=None)
+    for stage, spent in sorted(total.items(), key=lambda item: -item[1].processor):
+        table.add_row(stage, f"{spent.wall:.1f}", f"{spent.processor:.1f}")
+    whole = Seconds(sum(s.wall for s in total.values()), sum(s.processor for s in total.values()))
+    table.add_row("all", f"{whole.wall:.1f}", f"{whole.processor:.1f}")
+    console.out.print(table)
 
 
 def print_results(results: "Sequence[VisitResult]", out: Path, cautions: Sequence[str]) -> None:

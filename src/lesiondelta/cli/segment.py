@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lesiondelta.cli import console
-from lesiondelta.cli.options import Given, Output, Threads, WorkDir, settings_of, takes_settings
+from lesiondelta.cli.options import Given, Output, Threads, Timings, WorkDir, settings_of, takes_settings
 from lesiondelta.cli.running import nothing_built, run_and_print
 
 
@@ -41,6 +41,7 @@ def segment(
     given: Given,
     omp_nthreads: Threads = None,
     work_dir: WorkDir = None,
+    timings: Timings = False,
 ) -> None:
     """Segment one patient's visits: loose files or DICOM folders.
 
@@ -71,7 +72,7 @@ def segment(
         require_same_patient(loose, out)
         check_start(plan)
         loose = keep_converted(loose, Path(converted), out / "sourcedata")
-    run_and_print(Cohort((loose,)), plan)
+    run_and_print(Cohort((loose,)), plan, timings=timings)
 
 
 def register(app: typer.Typer) -> None:

@@ -73,7 +73,8 @@ def calibrate_model(
 def _labelled_visits(model: Model, patient: TrainingPatient, device: str) -> Iterator[LabelledVisit]:
     neutral = Model(model.network, model.description.model_copy(update={"temperature": 1.0}))
     images = [np.stack([read_image(v.images[name]).data for name in model.contrasts]) for v in patient.visits]
-    for visit, probability in zip(patient.visits, lesion_probabilities(images, [neutral], device=device), strict=True):
+    probabilities = lesion_probabilities(images, [neutral], device=device, backend="auto")  # as `run` has them
+    for visit, probability in zip(patient.visits, probabilities, strict=True):
         reference = read_mask(visit.reference)
         yield LabelledVisit(patient.label, probability, reference.data, reference.grid)
 

@@ -76,7 +76,7 @@ def _segment(
     images = [[read_image(visit.images[contrast]) for contrast in models[0].contrasts] for visit in patient.visits]
     stacked = [np.stack([image.data for image in visit]) for visit in images]
     threshold = float(np.mean([model.threshold for model in models]))
-    probabilities = lesion_probabilities(stacked, models, overlap=overlap, device=device)
+    probabilities = lesion_probabilities(stacked, models, overlap=overlap, device=device, backend="auto")
     for visit, probability in zip(patient.visits, probabilities, strict=True):
         write_volume(paths[visit.label], Volume(probability > threshold, images[0][0].affine))
 

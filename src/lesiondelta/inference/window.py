@@ -15,6 +15,7 @@ from lesiondelta.inference.backend import WindowNetwork, runnable
 from lesiondelta.inference.model import Model
 from lesiondelta.preprocessing.intensity import nonzero_mask, normalise
 from lesiondelta.settings import Backend
+from lesiondelta.timings import timed
 
 WindowCallback = Callable[[int, int], None]
 Box = tuple[slice, slice, slice]
@@ -26,6 +27,7 @@ Evaluation = Callable[[WindowNetwork, Sequence[Tensor], References], list[dict[s
 """Network, windows (C, x, y, z) of n visits and the index of each one's prior -> per visit (..., x, y, z) by name."""
 
 
+@timed("network")
 def lesion_probabilities(
     visits: Sequence[Array],
     models: Sequence[Model],
@@ -92,6 +94,7 @@ def lesion_probabilities(
     return [_probability(t / len(models), visit) for t, visit in zip(total, visits, strict=True)]
 
 
+@timed("network")
 def extra_outputs(
     visits: Sequence[Array], model: Model, *, overlap: float | None = None, device: str = "auto"
 ) -> list[dict[str, Array]]:

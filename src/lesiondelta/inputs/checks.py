@@ -14,6 +14,7 @@ from lesiondelta.errors import CohortError, LesionDeltaError, NoVisitError
 from lesiondelta.files import sha256
 from lesiondelta.images import Array, Volume, read_image, read_mask, require_same_grid
 from lesiondelta.records import VisitContents
+from lesiondelta.timings import timed
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class CheckedPatient:
     problems: Mapping[str, str]
 
 
+@timed("reading images")
 def check_patient(
     patient: Patient,
     contrasts: Sequence[str],

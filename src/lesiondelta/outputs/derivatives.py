@@ -135,6 +135,11 @@ class PatientFiles:
         return self.out / "logs" / f"sub-{self.patient}.log"
 
     @property
+    def timings(self) -> Path:
+        """The seconds that each stage took when the patient was last segmented."""
+        return self.log.with_name(f"sub-{self.patient}_timings.tsv")
+
+    @property
     def folder(self) -> Path:
         """Where all else lies."""
         return self.out / f"sub-{self.patient}"

@@ -11,8 +11,10 @@ from lesiondelta.outputs.lesions import write_difference, write_lesion_maps
 from lesiondelta.outputs.segmentations import DicomSource, write_segmentations
 from lesiondelta.pipeline.corrections import FinalVisit
 from lesiondelta.pipeline.tracked_lesions import TrackedLesions
+from lesiondelta.timings import timed
 
 
+@timed("writing maps")
 def write_maps(
     place: Place, visit: FinalVisit, tracked: TrackedLesions, index: int, source: DicomSource | None = None
 ) -> list[str]:

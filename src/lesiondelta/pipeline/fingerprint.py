@@ -11,8 +11,10 @@ from lesiondelta.inputs.checks import visit_contents
 from lesiondelta.preprocessing.preparation import PREPARATION
 from lesiondelta.records import Fingerprint, image_hashes, read_record
 from lesiondelta.settings import Settings
+from lesiondelta.timings import timed
 
 
+@timed("hashing images")
 def fingerprint_of(patient: Patient, settings: Settings, segmenter: Segmenter) -> Fingerprint:
     """Hash every input, once."""
     return Fingerprint(

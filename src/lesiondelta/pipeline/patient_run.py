@@ -23,6 +23,7 @@ from lesiondelta.preprocessing.preparation import PreparedPatient
 from lesiondelta.preprocessing.store import prepared_patient
 from lesiondelta.records import Fingerprint, VisitResult
 from lesiondelta.settings import Settings
+from lesiondelta.timings import recorded, write_timings
 
 Results = tuple[VisitResult, ...]
 
@@ -58,7 +59,13 @@ def run_patient(patient: Patient, plan: RunPlan, segmenter: Segmenter) -> Result
             except Exception as error:  # such as a corrected mask that is of no use: what lies there stays untouched
                 return failed_results(patient, reason_of(error, files))
             run = PatientRun(patient, plan, segmenter, files, fingerprint, earlier)
-            return run.results() if finished is None else finished
+            if finished is not None:
+                return finished
+            with recorded() as timings:
+                results = run.results()
+            with suppress(LesionDeltaError):  # a disk that is full has made a failed patient already, or will
+                write_timings(files.timings, timings)
+            return results
     except LesionDeltaError as error:  # the log itself cannot be written, or another run is at it
         return failed_results(patient, str(error))
 

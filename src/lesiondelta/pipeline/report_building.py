@@ -11,8 +11,10 @@ from lesiondelta.pipeline.change_maps import change_map
 from lesiondelta.pipeline.judgement import JudgedPatient
 from lesiondelta.pipeline.tracked_lesions import TrackedLesions, possible_places
 from lesiondelta.report.content import Report, ReportVisit
+from lesiondelta.timings import timed
 
 
+@timed("report")
 def report_of(judged: JudgedPatient, lesions: Sequence[LesionRow], steps: Sequence[StepRow]) -> Report:
     """What the patient's page shows."""
     tracked, segmented = judged.tracked, judged.tracked.segmented

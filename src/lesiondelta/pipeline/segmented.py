@@ -20,6 +20,7 @@ from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.preprocessing.store import restored
 from lesiondelta.records import Provenance
 from lesiondelta.settings import Settings
+from lesiondelta.timings import timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ def provenance_of(
     )
 
 
+@timed("writing masks")
 def write_automatic(
     files: PatientFiles, segmented: SegmentedPatient, segmenter: Segmenter, patient: Patient, raw: Path | None
 ) -> None:

@@ -16,6 +16,7 @@ from lesiondelta.outputs.lesions import LesionRow, StepRow
 from lesiondelta.preprocessing.own_anatomy import own_regions
 from lesiondelta.preprocessing.preparation import PreparedPatient, PreparedVisit
 from lesiondelta.settings import TrackingSettings
+from lesiondelta.timings import timed
 from lesiondelta.tracking import TrackedVisit, Tracking, VisitImage, track
 from lesiondelta.tracking.change import UNSEEN
 from lesiondelta.tracking.evidence import box_blur
@@ -48,6 +49,7 @@ class TrackedLesions:
         return self.tracking.changes[index - 1] if index else ()
 
 
+@timed("tracking")
 def track_lesions(
     prepared: PreparedPatient,
     visits: Sequence[SegmentedVisit],

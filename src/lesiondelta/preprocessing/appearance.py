@@ -17,6 +17,7 @@ from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.preprocessing.image_quality import is_standardised
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.points import apply, coarse_mask, inside_mm, sample
+from lesiondelta.timings import timed
 
 POINTS_MM = 3.0
 """Distance of the points of the brain that are looked at."""
@@ -55,6 +56,7 @@ class Appearance:
     has_offset: bool = False
 
 
+@timed("appearance")
 def measure(images: Mapping[str, Located], brain: Volume, from_atlas: Affine) -> dict[str, Appearance]:
     """How each image, located in the space of the brain mask, shows the atlas's tissues; nothing if they are few."""
     mask = coarse_mask(brain, POINTS_MM)

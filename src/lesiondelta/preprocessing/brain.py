@@ -15,6 +15,7 @@ from lesiondelta.preprocessing.appearance import atlas_box, extent_mm
 from lesiondelta.preprocessing.elastix import centre_mm, elastix
 from lesiondelta.preprocessing.points import coarse, dilate, litres, voxels_mm
 from lesiondelta.preprocessing.programs import call, require_program
+from lesiondelta.timings import timed
 
 STRIPPED_SPREAD = 0.008
 """Interquartile range of an image's darkest 30 % over its percentile 98: below, the background is a constant."""
@@ -49,6 +50,7 @@ PROGRAMS = {
 """Executable, how to get it, options, and the mask it writes."""
 
 
+@timed("brain extraction")
 def own_mask(image: Volume, certain: bool = False) -> Volume | None:
     """The brain of an image that is stripped already, None for a whole head; `certain`: the user says it is stripped.
 
@@ -66,6 +68,7 @@ def own_mask(image: Volume, certain: bool = False) -> Volume | None:
     return image.with_data(_largest(filled.data)) if certain or found else None
 
 
+@timed("brain extraction")
 def extract(images: Mapping[str, Volume], method: str, threads: int = 1) -> Volume:
     """The brain of a whole head on the grid of its images: `network`, `atlas`, `hd-bet` or `synthstrip`.
 

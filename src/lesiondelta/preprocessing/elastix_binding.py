@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from lesiondelta.images import Volume, lps_geometry, storable
+from lesiondelta.timings import timed
 
 
+@timed("registration")
 def registered(
     fixed: Volume, moving: Volume, settings: Mapping[str, Sequence[str]], *, mask: Volume | None, threads: int
 ) -> Mapping[str, Sequence[str]]:

@@ -14,6 +14,7 @@ from lesiondelta.images import Affine, Array, Volume
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.person import displacement_mm
 from lesiondelta.preprocessing.points import apply, coarse_mask, inside_mm
+from lesiondelta.timings import timed
 
 WORKING_MM = 2.0
 HALF_WIDTHS = {"shift": 3.0, "rotation": 0.05, "scale": 0.05}
@@ -83,6 +84,7 @@ def check_person(fixed: Located, moving: Located, brain: Volume, *, refuse: bool
     return Check(value, () if value <= PERSON_WARN_MM else (doubt,))
 
 
+@timed("gate")
 def residual(fixed: Located, moving: Located, brain: Volume) -> Residual:
     """Mean distance in the brain between the given alignment and the best one nearby, by mutual information at 2 mm.
 

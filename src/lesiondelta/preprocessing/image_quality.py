@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from lesiondelta.images import Array, Volume
 from lesiondelta.preprocessing.points import distance_mm
+from lesiondelta.timings import timed
 
 MOST_SIZE_CHANGE = 0.05
 """Of the brain's volume between visits; atrophy takes 1 or 2 % a year."""
@@ -29,6 +30,7 @@ LEAST_AIR = 200
 """Voxels, fewer than which say nothing."""
 
 
+@timed("image quality")
 def measured(image: Volume, inside: Array) -> dict[str, float]:
     """What is known of an image whose brain is inside (X, Y, Z) bool, by the names of the functions below."""
     found = {

@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from lesiondelta.errors import ImageError
 from lesiondelta.images import Array, Volume, to_sitk
+from lesiondelta.timings import timed
 
 N4_SPACING_MM = 4.0
 N4_ITERATIONS = (20, 20, 20)
@@ -39,6 +40,7 @@ def normalise(images: Array) -> Array:
     return result
 
 
+@timed("bias field")
 def correct_bias(image: Volume, mask: Volume) -> Volume:
     """N4 within the mask (same grid): the field is found on a shrunken copy and divided out at full resolution.
 

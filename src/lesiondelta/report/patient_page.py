@@ -16,6 +16,7 @@ from lesiondelta.report.lesion_pictures import HALF_MM, LEAST_SD, MOST_SD
 from lesiondelta.report.rates import a_year
 from lesiondelta.report.steps import percent, steps_of
 from lesiondelta.report.viewer import for_script, gradient, viewer_data
+from lesiondelta.timings import timed
 from lesiondelta.tracking.calls import LIMITS
 from lesiondelta.tracking.places import FAINT, LIKELY, STRONG, WEAK
 
@@ -30,6 +31,7 @@ COVERED = 0.95
 """Of the brain, by an image; below, volumes are not compared."""
 
 
+@timed("report")
 def write_report(path: Path, report: Report) -> None:
     """Write the page atomically."""
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -10,6 +10,7 @@ import numpy as np
 
 from lesiondelta.files import atomic
 from lesiondelta.images import Array, Volume
+from lesiondelta.timings import timed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,7 @@ class Panel:
     mask: Volume
 
 
+@timed("pictures")
 def write_picture(path: Path, panels: Sequence[Panel], title: str, note: str = "") -> None:
     """Draw the visits, prior first and current last (or one alone), and write a PNG atomically."""
     from matplotlib.figure import Figure

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from lesiondelta.images import Array
+from lesiondelta.timings import timed
 
 SMOOTH_MM = 1.0
 """Standard deviation of the Gaussian that both images are smoothed by, beside what their slices differ in."""
@@ -78,6 +79,7 @@ class Evidence:
         return bool(self.known[tuple(voxels.T)].mean() >= 0.5) if len(voxels) else False
 
 
+@timed("difference of images")
 def evidence(earlier: VisitImage, later: VisitImage, brain: Array, lesions: Array, spacing_mm: float) -> Evidence:
     """Compare two images; exchanging them changes the sign of z and nothing else.
 
