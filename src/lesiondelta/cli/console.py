@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from lesiondelta.cli.heartbeat import Heartbeat
 from lesiondelta.errors import InputError
 from lesiondelta.files import alone, logged_by, logged_to
 
@@ -98,7 +99,18 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Advance]:
-    """A progress bar on the terminal, nothing when output goes to a file."""
+    """A progress bar on the terminal; where output goes to a file, a line every half minute."""
+    if not errors.is_terminal:
+        heart = Heartbeat(what, total)
+
+        def count(description: str | None = None, step: float = 1) -> None:
+            heart.done += step
+            heart.doing = description or heart.doing
+
+        with heart.beating(lambda line: errors.print(line, soft_wrap=True, markup=False, highlight=False)):
+            yield count
+        return
+
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -108,7 +120,7 @@ def progress(what: str, total: int | None) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(description: str | None = None, step: float = 1) -> None:
