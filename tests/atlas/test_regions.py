@@ -45,3 +45,23 @@ def test_the_shipped_map_is_what_the_recipe_makes():
 
 def test_every_voxel_of_the_brain_has_a_region():
     np.testing.assert_array_equal(mni152_regions().data > 0, mni152("brain").data)
+
+
+@pytest.mark.parametrize("what", ["t1w", "grey", "white", "brain"])
+def test_the_maps_are_those_of_nilearn(what):
+    from recipes.atlas_maps import LOADED
+
+    image, ours = LOADED[what](resolution=1), mni152(what)
+    np.testing.assert_array_equal(ours.data, np.asarray(image.dataobj, ours.data.dtype))
+    np.testing.assert_array_equal(ours.affine, image.affine)
+
+
+def test_a_coarser_map_lies_in_the_same_place():
+    fine, coarse = mni152("brain"), mni152("brain", 2)
+    assert coarse.grid.spacing.tolist() == [2, 2, 2]
+    assert coarse.data.dtype == bool
+    assert 8 * coarse.data.sum() == pytest.approx(fine.data.sum(), rel=0.01)
+    centres = [
+        (np.argwhere(one.data) @ one.affine[:3, :3].T + one.affine[:3, 3]).mean(axis=0) for one in (fine, coarse)
+    ]
+    np.testing.assert_allclose(*centres, atol=0.3)

@@ -1,4 +1,4 @@
-"""The MNI152 atlas: image, tissues and brain as nilearn ships them, and our map of the regions that lesions lie in."""
+"""The MNI152 atlas: image, tissues and brain, and our map of the regions that lesions lie in."""
 
 from enum import IntEnum
 from functools import cache
@@ -7,8 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from lesiondelta.images import Volume, read_labels
+from lesiondelta.images import Grid, Volume, read_labels, resample
 
+AtlasMap = Literal["t1w", "grey", "white", "brain"]
+MAPS: dict[str, Path] = {
+    what: Path(__file__).with_name(f"mni152_{what}.nii.gz") for what in ("t1w", "grey", "white", "brain")
+}
 REGIONS = Path(__file__).with_name("mni152_regions.nii.gz")
 
 
@@ -26,19 +30,23 @@ class Region(IntEnum):
     INFRATENTORIAL = 5
 
 
-def mni152(what: Literal["t1w", "grey", "white", "brain"], resolution_mm: int = 1) -> Volume:
-    """The skull-stripped T1w (float32), the share of grey or of white matter (float32), or the brain (bool)."""
-    from nilearn import datasets
+@cache
+def mni152(what: AtlasMap, resolution_mm: int = 1) -> Volume:
+    """The skull-stripped T1w (float32, 0 to 1), the share of grey or of white matter (float32), or the brain (bool).
 
-    load = {
-        "t1w": datasets.load_mni152_template,
-        "grey": datasets.load_mni152_gm_template,
-        "white": datasets.load_mni152_wm_template,
-        "brain": datasets.load_mni152_brain_mask,
-    }[what]
-    image = load(resolution=resolution_mm)
-    data = np.asarray(image.dataobj, np.float32)
-    return Volume(data > 0 if what == "brain" else data, np.array(image.affine, float), f"the MNI152 atlas ({what})")
+    On the atlas's own grid of 1 mm, or coarser. The maps are those of nilearn (`recipes/atlas_maps.py`): ICBM 2009a,
+    asymmetrical (Fonov et al., NeuroImage 54, 313-327, 2011).
+    """
+    stored = read_labels(MAPS[what])
+    share = stored.data.astype(np.float32) / (1 if what == "brain" else 255)
+    found = Volume(share, stored.affine, f"the MNI152 atlas ({what})")
+    if resolution_mm != 1:
+        x, y, z = (-(-n // resolution_mm) for n in share.shape)
+        affine = stored.affine @ np.diag([*[resolution_mm] * 3, 1])
+        found = resample(found, Grid((x, y, z), affine), order="linear")
+    data = found.data > 0.5 if what == "brain" else found.data
+    data.flags.writeable = False
+    return found.with_data(data)
 
 
 @cache

@@ -13,7 +13,7 @@ from lesiondelta import __version__
 from lesiondelta.cli import console
 from lesiondelta.packages import INSTALL, TRAINING
 
-PACKAGES = ("torch", "openvino", "itk-elastix", "SimpleITK", "nibabel", "nilearn", "numpy")
+PACKAGES = ("torch", "openvino", "itk-elastix", "SimpleITK", "nibabel", "numpy")
 PROGRAMS = {
     "flirt": "FSL, for --registration flirt",
     "niimath": "for --registration niimath",

@@ -156,5 +156,5 @@ def _map(tissue: str) -> Volume:
     regions = mni152_regions()
     if tissue == "fluid":
         return regions.with_data(ndimage.binary_erosion(regions.data == Region.VENTRICLES).astype(np.float32))
-    share, region = mni152(tissue), Region.WHITE if tissue == "white" else Region.CORTEX  # type: ignore[arg-type]
+    share, region = mni152(tissue), Region.WHITE if tissue == "white" else Region.CORTEX
     return share.with_data(np.where(regions.data == region, share.data, 0))
