@@ -30,7 +30,6 @@ Affine = NDArray[np.float64]
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE_MM = 1e-2
 MASK_TOLERANCE = 1e-3  # of a header that scales 255 to 0.99999
-ORDERS = {"nearest": 0, "linear": 1, "bspline": 3}
 GZIP = b"\x1f\x8b"
 MGH = b"\0\0\0\1"
 ONE_FILE = (".nii", ".nii.gz", ".mgh", ".mgz", ".mgh.gz")
@@ -221,25 +220,40 @@ def resample(
     is 0.
     """
     pull = np.linalg.inv(volume.affine) @ (np.eye(4) if transform is None else transform) @ grid.affine
-
-    def pulled(source: Array, spline_order: int, mode: str) -> Array:
-        data: Array = ndimage.affine_transform(
-            source, pull[:3, :3], pull[:3, 3], output_shape=grid.shape, order=spline_order, mode=mode
-        )
-        return data
-
     boolean = volume.data.dtype == np.bool_
     if order == "nearest":
-        data = pulled(volume.data.astype(np.uint8) if boolean else volume.data, 0, "grid-constant")
+        source = volume.data.astype(np.uint8) if boolean else volume.data
+        data = _splined(source, pull, grid.shape, 0, "grid-constant")
         return Volume(data.astype(bool) if boolean else data, grid.affine, volume.name, grid.forms)
+    if order == "linear":
+        return Volume(_linear(volume.data, pull, grid.shape), grid.affine, volume.name, grid.forms)
     source = volume.data.astype(np.float32) if boolean else volume.data
-    data = pulled(source, ORDERS[order], "nearest")
-    if order == "bspline":
-        np.clip(data, source.min(), source.max(), out=data)
-    data *= pulled(
-        np.ones(source.shape, np.uint8), 0, "grid-constant"
-    )  # a voxel reaches half its edge beyond its centre
+    data = _splined(source, pull, grid.shape, 3, "nearest")
+    np.clip(data, source.min(), source.max(), out=data)
+    data *= _splined(np.ones(source.shape, np.uint8), pull, grid.shape, 0, "grid-constant")
     return Volume(data, grid.affine, volume.name, grid.forms)
+
+
+def _splined(source: Array, pull: Affine, shape: tuple[int, ...], order: int, mode: str) -> Array:
+    """A spline at voxel indices; "grid-constant": 0 outside, where a voxel reaches half its edge beyond its centre."""
+    data: Array = ndimage.affine_transform(
+        source, pull[:3, :3], pull[:3, 3], output_shape=shape, order=order, mode=mode
+    )
+    return data
+
+
+def _linear(source: Array, pull: Affine, shape: tuple[int, ...]) -> Array:
+    """ITK's linear interpolation at voxel indices, float32, 0 outside: scipy's values in a third of its time."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(source.T, dtype=np.float32))
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(pull[:3, :3].ravel().tolist())
+    transform.SetTranslation(pull[:3, 3].tolist())
+    origin, spacing, axes = [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist()
+    size = [int(n) for n in shape]
+    moved = sitk.Resample(image, size, transform, sitk.sitkLinear, origin, spacing, axes, 0.0, sitk.sitkFloat32)
+    return np.ascontiguousarray(sitk.GetArrayViewFromImage(moved).T)
 
 
 def isotropic_grid(points_mm: Array, spacing_mm: float, margin_mm: float = 0.0) -> Grid:

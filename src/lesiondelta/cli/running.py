@@ -44,7 +44,7 @@ def run_and_print(
         with nothing_built():
             plan = check_start(plan)
             room.enter_context(room_for_temporary_files(plan.out))
-        advance = room.enter_context(console.progress("starting", len(cohort.patients)))
+        advance = room.enter_context(console.progress("patients", len(cohort.patients)))
 
         def report(patient: "Patient", results: "Sequence[VisitResult]") -> None:
             advance(f"sub-{patient.label} is done")
