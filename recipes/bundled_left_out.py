@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from bundled_model import LEFT_OUT, PARTS, REPOSITORY
+from bundled_model import LEFT_OUT, REPOSITORY, THIRDS
 from bundled_patients import open_person
 from open_patients import LJUBLJANA, TABRIZ
 
@@ -44,7 +44,7 @@ from lesiondelta.simulation import Acquisition, Anatomy, simulate_patient
 OURS, TWIN = "pairs", "single"
 OWN, AFTER, FLAIR_ONLY = "own", "own after a simulated one", "own, FLAIR only"
 PARTNER_SEED = 7000
-PART_OF = {label: part for part, labels in PARTS.items() for label in labels}
+PART_OF = {label: part for part, labels in THIRDS.items() for label in labels}
 SITES = {label: site for site in ("tabriz", "ljubljana") for label in LEFT_OUT[site]}
 VERSION_8 = "a5aaf02"
 """A commit whose package has the last model that learned from one site."""
@@ -60,7 +60,7 @@ def is_trained(work: Path, stage: str) -> bool:
 
 def kinds(work: Path) -> list[str]:
     """The methods that every part has been left out of."""
-    return [kind for kind in (OURS, TWIN) if all(is_trained(work, f"{kind}-without-{part}") for part in PARTS)]
+    return [kind for kind in (OURS, TWIN) if all(is_trained(work, f"{kind}-without-{part}") for part in THIRDS)]
 
 
 def left_out(work: Path, data: Path, threads: int) -> dict[str, Any]:
@@ -200,17 +200,21 @@ def on_own_grid(data: Path, out: Path, label: str) -> Row:
         return {}
     truth, mask = read_mask(experts / f"{stem}_mask.nii.gz"), read_mask(found).data
     row = scores(mask, truth.data, truth.grid)
-    told = experts / f"{stem}_desc-notMS_mask.nii.gz"
-    if told.is_file():
-        bright = read_mask(told).data & ~truth.data
-        row |= {"not_ms_ml": bright.sum() * truth.grid.voxel_volume_mm3 / 1000, "not_ms_marked": mask[bright].mean()}
+    not_ms = experts / f"{stem}_desc-notMS_mask.nii.gz"
+    if not_ms.is_file():
+        bright = read_mask(not_ms).data & ~truth.data
+        row["not_ms_ml"] = float(bright.sum() * truth.grid.voxel_volume_mm3 / 1000)
+        row["not_ms_marked"] = float(mask[bright].mean())
     return row
 
 
 def only_flair(dataset: Path, folder: Path) -> Path:
     """A copy of a dataset without its other images."""
     if not folder.is_dir():
-        shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("derivatives", "*_T1w.*", "*_T2w.*"))
+        begun = folder.with_name(f"{folder.name}-begun")
+        shutil.rmtree(begun, ignore_errors=True)
+        shutil.copytree(dataset, begun, ignore=shutil.ignore_patterns("derivatives", "*_T1w.*", "*_T2w.*"))
+        begun.rename(folder)
     return folder
 
 

@@ -19,7 +19,7 @@ WORK keeps patients, checkpoints and logs; the command continues where it was st
 3. `pairs`    difference weighting on the open labelled patients of two sites (`open_patients`), their guises, drawn and
               simulated patients, from `base-pairs`. This is what ships;
 4. `single`   its twin, from `base-single`, with as many iterations;
-5. `pairs-without-a`, `single-without-a`, and so on: without a third of the open patients (`PARTS`), or without a
+5. `pairs-without-a`, `single-without-a`, and so on: without a third of the open patients (`THIRDS`), or without a
               site (`tabriz`, `ljubljana`), to score what was not seen. Without Ljubljana means without its images: the
               masks of 23 other patients of this site lend the shapes and places of their lesions to all stages.
 
@@ -137,9 +137,9 @@ VALIDATING = range(1110, 1118)
 """Patients simulated from the atlas."""
 
 
-PARTS = {"a": ("07", "T01", "T07"), "b": ("19", "T02", "T08"), "c": ("T04", "T05", "T06")}
+THIRDS = {"a": ("07", "T01", "T07"), "b": ("19", "T02", "T08"), "c": ("T04", "T05", "T06")}
 """The open patients in three parts, each of which is scored by what has seen the other two (cross-validation)."""
-LEFT_OUT = PARTS | {"tabriz": TABRIZ, "ljubljana": LJUBLJANA}
+LEFT_OUT = THIRDS | {"tabriz": TABRIZ, "ljubljana": LJUBLJANA}
 """Who is left out, by part and by site."""
 
 

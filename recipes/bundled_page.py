@@ -9,11 +9,11 @@ import pandas as pd
 from bundled_left_out import AFTER, FLAIR_ONLY, OURS, OWN, SITES, TWIN, is_trained, kinds
 from bundled_model import (
     FIRST_GAMMA,
-    PARTS,
     PRESET,
     RECIPE,
     SELF_PRIOR_SHARE,
     STAGES,
+    THIRDS,
     TUNED_SHARE,
     TUNING,
     history,
@@ -63,7 +63,7 @@ def page(work: Path, scores: Mapping[str, Any], model: Model) -> str:
         first_gamma=FIRST_GAMMA, guises=len(GUISES), tabriz_guises=len(TABRIZ_GUISES), own=AS_IT_IS,
         tabriz_own=TABRIZ_AS_IT_IS, foreground=RECIPE.foreground_share, patch=side(TUNING),
         window=side(PRESET), share=SELF_PRIOR_SHARE, tuned=TUNED_SHARE, budget=budget_table(work),
-        parts="; ".join(", ".join(labels) for labels in PARTS.values()), point=model.description, alike=ALIKE,
+        parts="; ".join(", ".join(labels) for labels in THIRDS.values()), point=model.description, alike=ALIKE,
         twin="" if TWIN in kinds(work) else NO_TWIN,
     )  # fmt: skip
     sections = [made]

@@ -438,3 +438,13 @@ def test_masks_and_labels_are_told_from_images(tmp_path):
     assert read_labels(tmp_path / "ramp.nii").data.dtype == np.int32
     with pytest.raises(ImageError, match="not a label map"):
         read_labels(save(tmp_path / "half.nii", ramp / 2))
+
+
+@pytest.mark.parametrize("shape", [(30, 1, 1), (1, 30, 1), (1, 1, 30), (1, 1, 1), (4, 5, 6)])
+def test_a_linear_result_is_its_own_whatever_its_shape(shape):
+    data = np.random.default_rng(0).random(shape).astype(np.float32)
+    found = resample(Volume(data, np.eye(4)), Grid(shape, np.eye(4)), order="linear").data
+    filler = [np.full(shape, 7.0, np.float32) for _ in range(200)]
+    np.testing.assert_allclose(found, data, atol=1e-6)
+    assert found.flags.writeable
+    assert len(filler) == 200

@@ -216,8 +216,8 @@ def resample(
     """Resample `volume` onto `grid` through `transform` (points of the grid's space -> points of the volume's).
 
     Works on voxel indices, so that flips, obliquity, anisotropy and shear need no special case. A cubic B-spline is
-    clamped to the input's range. Outside the field of view, which ends with the outer faces of the voxels, the value
-    is 0.
+    clamped to the input's range; a linear result is float32. Outside the field of view, which ends with the outer faces
+    of the voxels, the value is 0.
     """
     pull = np.linalg.inv(volume.affine) @ (np.eye(4) if transform is None else transform) @ grid.affine
     boolean = volume.data.dtype == np.bool_
@@ -250,10 +250,16 @@ def _linear(source: Array, pull: Affine, shape: tuple[int, ...]) -> Array:
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(pull[:3, :3].ravel().tolist())
     transform.SetTranslation(pull[:3, 3].tolist())
-    origin, spacing, axes = [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist()
-    size = [int(n) for n in shape]
-    moved = sitk.Resample(image, size, transform, sitk.sitkLinear, origin, spacing, axes, 0.0, sitk.sitkFloat32)
-    return np.ascontiguousarray(sitk.GetArrayViewFromImage(moved).T)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([int(n) for n in shape])
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    resampler.SetOutputOrigin([0.0, 0.0, 0.0])
+    resampler.SetOutputSpacing([1.0, 1.0, 1.0])
+    resampler.SetOutputDirection(np.eye(3).ravel().tolist())
+    resampler.SetNumberOfThreads(1)  # visits and patients run side by side
+    return np.array(sitk.GetArrayFromImage(resampler.Execute(image)).T, order="C")
 
 
 def isotropic_grid(points_mm: Array, spacing_mm: float, margin_mm: float = 0.0) -> Grid:

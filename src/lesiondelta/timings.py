@@ -1,4 +1,4 @@
-"""Where a patient's time goes: seconds of the wall clock and of the processor, stage by stage."""
+"""Where a patient's time goes: seconds of the wall clock and of this process's processor time, stage by stage."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,9 +41,10 @@ _current: ContextVar[Timings | None] = ContextVar("timings", default=None)
 
 
 @contextmanager
-def recorded() -> Iterator[Timings]:
-    """Record the stages that run meanwhile."""
-    timings = Timings()
+def recorded(timings: Timings | None = None) -> Iterator[Timings]:
+    """Record the stages that run meanwhile, beside those recorded before; not those of other threads."""
+    timings = timings or Timings()
+    timings.since = (perf_counter(), process_time())
     token = _current.set(timings)
     try:
         yield timings

@@ -21,6 +21,8 @@ def test_the_line_says_what_is_left(monkeypatch):
     assert heart.line() == "training: 0 of 40, 2 min"
     heart.done, heart.doing = 10, "epoch 10"
     assert heart.line() == "training: 10 of 40, 2 min, about 6 min left (epoch 10)"
+    heart.resumed = (heart.started + 60, 5)  # five were done before
+    assert heart.line() == "training: 10 of 40, 2 min, about 6 min left (epoch 10)"
     heart.done = 40
     assert heart.line() == "training: 40 of 40, 2 min (epoch 10)"
     other = Heartbeat("simulating a patient", None, started=heart.started)
@@ -43,8 +45,8 @@ def test_progress_beats_where_there_is_no_terminal(monkeypatch, capfd):
     monkeypatch.setattr(heartbeat, "EVERY_S", 0.02)
     assert not console.errors.is_terminal
     with console.progress("training", 3) as advance:
-        advance("sub-1 [bold]is done[/]")
+        advance("sub-1 [bold]is done[/] :warning:\nand more")
         time.sleep(0.1)
     said = capfd.readouterr().err.splitlines()
     assert said
-    assert "training: 1 of 3, 0 s, about 0 s left (sub-1 [bold]is done[/])" in said
+    assert "training: 1 of 3, 0 s (sub-1 [bold]is done[/] :warning:)" in said

@@ -3,7 +3,7 @@ import pytest
 
 from lesiondelta.anatomy.finding import Anatomy
 from lesiondelta.atlas.parts import Part
-from lesiondelta.errors import RegistrationError
+from lesiondelta.errors import ImageError, RegistrationError
 from lesiondelta.images import Volume, corners_mm, isotropic_grid, read_image, read_itk_transform, read_mask, resample
 from lesiondelta.preprocessing import brain
 from lesiondelta.preprocessing.points import litres
@@ -121,6 +121,38 @@ def test_the_network_s_brain_lies_on_the_image_s_grid(monkeypatch):
     points = np.argwhere(found.data) @ affine[:3, :3].T + affine[:3, 3]
     assert litres(found) == pytest.approx(4 / 3 * np.pi * 65**3 / 1e6, rel=0.02)
     np.testing.assert_allclose(points.mean(axis=0), 0, atol=0.5)
+
+
+@pytest.mark.parametrize(("shift", "doubtful"), [(0, False), (8, True)])
+def test_a_brain_that_a_flair_alone_shows_must_be_confirmed(monkeypatch, shift, doubtful):
+    """A ball with scalp beside it, which the network does not take for brain; or a network that sees another ball."""
+    x, y, z = np.indices((40, 40, 40)) - 20
+    ball = x**2 + y**2 + z**2 < 15**2
+    scalp = np.zeros_like(ball)
+    scalp[34:38, 15:25, 15:25] = True
+    mask = Volume(ball | scalp, np.eye(4), "flair")
+
+    class Seen:
+        def brain(self, grid):
+            return np.roll(ball, shift, axis=1)
+
+    monkeypatch.setattr(brain, "find_anatomy", lambda images: Seen())
+    found, doubts = brain.confirmed(mask, Volume(ball.astype(np.float32), np.eye(4), "flair"))
+    assert not (found.data & scalp & ~ball)[37:].any()
+    assert (found.data[ball].mean() > 0.99) is not doubtful
+    assert bool(doubts) is doubtful
+    assert not doubts or "flair is doubtful" in doubts[0]
+
+
+def test_a_brain_that_the_network_does_not_see_is_flagged(monkeypatch):
+    def nothing(images):
+        raise ImageError("no brain was seen")
+
+    monkeypatch.setattr(brain, "find_anatomy", nothing)
+    mask = Volume(np.ones((5, 5, 5), bool), np.eye(4))
+    found, doubts = brain.confirmed(mask, Volume(np.ones((5, 5, 5), np.float32), np.eye(4), "flair"))
+    assert found.data.all()
+    assert "found by the atlas alone" in doubts[0]
 
 
 def test_what_the_network_sees_may_be_no_brain(monkeypatch):

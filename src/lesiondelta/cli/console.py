@@ -104,10 +104,9 @@ def progress(what: str, total: int | None) -> Iterator[Advance]:
         heart = Heartbeat(what, total)
 
         def count(description: str | None = None, step: float = 1) -> None:
-            heart.done += step
-            heart.doing = description or heart.doing
+            heart.advance(description, step)
 
-        with heart.beating(lambda line: errors.print(line, soft_wrap=True, markup=False, highlight=False)):
+        with heart.beating(lambda line: errors.print(line, soft_wrap=True, markup=False, emoji=False, highlight=False)):
             yield count
         return
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 EVERY_S = 30.0
+SETTLING_S = 5.0
+"""What is counted as done so soon was done before."""
 
 
 @dataclass
 class Heartbeat:
-    """How far a piece of work is.
+    """How far a piece of work has come.
 
     Attributes
     ----------
@@ -25,13 +27,23 @@ class Heartbeat:
     done: float = 0
     doing: str = ""
     started: float = field(default_factory=monotonic)
+    resumed: tuple[float, float] | None = None
+
+    def advance(self, doing: str | None, steps: float) -> None:
+        """Go on; what is done within the first seconds was done by an earlier run, and says nothing of the pace."""
+        self.done += steps
+        self.doing = (doing or self.doing).partition("\n")[0]
+        if monotonic() - self.started < SETTLING_S:
+            self.resumed = (monotonic(), self.done)
 
     def line(self) -> str:
         """Such as "training: 3 of 40, 2 min, about 25 min left (epoch 3)"."""
         passed = monotonic() - self.started
         said = [f"{self.done:g} of {self.total}" if self.total else "at work", told(passed)]
-        if self.total and 0 < self.done < self.total:
-            said.append(f"about {told(passed / self.done * (self.total - self.done))} left")
+        since, before = self.resumed or (self.started, 0)
+        if self.total and before < self.done < self.total:
+            pace = (monotonic() - since) / (self.done - before)
+            said.append(f"about {told(pace * (self.total - self.done))} left")
         doing = f" ({self.doing})" if self.doing and self.doing != self.what else ""
         return f"{self.what}: {', '.join(said)}{doing}"
 

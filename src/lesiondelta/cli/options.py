@@ -145,7 +145,12 @@ WorkDir = Annotated[
     typer.Option(help="Keep preprocessed images here, so that later runs can reuse them.", rich_help_panel=COMPUTING),
 ]
 Timings = Annotated[
-    bool, typer.Option("--timings", help="Print the seconds that each stage took.", rich_help_panel=COMPUTING)
+    bool,
+    typer.Option(
+        "--timings",
+        help="Print the seconds of each stage, as recorded when each patient was last segmented.",
+        rich_help_panel=COMPUTING,
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output folder.", show_default=False)]
 LabelledCohort = Annotated[

@@ -70,7 +70,7 @@ def print_timings(out: Path, patients: Sequence[str]) -> None:
             summed = total.setdefault(stage, Seconds())
             summed.wall, summed.processor = summed.wall + spent.wall, summed.processor + spent.processor
     table = Table(f"stage (patients: {len(recorded)})", "seconds", "processor seconds", box=None)
-    for stage, spent in sorted(total.items(), key=lambda item: -item[1].processor):
+    for stage, spent in sorted(total.items(), key=lambda item: -item[1].wall):
         table.add_row(stage, f"{spent.wall:.1f}", f"{spent.processor:.1f}")
     whole = Seconds(sum(s.wall for s in total.values()), sum(s.processor for s in total.values()))
     table.add_row("all", f"{whole.wall:.1f}", f"{whole.processor:.1f}")

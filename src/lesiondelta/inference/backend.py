@@ -10,9 +10,9 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +48,12 @@ def runnable(model: Model, patch: Sequence[int], device: torch.device, backend: 
         raise DependencyError("OpenVINO is not installed: pip install openvino, or choose --backend torch.")
     if device.type != "cpu":
         raise ModelError(f"OpenVINO computes on the CPU, not on {device.type}: choose --device cpu or --backend torch.")
-    found = compiled(model, tuple(patch), torch.get_num_threads())
+    found = _compiled(model, tuple(patch), torch.get_num_threads())
     if isinstance(found, CompiledNetwork):
         return found
     if backend == "openvino":
         raise ModelError(f"{model.name} cannot be a graph of OpenVINO ({found}): choose --backend torch.")
+    log.info("%s runs in torch, as OpenVINO cannot hold it: %s", model.name, found)
     return on_device(model, device)
 
 
@@ -80,18 +81,28 @@ class CompiledNetwork:
         return torch.from_numpy(self.decoder([features.numpy() for features in states])[0])
 
 
-@lru_cache(maxsize=8)
-def compiled(model: Model, patch: tuple[int, ...], threads: int) -> CompiledNetwork | str:
-    """The graphs of a model for windows (x, y, z), or why there are none."""
-    from openvino import Core
+_graphs: WeakKeyDictionary[nn.Module, dict[tuple[tuple[int, ...], int], CompiledNetwork | str]] = WeakKeyDictionary()
+"""Of the networks that live, by size of windows and threads."""
 
+
+def _compiled(model: Model, patch: tuple[int, ...], threads: int) -> CompiledNetwork | str:
+    """The graphs of a model for windows (x, y, z), made once, or why there are none."""
     if model.description.patch is None:
         return "its windows have no fixed size"
-    example = torch.zeros(1, len(model.contrasts), *_example_size(model, patch))
-    with torch.no_grad():
-        state = model.network.encode(example)
-    features = _listed(state)
+    made = _graphs.setdefault(model.network, {})
+    if (patch, threads) not in made:
+        made[patch, threads] = _compile(model, patch, threads)
+    return made[patch, threads]
+
+
+def _compile(model: Model, patch: tuple[int, ...], threads: int) -> CompiledNetwork | str:
     try:
+        from openvino import Core
+
+        example = torch.zeros(1, len(model.contrasts), *_example_size(model, patch))
+        with torch.no_grad():
+            state = model.network.to("cpu").encode(example)
+        features = _listed(state)
         encoder = _graph(_Encoder(model.network), example)
         decoder = _graph(
             _Decoder(model.network, len(features), one_tensor=isinstance(state, Tensor)), (*features, *features)
@@ -105,10 +116,10 @@ def compiled(model: Model, patch: tuple[int, ...], threads: int) -> CompiledNetw
         }  # fmt: skip
         core = Core()
         encoder, decoder = (core.compile_model(graph, "CPU", settings) for graph in (encoder, decoder))
-    except (RuntimeError, ValueError, TypeError) as error:  # what the conversion raises for what it does not know
-        reason = str(error).strip().partition("\n")[0]
-        log.info("%s runs in torch, as OpenVINO cannot hold it: %s", model.name, reason)
-        return reason
+    except Exception as error:  # OpenVINO has exceptions of many kinds for what it does not know; torch can do all
+        log.debug("%s is no graph of OpenVINO", model.name, exc_info=True)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return lines[0] if lines else type(error).__name__
     return CompiledNetwork(encoder, decoder, takes_prior)
 
 

@@ -85,7 +85,8 @@ def lesion_probabilities(
     for model, share, number in zip(models, shares, counts, strict=True):
         references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
         patch = _patch(model, tensors)
-        few = backend == "auto" and number * math.prod(patch) * len(visits) < WORTH_A_GRAPH
+        passes = number * len(visits) * (8 if mirror else 1)
+        few = backend == "auto" and passes * math.prod(patch) < WORTH_A_GRAPH
         network = runnable(model, patch, chosen, "torch" if few else backend)
         means = _windowed(tensors, model, network, references, evaluate, share, chosen)
         for mean, sum_over_models in zip(means, total, strict=True):

@@ -54,14 +54,15 @@ def run_patient(patient: Patient, plan: RunPlan, segmenter: Segmenter) -> Result
         with logged_to(files.log), records.only_run(plan.out, patient.label):
             try:
                 earlier = EarlierRun.found(files, patient)
-                fingerprint = fingerprint_of(patient, plan.settings, segmenter)
+                with recorded() as timings:
+                    fingerprint = fingerprint_of(patient, plan.settings, segmenter)
                 finished = earlier.finished_results(fingerprint)
             except Exception as error:  # such as a corrected mask that is of no use: what lies there stays untouched
                 return failed_results(patient, reason_of(error, files))
             run = PatientRun(patient, plan, segmenter, files, fingerprint, earlier)
             if finished is not None:
                 return finished
-            with recorded() as timings:
+            with recorded(timings):
                 results = run.results()
             with suppress(LesionDeltaError):  # a disk that is full has made a failed patient already, or will
                 write_timings(files.timings, timings)

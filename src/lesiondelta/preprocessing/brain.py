@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from lesiondelta.anatomy.finding import find_anatomy
 from lesiondelta.atlas import mni152
-from lesiondelta.errors import RegistrationError
+from lesiondelta.errors import ImageError, RegistrationError
 from lesiondelta.images import Array, Volume, read_mask, resample, write_volume
 from lesiondelta.preprocessing.appearance import atlas_box, extent_mm
 from lesiondelta.preprocessing.elastix import centre_mm, elastix
@@ -38,6 +38,8 @@ ATLAS_MARGIN_MM = 6.0
 """Around the template, where the affine registration looks."""
 FREEDOM_MM = 3.0
 """How far the brain may reach beyond the template's."""
+CONFIRMED_MM, LEAST_AGREEMENT = 2.0, 0.93
+"""Around the network's brain, where a FLAIR's brain is believed; Dice of both ways below which it is doubtful."""
 PROGRAMS = {
     "hd-bet": (
         "hd-bet",
@@ -88,6 +90,26 @@ def extract(images: Mapping[str, Volume], method: str, threads: int = 1) -> Volu
         mask = atlas_mask(image, threads) if method == "atlas" else program_mask(image, method)
     require_plausible(mask, image.name)
     return mask
+
+
+@timed("brain extraction")
+def confirmed(mask: Volume, flair: Volume) -> tuple[Volume, list[str]]:
+    """What of a brain that the atlas found in a FLAIR the anatomy network takes for brain too, and doubts about it.
+
+    In a FLAIR with thick slices, scalp is as bright as brain and runs into it: each way takes some, but not the same.
+    """
+    try:
+        seen = mask.with_data(find_anatomy({"FLAIR": flair}).brain(mask.grid))
+    except ImageError:
+        return mask, [f"the brain in {flair.name} was found by the atlas alone: look at its mask"]
+    agreement = 2 * np.count_nonzero(mask.data & seen.data) / (mask.data.sum() + seen.data.sum())
+    both = mask.with_data(_largest(mask.data & dilate(seen, CONFIRMED_MM).data))
+    if agreement >= LEAST_AGREEMENT:
+        return both, []
+    return both, [
+        f"the brain in {flair.name} is doubtful, as two ways of finding it agree by a Dice of only {agreement:.2f}: "
+        "look at its mask, or give one"
+    ]
 
 
 def looked_at(method: str, contrasts: Sequence[str]) -> Sequence[str]:

@@ -35,7 +35,7 @@ from lesiondelta.timings import timed
 
 log = logging.getLogger(__name__)
 
-PREPARATION = 6
+PREPARATION = 7
 """Raised with every change of what is prepared from the same images and settings: older results are redone then."""
 NOT_CHECKED = "the atlas does not fit the brain: what the images show was not checked"
 NO_ATLAS = f"{NOT_CHECKED}, and lesions have no location"
@@ -242,7 +242,8 @@ def _brain_from(patient: CheckedPatient, baseline: _Loaded, settings: Preprocess
 
 def _become_baseline(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[_Loaded, Volume]:
     """The visit, checked, and the brain in the space of its reference."""
-    mask = _find_brain(visit, reference, settings)
+    mask, doubts = _find_brain(visit, reference, settings)
+    visit = replace(visit, warnings=(*visit.warnings, *doubts))
     if settings.gate:
         doubts = brain.require_extent(mask, visit.images[reference].name)
         visit = replace(visit, warnings=(*visit.warnings, *doubts))
@@ -264,18 +265,21 @@ def _require_names(visit: _Loaded, mask: Volume) -> None:
         raise ImageError(wrong[0])
 
 
-def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> Volume:
-    """The brain in the space of the visit's reference, on cubic voxels that reach beyond its field of view."""
+def _find_brain(visit: _Loaded, reference: str, settings: PreprocessingSettings) -> tuple[Volume, list[str]]:
+    """The brain in the space of the visit's reference, on cubic voxels that reach beyond its field of view; doubts."""
     grid = isotropic_grid(corners_mm(visit.images[reference].grid), settings.spacing_mm, REACH_MM)
     if visit.own_brain is not None:
         mask = _as_mask(resample(visit.own_brain, grid, order="linear"))
         if not mask.data.any():
             raise ImageError(f"The brain mask of {visit.images[reference].name} is too small for a brain: look at it.")
-        return mask
+        return mask, []
     log.info("visit %s: the brain is found by %s", visit.label or "(only one)", settings.brain_extraction)
     seen = brain.looked_at(settings.brain_extraction, list(visit.images))
     heads = {name: resample(visit.images[name], grid, visit.transforms[name], "linear") for name in seen}
-    return brain.extract(heads, settings.brain_extraction, settings.threads)
+    mask = brain.extract(heads, settings.brain_extraction, settings.threads)
+    if settings.brain_extraction == "atlas" and list(heads) == ["FLAIR"]:
+        return brain.confirmed(mask, heads["FLAIR"])
+    return mask, []
 
 
 def _place(visit: _Loaded, baseline: _Loaded, mask: Volume, reference: str, settings: PreprocessingSettings) -> _Loaded:
@@ -402,7 +406,7 @@ def _resample(visit: _Loaded, mask: Volume, settings: PreprocessingSettings) -> 
         moved = replace(moved, data=np.where(mask.data, moved.data, 0).astype(np.float32))
         return correct_bias(moved, mask) if settings.bias_correction else moved
 
-    with timed("bias field"), ThreadPoolExecutor(settings.threads) as threads:
+    with timed("resampling and bias field"), ThreadPoolExecutor(settings.threads) as threads:
         images = dict(zip(visit.images, threads.map(of_patient, visit.images), strict=True))
     grids = {contrast: image.grid for contrast, image in visit.images.items()}
     return PreparedVisit(visit.label, images, visit.transforms, grids, visit.quality, visit.warnings)
