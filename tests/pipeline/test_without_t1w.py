@@ -36,6 +36,9 @@ def test_a_visit_with_a_flair_only_is_segmented_and_says_so(bids, tmp_path, caps
     assert done.code == 0, done.out
     found = {session: row["contrasts"] for (_, session), row in rows(tmp_path / "out").items()}
     assert found == {"ses-1": "T1w+FLAIR", "ses-2": "FLAIR", "ses-3": "T1w+FLAIR"}
+    second = rows(tmp_path / "out")["sub-01", "ses-2"]
+    assert second["status"] == "flagged"
+    assert "there is no T1w, without which masks are less accurate" in second["reason"]
     made = {path.name for path in (tmp_path / "out/sub-01/ses-2/anat").glob("*space-patient_*.nii.gz")}
     assert "sub-01_ses-2_space-patient_FLAIR.nii.gz" in made
     assert not any("T1w" in name for name in made)

@@ -211,7 +211,8 @@ def _load(visit: CheckedVisit, contrasts: Sequence[str], reference: str, setting
         if contrast != reference:
             engine = ENGINES[settings.registration]
             transforms[contrast] = engine(images[reference], images[contrast], degrees=6, threads=settings.threads)
-    return _Loaded(visit.label, images, transforms, own_brain, stripped, {}, visit.visit.doubts)
+    missing = [f"there is no {c}, without which masks are less accurate" for c in contrasts if c not in images]
+    return _Loaded(visit.label, images, transforms, own_brain, stripped, {}, (*visit.visit.doubts, *missing))
 
 
 def _own_brain(
