@@ -7,8 +7,8 @@ scored (`of the others`). `raw` takes Tabriz's images as they come from the scan
 and with FLAIR alone, scores the masks on the FLAIR's own grid, and does the same with version 8 of the model, which
 saw none of them.
 
-Both sites count alike in the choice. By patient, the seven of Tabriz alone would choose 0.8 and 8 mm3, at which the heavy
-patient of Ljubljana loses a third of its lesions; this rule was made when that had been seen.
+Both sites count alike in the choice. By patient, the seven of Tabriz alone would choose 0.8 and 8 mm3, at which the
+heavy patient of Ljubljana loses a third of its lesions; this rule was made when that had been seen.
 """
 
 import shutil
