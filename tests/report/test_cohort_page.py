@@ -28,9 +28,16 @@ def results():
 
 
 def lines(page):
-    """The cells of every row, without tags."""
-    rows = re.sub(r"\s+", " ", page.split("<table>")[1].split("</table>")[0]).split("<tr>")[2:]
-    return [[re.sub("<[^>]+>", "", cell).strip() for cell in row.split("<td")[1:]] for row in rows]
+    """The cells of every patient's row, and last the reasons below it, without tags."""
+    rows = re.split("<tr[^>]*>", re.sub(r"\s+", " ", page.split("<table>")[1].split("</table>")[0]))[2:]
+    found = []
+    for row in rows:
+        cells = [re.sub("<[^>]+>", "", cell).strip() for cell in row.split("<td")[1:]]
+        if 'class="why"' in row:
+            found[-1][-1] = cells[0]
+        else:
+            found.append([*cells, ""])
+    return found
 
 
 def test_those_to_be_looked_at_come_first_and_rates_are_a_years(results, tmp_path):

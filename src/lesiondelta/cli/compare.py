@@ -90,9 +90,7 @@ def compare(
     OUT/comparison.md has all tables and figures, OUT/tables each table as Markdown, LaTeX and TSV, and OUT/record.json
     the settings. Run the same command again to resume an interrupted comparison.
     """
-    from lesiondelta.packages import require_training
-
-    require_training()
+    console.require_training()
     from lesiondelta.comparison.opening import open_study
     from lesiondelta.comparison.study import Study
     from lesiondelta.files import room_for_temporary_files

@@ -148,6 +148,13 @@ def working_in(folder: Path, log: str) -> Iterator[None]:
         yield
 
 
+def require_training() -> None:
+    """Raise DependencyError where what training needs is not installed, before anything of it is imported."""
+    from lesiondelta import packages
+
+    packages.require_training()
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """The package's log also goes to a file, its warnings to the standard error, and all of it without a terminal.

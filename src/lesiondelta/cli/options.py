@@ -66,6 +66,7 @@ TABLE = (
     SettingOption("tracking", "least_growth", "--least-growth"),
     SettingOption("tracking", "tolerance_mm", "--tolerance"),
     SettingOption("segmentation", "device", "--device", COMPUTING),
+    SettingOption("segmentation", "backend", "--backend", COMPUTING),
     SettingOption("segmentation", "samseg_hours", "--samseg-hours", COMPUTING),
 )
 WITHOUT_OPTION = {"spacing_mm", "error_sd", "threads"}

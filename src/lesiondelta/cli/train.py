@@ -90,9 +90,7 @@ def train(
     On GPUs, training for 10,000 iterations or more compiles the network (torch.compile). To avoid that, set the
     environment variable nnUNet_compile=false.
     """
-    from lesiondelta.packages import require_training
-
-    require_training()
+    console.require_training()
     from lesiondelta.files import room_for_temporary_files
     from lesiondelta.inputs.bids import read_cohort
     from lesiondelta.nnunet import presets

@@ -76,7 +76,7 @@ def lesion_probabilities(
     windows, done = sum(counts), count(1)
 
     def evaluate(network: WindowNetwork, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:
-        logits = window_logits(network, cut, references, mirror)
+        logits = window_logits(network, [window.to(chosen) for window in cut], references, mirror)
         if progress is not None:
             progress(next(done), windows)
         return [{"lesion": logit} for logit in logits]
@@ -88,7 +88,7 @@ def lesion_probabilities(
         passes = number * len(visits) * (8 if mirror else 1)
         few = backend == "auto" and passes * math.prod(patch) < WORTH_A_GRAPH
         network = runnable(model, patch, chosen, "torch" if few else backend)
-        means = _windowed(tensors, model, network, references, evaluate, share, chosen)
+        means = _windowed(tensors, model, network, references, evaluate, share)
         for mean, sum_over_models in zip(means, total, strict=True):
             sum_over_models += mean.get("lesion", 0) / model.description.temperature  # absent where all is empty
         _require_finite(total, model)
@@ -117,7 +117,11 @@ def extra_outputs(
     priors = [[model.prior_index(index, len(visits))] for index in range(len(visits))]
     share = model.overlap if overlap is None else overlap
     chosen = choose_device(device)
-    means = _windowed(tensors, model, model.network.to(chosen), priors, window_extras, share, chosen)
+
+    def evaluate(network: Any, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:  # noqa: ANN401
+        return window_extras(network, [window.to(chosen) for window in cut], references)
+
+    means = _windowed(tensors, model, model.network.to(chosen), priors, evaluate, share)
     _require_finite([values for mean in means for values in mean.values()], model)
     return [
         {name: values.numpy() * nonzero_mask(visit) for name, values in mean.items()}
@@ -132,7 +136,6 @@ def _windowed(
     references: References,
     evaluate: Evaluation,
     overlap: float,
-    device: torch.device,
 ) -> list[dict[str, Tensor]]:
     """The weighted mean (..., X, Y, Z), over all windows, of what `evaluate` gives for each visit (C, X, Y, Z)."""
     patch = _patch(model, visits)
@@ -140,7 +143,7 @@ def _windowed(
     window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
     sums: list[dict[str, Tensor]] = [{} for _ in visits]
     for box in _occupied(visits, patch, overlap):
-        windows = [_cut(visit, box, patch).to(device) for visit in visits]
+        windows = [_cut(visit, box, patch) for visit in visits]
         for accumulated, outputs in zip(sums, evaluate(network, windows, references), strict=True):
             for name, values in outputs.items():
                 if name not in accumulated:

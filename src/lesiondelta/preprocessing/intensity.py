@@ -1,5 +1,8 @@
 """Intensities: N4 bias correction, and the z-score over a visit's own nonzero mask."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from scipy import ndimage
 
@@ -40,7 +43,13 @@ def normalise(images: Array) -> Array:
     return result
 
 
-@timed("bias field")
+@timed("resampling and bias field")
+def side_by_side(make: Callable[[str], Volume], contrasts: Sequence[str], threads: int) -> dict[str, Volume]:
+    """The image that `make` gives for each contrast, on threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(contrasts, pool.map(make, contrasts), strict=True))
+
+
 def correct_bias(image: Volume, mask: Volume) -> Volume:
     """N4 within the mask (same grid): the field is found on a shrunken copy and divided out at full resolution.
 

@@ -6,7 +6,6 @@ visits, in cubic voxels.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -23,15 +22,13 @@ from lesiondelta.images import (
     resample,
 )
 from lesiondelta.inputs.checks import CheckedPatient, CheckedVisit
-from lesiondelta.preprocessing import appearance, brain, gate, image_quality, programs
-from lesiondelta.preprocessing.intensity import correct_bias
+from lesiondelta.preprocessing import appearance, brain, gate, image_quality, intensity, programs
 from lesiondelta.preprocessing.located import Located
 from lesiondelta.preprocessing.midway import midway
 from lesiondelta.preprocessing.points import apply, coarse_mask, dilate, inside_mm
 from lesiondelta.preprocessing.regions import atlas_to, regions_of
 from lesiondelta.preprocessing.registration import ENGINES, REFINERS
 from lesiondelta.settings import PreprocessingSettings
-from lesiondelta.timings import timed
 
 log = logging.getLogger(__name__)
 
@@ -405,10 +402,9 @@ def _resample(visit: _Loaded, mask: Volume, settings: PreprocessingSettings) -> 
     def of_patient(contrast: str) -> Volume:
         moved = resample(visit.images[contrast], mask.grid, visit.transforms[contrast])
         moved = replace(moved, data=np.where(mask.data, moved.data, 0).astype(np.float32))
-        return correct_bias(moved, mask) if settings.bias_correction else moved
+        return intensity.correct_bias(moved, mask) if settings.bias_correction else moved
 
-    with timed("resampling and bias field"), ThreadPoolExecutor(settings.threads) as threads:
-        images = dict(zip(visit.images, threads.map(of_patient, visit.images), strict=True))
+    images = intensity.side_by_side(of_patient, list(visit.images), settings.threads)
     grids = {contrast: image.grid for contrast, image in visit.images.items()}
     return PreparedVisit(visit.label, images, visit.transforms, grids, visit.quality, visit.warnings)
 
