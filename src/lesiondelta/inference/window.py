@@ -1,7 +1,7 @@
 """The sliding window over n visits: every window encodes each visit once and decodes each with its prior."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, count, product
 from typing import Any
 
@@ -43,8 +43,7 @@ def lesion_probabilities(
     Parameters
     ----------
     visits : sequence of (C, X, Y, Z) float
-        In time order, on one grid, the channels in the order of the models' contrasts, 0 outside the brain; not yet
-        normalised.
+        In time order, on one grid, 0 outside the brain, not normalised; channels in the order of the models' contrasts.
     models : sequence of Model
         Averaged as logits, each over its temperature.
     overlap : float or None
@@ -53,8 +52,8 @@ def lesion_probabilities(
         Average the logits over all flips; None: on with CUDA only, for models that want it.
     device : "auto", "cpu", "cuda" or "mps"
     backend : "auto", "torch" or "openvino"
-        What computes on a CPU; "auto": OpenVINO where it is installed, can hold the network, and there are windows
-        enough to make up for the seconds that its graphs take to be made.
+        What computes on a CPU; "auto": OpenVINO where it can hold the network and windows enough make up for the
+        seconds that its graphs take to be made.
     progress : callable or None
         Called with (windows done, windows in all).
 
@@ -68,12 +67,8 @@ def lesion_probabilities(
     chosen = choose_device(device)
     mirror = mirrors(mirroring, chosen, models)
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
-    shares = [model.overlap if overlap is None else overlap for model in models]
-    counts = [
-        len(list(_occupied(tensors, _patch(model, tensors), share)))
-        for model, share in zip(models, shares, strict=True)
-    ]
-    windows, done = sum(counts), count(1)
+    boxes = [_occupied(tensors, model, overlap) for model in models]
+    windows, done = sum(map(len, boxes)), count(1)
 
     def evaluate(network: WindowNetwork, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:
         logits = window_logits(network, [window.to(chosen) for window in cut], references, mirror)
@@ -82,13 +77,12 @@ def lesion_probabilities(
         return [{"lesion": logit} for logit in logits]
 
     total = [torch.zeros(tensors[0].shape[1:]) for _ in visits]
-    for model, share, number in zip(models, shares, counts, strict=True):
+    for model, windows_of_model in zip(models, boxes, strict=True):
         references = [model.reference_indices(index, len(visits)) for index in range(len(visits))]
         patch = _patch(model, tensors)
-        passes = number * len(visits) * (8 if mirror else 1)
-        few = backend == "auto" and passes * math.prod(patch) < WORTH_A_GRAPH
-        network = runnable(model, patch, chosen, "torch" if few else backend)
-        means = _windowed(tensors, model, network, references, evaluate, share)
+        voxels = len(windows_of_model) * len(visits) * (8 if mirror else 1) * math.prod(patch)
+        network = runnable(model, patch, chosen, "torch" if backend == "auto" and voxels < WORTH_A_GRAPH else backend)
+        means = _windowed(tensors, model, network, references, evaluate, windows_of_model)
         for mean, sum_over_models in zip(means, total, strict=True):
             sum_over_models += mean.get("lesion", 0) / model.description.temperature  # absent where all is empty
         _require_finite(total, model)
@@ -115,13 +109,12 @@ def extra_outputs(
         return [{} for _ in visits]
     tensors = [torch.from_numpy(normalise(visit)) for visit in visits]
     priors = [[model.prior_index(index, len(visits))] for index in range(len(visits))]
-    share = model.overlap if overlap is None else overlap
     chosen = choose_device(device)
 
     def evaluate(network: Any, cut: Sequence[Tensor], references: References) -> list[dict[str, Tensor]]:  # noqa: ANN401
         return window_extras(network, [window.to(chosen) for window in cut], references)
 
-    means = _windowed(tensors, model, model.network.to(chosen), priors, evaluate, share)
+    means = _windowed(tensors, model, model.network.to(chosen), priors, evaluate, _occupied(tensors, model, overlap))
     _require_finite([values for mean in means for values in mean.values()], model)
     return [
         {name: values.numpy() * nonzero_mask(visit) for name, values in mean.items()}
@@ -135,14 +128,14 @@ def _windowed(
     network: WindowNetwork,
     references: References,
     evaluate: Evaluation,
-    overlap: float,
+    boxes: Sequence[Box],
 ) -> list[dict[str, Tensor]]:
     """The weighted mean (..., X, Y, Z), over all windows, of what `evaluate` gives for each visit (C, X, Y, Z)."""
     patch = _patch(model, visits)
     weights = torch.zeros(_padded(visits[0].shape[1:], patch))
     window_weights = gaussian_window(patch) if model.description.weighting == "gaussian" else torch.ones(patch)
     sums: list[dict[str, Tensor]] = [{} for _ in visits]
-    for box in _occupied(visits, patch, overlap):
+    for box in boxes:
         windows = [_cut(visit, box, patch) for visit in visits]
         for accumulated, outputs in zip(sums, evaluate(network, windows, references), strict=True):
             for name, values in outputs.items():
@@ -243,13 +236,16 @@ def _patch(model: Model, visits: Sequence[Tensor]) -> Sequence[int]:
     return model.description.patch or tuple(visits[0].shape[1:])
 
 
-def _occupied(visits: Sequence[Tensor], patch: Sequence[int], overlap: float) -> Iterator[Box]:
-    """Windows, on the padded grid, in which any visit has a nonzero voxel."""
+def _occupied(visits: Sequence[Tensor], model: Model, overlap: float | None) -> list[Box]:
+    """The model's windows, on the padded grid, in which any visit has a nonzero voxel."""
+    patch, share = _patch(model, visits), model.overlap if overlap is None else overlap
     shape = _padded(visits[0].shape[1:], patch)
-    for start in product(*(window_starts(n, edge, overlap) for n, edge in zip(shape, patch, strict=True))):
+    boxes: list[Box] = []
+    for start in product(*(window_starts(n, edge, share) for n, edge in zip(shape, patch, strict=True))):
         x, y, z = (slice(s, s + edge) for s, edge in zip(start, patch, strict=True))
         if any(bool(_cut(visit, (x, y, z), patch).any()) for visit in visits):
-            yield x, y, z
+            boxes.append((x, y, z))
+    return boxes
 
 
 def _padded(shape: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
