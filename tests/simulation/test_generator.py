@@ -13,7 +13,7 @@ from lesiondelta.simulation.acquisition import Protocol
 from lesiondelta.simulation.anatomy import ATLAS_CENTER_MM
 from lesiondelta.simulation.contrast import Contrast
 from lesiondelta.simulation.evolution import Rates, draw_sizes
-from lesiondelta.simulation.generator.brightness import draw_tissues, normal_variants, tissue_means
+from lesiondelta.simulation.generator.brightness import draw_look, draw_tissues, normal_variants, tissue_means
 from lesiondelta.simulation.generator.label_map import (
     DEPTH_MM,
     DISTANCE_MM,
@@ -80,6 +80,40 @@ def test_a_label_map_is_cut_to_the_brain_and_knows_its_distances(labels, person)
     np.testing.assert_array_equal(np.unique(person.tips[:, 1] + low[1]), (37, 47))
     assert person.shares.sum() == pytest.approx(1)
     assert person.shares[Tissue.OUTSIDE] == 0
+
+
+@pytest.fixture(scope="module")
+def with_rim(labels):
+    """Beside its two lesions, a shell about half a ventricle, and a lesion that touches the other one and leaves it."""
+    data = labels.data.copy()
+    shell = ball((46, 42, 40), 7, data.shape) & ~ball((46, 42, 40), 5, data.shape)
+    shell[:47] = False
+    data[shell] = 57
+    data[18:29, 41:44, 39:42] = 25
+    return label_map(replace(labels, data=data), register=lambda _: np.eye(4)), np.count_nonzero(shell)
+
+
+def test_what_hugs_a_ventricle_is_a_rim_and_no_lesion(person, with_rim):
+    person_with_rim, voxels = with_rim
+    assert np.count_nonzero(person_with_rim.rim) == voxels
+    assert not person.rim.any()
+    assert sorted(person_with_rim.volumes_mm3.tolist()) == [33, 99, 123]  # 18 to 28 from a ventricle's side: a lesion
+    assert (person_with_rim.tissue[person_with_rim.rim] == Tissue.WHITE).all()
+
+
+def test_rims_are_bright_on_flair_dark_on_t1w_and_never_lesions(with_rim):
+    person, _ = with_rim
+    low, high = np.argwhere(person.rim).min(axis=0) - 12, np.argwhere(person.rim).max(axis=0) + 13
+    at = lattice_points(tuple(high - low), CPU) + torch.from_numpy(low.astype(np.float32)).reshape(3, 1, 1, 1)
+    patch = cut_patch(person, at)
+    rim = patch.rim > 0.5
+    looks = [draw_look(np.random.default_rng(seed), patch) for seed in range(20)]
+    assert max(float(look.variants[rim].mean()) for look in looks) > 0.6  # as bright as lesions, in some
+    assert min(float(look.variants[rim].mean()) for look in looks) < 0.2
+    assert 0.2 < max(float(look.darker[rim].mean()) for look in looks) < 0.5
+    assert all(float(look.darker[patch.to_ventricles > 8].abs().max()) < 1e-3 for look in looks)
+    lesions = patch_lesions(np.random.default_rng(0), person, PersonLesions(True, ()), Place(at, np.eye(4)), STILL)
+    assert not (lesions.at(1)[rim] > 0).any()
 
 
 def test_how_a_map_is_stored_makes_no_difference(labels, person):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lesiondelta.simulation.contrast import Contrast
-from lesiondelta.simulation.generator.label_map import FLUIDS, GREY_MATTER, Tissue
+from lesiondelta.simulation.generator.label_map import FLUIDS, GREY_MATTER, WHITE_MATTER, Tissue
 from lesiondelta.simulation.generator.lesion_depth import PatchLesions
 from lesiondelta.simulation.generator.patch import Patch
 from lesiondelta.simulation.generator.sampling import blurred, smooth_field
@@ -17,6 +17,8 @@ SHARPNESS = 0.55
 """Standard deviation in voxels by which tissues blend at their borders."""
 BRIGHTER = 1.2
 """Lesions are on FLAIR than the cohort simulator's: those of real patients (docs/results/drawn)."""
+RIM_BLUR, DARKEST_RIM = 0.8, 0.5
+"""Of the rims that maps have: blur in voxels, and by how much of white matter - CSF a T1w shows them at most."""
 VARYING = 0.15
 """Of how much people's tissues differ, what differs from visit to visit."""
 
@@ -58,11 +60,14 @@ class Look:
     ----------
     textures, tissues : by contrast; textures are (X, Y, Z)
     variants : (X, Y, Z)
-        What is bright without being lesion.
+        What is bright on FLAIR without being lesion.
+    darker : (X, Y, Z)
+        What is dark on T1w without being lesion.
     """
 
     textures: Mapping[str, Tensor]
     variants: Tensor
+    darker: Tensor
     tissues: Mapping[str, Tissues]
 
 
@@ -104,7 +109,8 @@ def draw_look(rng: np.random.Generator, patch: Patch) -> Look:
         + rng.uniform(0.01, largest) * smooth_field(rng, shape, 18, device)
         for name, largest in (("T1w", 0.05), ("FLAIR", 0.09))
     }
-    return Look(textures, normal_variants(rng, patch), {name: draw_tissues(rng, name) for name in textures})
+    darker = rng.uniform(0, DARKEST_RIM) * blurred(patch.rim[None], RIM_BLUR)[0]
+    return Look(textures, normal_variants(rng, patch), darker, {name: draw_tissues(rng, name) for name in textures})
 
 
 def normal_variants(rng: np.random.Generator, patch: Patch) -> Tensor:
@@ -117,15 +123,16 @@ def normal_variants(rng: np.random.Generator, patch: Patch) -> Tensor:
     uneven = rng.uniform(0.05, 0.22) * smooth_field(rng, shape, 4, device)
     uneven = uneven + rng.uniform(0.03, 0.18) * smooth_field(rng, shape, 20, device)
     uneven = uneven * (0.3 + 0.7 * torch.exp(-((patch.to_cortex / 2) ** 2)))
-    width = rng.uniform(0.8, 2.5)
-    rim = torch.exp(-((patch.to_ventricles / width) ** 2)) * rng.uniform(0, 0.6) * (1 + coarse).clamp(0, 2)
+    width = rng.uniform(0.8, 3.4)
+    rim = torch.exp(-((patch.to_ventricles / width) ** 2)) * rng.uniform(0, 0.9) * (1 + coarse).clamp(0, 2)
+    own = blurred(patch.rim[None], RIM_BLUR)[0] * rng.uniform(0, 1.1) * (1 + 0.3 * coarse).clamp(0, 2)
     haze = (smooth_field(rng, shape, 10, device) - 0.8).clamp(0, 1.5) * rng.uniform(0, 0.15)
     flow = (coarse - 0.8).clamp(0, 1) * rng.uniform(0, 0.8)
     fluid = patch.shares(*FLUIDS)
     bright = (
         fluid * (flow + _choroid(rng, patch)) + patch.shares(*GREY_MATTER) * uneven + patch.shares(Tissue.WHITE) * haze
     )
-    return bright + (1 - fluid) * (rim + _midline(rng, patch) + _caps(rng, patch))
+    return bright + (1 - fluid) * (torch.maximum(rim, own) + _midline(rng, patch) + _caps(rng, patch))
 
 
 def _choroid(rng: np.random.Generator, patch: Patch) -> Tensor:
@@ -141,7 +148,7 @@ def _caps(rng: np.random.Generator, patch: Patch) -> Tensor:
     """About the tips of the frontal and the occipital horns, which most people have, each to its degree."""
     caps = torch.zeros_like(patch.to_ventricles)
     for number, to_tip in enumerate(patch.to_tips):
-        strength = rng.uniform(0, 0.45 if number % 2 else 0.6) * (rng.random() < 0.85)
+        strength = rng.uniform(0, 0.75 if number % 2 else 0.9) * (rng.random() < 0.85)
         wide, deep = rng.uniform(6, 14), rng.uniform(1.5, 5)
         if to_tip is None or not strength:
             continue
@@ -170,6 +177,7 @@ def ideal(patch: Patch, look: Look, lesions: PatchLesions, visit: int, name: str
         image = image + look.variants * (1 - fluid) * (patch.tissue > 0)
         value = max(grey, 1) + BRIGHTER * flair * (1 - fluid)
     else:
+        image = image - look.darker * (1 - fluid) * patch.shares(*WHITE_MATTER)
         value = 1 - t1w * (1 - fluid)
     weight = lesions.weight(visit) * (1 - patch.shares(*FLUIDS, Tissue.OUTSIDE))
     return blurred(((image + weight * (value - image)) * texture)[None], SHARPNESS)[0]

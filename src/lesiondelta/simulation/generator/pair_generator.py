@@ -55,8 +55,8 @@ class GeneratorPlan:
     rates: Rates = field(
         default_factory=lambda: Rates(new=0.15, enlarging=0.12, shrinking=0.10, resolved=0.12, quiet=0.4)
     )
-    lesion_share: float = 0.5
-    ventricle_share: float = 0.15
+    lesion_share: float = 0.45
+    ventricle_share: float = 0.2
     randomised_share: float = 0.15
     without_t1w: float = 0.15
     without_flair: float = 0.05

@@ -36,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Part of a person: tissue (X, Y, Z) int64, and distances in mm (X, Y, Z).
+    """Part of a person: tissue (X, Y, Z) int64, distances in mm (X, Y, Z), and its own rim (X, Y, Z), 0 to 1.
 
     `to_tips` has, of the tips of the frontal and the occipital horns, the distance (X, Y, Z), None of those far away.
     """
@@ -45,6 +45,7 @@ class Patch:
     to_ventricles: Tensor
     to_cortex: Tensor
     between: Tensor
+    rim: Tensor
     to_tips: Sequence[Tensor | None]
 
     def shares(self, *tissues: Tissue) -> Tensor:
@@ -59,9 +60,9 @@ def cut_patch(person: LabelMap, at: Tensor) -> Patch:
     start = torch.tensor([s.start for s in box], dtype=torch.float32, device=at.device).reshape(3, 1, 1, 1)
     tissue = nearest(torch.from_numpy(person.tissue[box].astype(np.int64)).to(at.device), at - start)
     kept = np.stack([one[box] for one in (person.to_ventricles, person.to_cortex, person.between)])
-    distances = sampled(torch.from_numpy(kept.astype(np.float32) * DISTANCE_MM).to(at.device), at - start)
-    ventricles, cortex, between = distances
-    return Patch(tissue, ventricles, cortex, between, [_to_tip(at, tip) for tip in person.tips.tolist()])
+    maps = np.concatenate([kept * np.float32(DISTANCE_MM), person.rim[None][:, *box]])
+    ventricles, cortex, between, rim = sampled(torch.from_numpy(maps).to(at.device), at - start)
+    return Patch(tissue, ventricles, cortex, between, rim, [_to_tip(at, tip) for tip in person.tips.tolist()])
 
 
 def _to_tip(at: Tensor, tip: Sequence[float]) -> Tensor | None:
