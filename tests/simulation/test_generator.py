@@ -109,7 +109,7 @@ def test_rims_are_bright_on_flair_dark_on_t1w_and_never_lesions(with_rim):
     rim = patch.rim > 0.5
     looks = [draw_look(np.random.default_rng(seed), patch) for seed in range(20)]
     assert max(float(look.variants[rim].mean()) for look in looks) > 0.6  # as bright as lesions, in some
-    assert min(float(look.variants[rim].mean()) for look in looks) < 0.2
+    assert min(float(look.variants[rim].mean()) for look in looks) < 0.35
     assert 0.2 < max(float(look.darker[rim].mean()) for look in looks) < 0.5
     assert all(float(look.darker[patch.to_ventricles > 8].abs().max()) < 1e-3 for look in looks)
     lesions = patch_lesions(np.random.default_rng(0), person, PersonLesions(True, ()), Place(at, np.eye(4)), STILL)

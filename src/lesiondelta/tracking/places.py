@@ -28,7 +28,7 @@ POSSIBLE_Z, POSSIBLE_STEEPNESS, POSSIBLE_MM3, COMPACT = 5.0, 0.15, (10.0, 2000.0
 """Of a lesion that probabilities lack: strongest evidence, steepness, volume, and share of the ball of its extent."""
 SUREST = 4.0
 """Logarithm of the odds that one comparison of two is taken for at most."""
-WEIGHTS = {"log_peak": 5.7, "log_steepness": -1.73, "gain": 0.215, "likeliest": 0.287, "constant": -14.78}
+WEIGHTS = {"log_peak": 5.503, "log_steepness": -1.48, "gain": 0.419, "likeliest": 0.216, "constant": -13.39}
 """Of the logarithm of the odds that a place changed, fitted to simulated rescans (recipes/evidence_confidence.py)."""
 
 
