@@ -1,17 +1,21 @@
-"""CPU seconds of one training iteration: reading, and the training step in the precision of training and in float32.
+"""Seconds of one training iteration: reading, and the training step in several ways.
 
-    OMP_NUM_THREADS=1 python benchmarks/training_iteration.py DATA [--method M] [--preset small] [--patch 64]
+    python benchmarks/training_iteration.py DATA [--method M] [--preset small] [--patch 64] [--threads 1 2]
 
 DATA is a folder of stored patients, as `lesiondelta train` keeps them.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lesiondelta import methods
 from lesiondelta.nnunet import dataset, presets
@@ -21,6 +25,7 @@ from lesiondelta.nnunet.training import build_trainer
 from lesiondelta.nnunet.training_patients import Fold
 
 REPEATS = 5
+WAITING = os.environ.get("OMP_WAIT_POLICY", "default")
 
 
 def main() -> None:
@@ -30,6 +35,7 @@ def main() -> None:
     parser.add_argument("--method", default="difference_weighting")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     arguments = parser.parse_args()
     labels = tuple(dataset.description(arguments.data)["patients"])
     method, preset = (
@@ -46,22 +52,41 @@ def main() -> None:
             trainer = build_trainer(job, plan, None)
             loader, _ = trainer.get_dataloaders()
             trainer.network.train()
-            reading = cpu_seconds(lambda: next(loader))
+            print(f"{method.name} {preset.name} {arguments.patch}^3, OMP_WAIT_POLICY {WAITING}")
+            print(f"reading: {spent(lambda: next(loader))}")
             batch = next(loader)
-            mixed = cpu_seconds(lambda: trainer.train_step(batch))
-            trainer.network.forward = partial(type(trainer.network).forward, trainer.network)
-            exact = cpu_seconds(lambda: trainer.train_step(batch))
-    title = f"{method.name} {preset.name} {arguments.patch}^3"
-    print(f"{title}: read {reading:.2f} s, step {mixed:.2f} s ({trainer.precision}), {exact:.2f} s (float32)")
+            for threads in arguments.threads:
+                torch.set_num_threads(threads)
+                for name, prepared in variants(trainer).items():
+                    prepared()
+                    print(f"{threads} threads, {name}: {spent(lambda: trainer.train_step(batch))}", flush=True)
 
 
-def cpu_seconds(action: Callable[[], object]) -> float:
-    """Mean CPU time of an action after one that is not counted."""
+def variants(trainer: Any) -> dict[str, Callable[[], object]]:  # noqa: ANN401
+    """What turns the trainer into each of its variants, one after the other."""
+    network = trainer.network
+    own, exact = network.forward, partial(type(network).forward, network)
+
+    def forward(chosen: Callable[..., object], layout: torch.memory_format = torch.contiguous_format) -> None:
+        network.to(memory_format=layout)
+        network.forward = chosen
+
+    return {
+        trainer.precision: lambda: forward(own),
+        "float32": lambda: forward(exact),
+        "float32, channels last": lambda: forward(exact, torch.channels_last_3d),
+        "float32, compiled": lambda: forward(torch.compile(exact)),
+    }
+
+
+def spent(action: Callable[[], object]) -> str:
+    """Mean wall clock and processor time of an action after one that is not counted."""
     action()
-    begun = time.process_time()
+    begun = time.perf_counter(), time.process_time()
     for _ in range(REPEATS):
         action()
-    return (time.process_time() - begun) / REPEATS
+    wall, processor = time.perf_counter() - begun[0], time.process_time() - begun[1]
+    return f"{wall / REPEATS:.2f} s, {processor / REPEATS:.2f} CPU s"
 
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ External = Annotated[
 ]
 Overlap = Annotated[
     float | None,
-    typer.Option(min=0, max=0.9, help="Overlap of sliding windows, as a fraction. Default: each method's own."),
+    typer.Option(
+        min=0, max=0.9, help="Overlap of sliding windows, as a fraction. Default: each method's own; smoke: 0.1."
+    ),
 ]
 PaperScores = Annotated[bool, typer.Option("--paper", help="Beside Table 2, show the scores that the paper reports.")]
 
@@ -108,7 +110,8 @@ def compare(
     require_programs(settings)
     study = Study(
         methods=chosen, cohort=(), test=(), external=(), preset=size, folds=folds, seed=seed, out=out,
-        device=choose_device(device).type, threads=threads, processes=nprocs, overlap=overlap,  # type: ignore[arg-type]
+        device=choose_device(device).type, threads=threads, processes=nprocs,  # type: ignore[arg-type]
+        overlap=size.overlap if overlap is None else overlap,
     )  # fmt: skip
     if external and external.resolve() == cohort.resolve():
         raise InputError(f"--external {external} is the cohort itself: give that of another site.")

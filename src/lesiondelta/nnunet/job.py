@@ -99,7 +99,7 @@ class TrainingJob:
     def identity(self) -> dict[str, Any]:
         """The settings that decide the weights, as plain JSON: two runs that differ in them must not be mixed."""
         preset = asdict(self.preset) | {"patch": list(self.preset.patch) if self.preset.patch else None}
-        del preset["recipe"]  # the method has it
+        del preset["recipe"], preset["overlap"]  # the method has the one, training needs nothing of the other
         drawn = {} if self.drawn is None else {"drawn": self.drawn.identity()}
         return {
             "method": asdict(self.method),

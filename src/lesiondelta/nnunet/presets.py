@@ -26,6 +26,8 @@ class Preset:
         GPU memory the plan aims at; used only where patch or batch is None.
     count_encoder_twice : bool
         Count the encoder's activations twice in that plan, as two visits pass it.
+    overlap : float or None
+        Of the windows that `compare` predicts with, unless the user says; None: each method's own.
     recipe : Recipe or None
         Takes the place of nnU-Net's. With one, the preset's epochs and iterations are those of every method.
     """
@@ -40,6 +42,7 @@ class Preset:
     max_features: int = 320
     memory_gb: float = 8.0
     count_encoder_twice: bool = False
+    overlap: float | None = None
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ PRESETS = {
     for preset in (
         Preset("paper", 1000, 250, 50, patch=(128, 160, 128), batch=2),
         Preset("small", 60, 50, 5, patch=(64, 64, 64), batch=2, base_features=16, max_features=256, recipe=SHORT),
-        Preset("smoke", 2, 4, 1, patch=(32, 32, 32), batch=2, base_features=8, max_features=32),
+        Preset("smoke", 2, 4, 1, patch=(32, 32, 32), batch=2, base_features=8, max_features=32, overlap=0.1),
     )
 }
 
