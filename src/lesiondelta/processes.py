@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -45,6 +46,13 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def scheduler_job() -> str:
+    """The job of SLURM that this process belongs to, as `squeue` calls it, and its node; nothing outside of one."""
+    array, job = (os.environ.get(f"SLURM_{name}") for name in ("ARRAY_JOB_ID", "JOB_ID"))
+    name = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
+    return f"{name} on {platform.node()}" if name else ""
 
 
 def worker_pool(processes: int) -> ProcessPoolExecutor:

@@ -314,6 +314,16 @@ def test_doctor_finds_the_programs_that_run_finds(capsys, monkeypatch, tmp_path)
     assert re.search(r"^\s*ok\s+hd-bet", call(capsys, "doctor", tmp_path).out, re.MULTILINE)
 
 
+def test_doctor_shows_the_scheduler(capsys, monkeypatch, tmp_path):
+    sinfo = tmp_path / "sinfo"
+    for said, shown in (("slurm 23.11\n", "slurm 23.11: long:up:idle"), ("", "installed, and does not answer")):
+        lines = "echo long:up:idle" if said else "exit 1"
+        sinfo.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo '{said.strip()}' && exit\n{lines}\n")
+        sinfo.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        assert shown in " ".join(call(capsys, "doctor", tmp_path).out.split())
+
+
 def test_a_patient_is_prepared_once_for_two_thresholds(capsys, tmp_path):
     model = export_tiny_model(tmp_path / "model")
     write_patient(tmp_path / "bids", "1")

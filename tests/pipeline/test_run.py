@@ -29,7 +29,7 @@ from lesiondelta.outputs.derivatives import Place
 from lesiondelta.pipeline.cohort_run import check_start, run_cohort
 from lesiondelta.pipeline.patient_run import RunPlan
 from lesiondelta.pipeline.rebuild import report_cohort
-from lesiondelta.pipeline.workers import completed
+from lesiondelta.pipeline.workers import LocalExecutor, completed
 from lesiondelta.settings import PreprocessingSettings, SegmentationSettings, Settings
 from tests.brains import atlas_brain, shown
 from tests.models import export_tiny_model
@@ -59,7 +59,7 @@ def run(root: Path, models, processes: int = 1, **segmentation):
     chosen = SegmentationSettings(models=tuple(models), device="cpu", **{"threshold": 0.2, **segmentation})
     settings = Settings(preprocessing=EASY, segmentation=chosen)
     plan = check_start(RunPlan(root / "out", root / "bids", settings))
-    return run_cohort(read_cohort(root / "bids"), plan, processes=processes)
+    return run_cohort(read_cohort(root / "bids"), plan, executor=LocalExecutor(processes))
 
 
 def stamps(out: Path) -> dict[str, int]:

@@ -56,7 +56,7 @@ doctor.register(app)
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; errors become one sentence and an exit code."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: decision 055
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads; see docs/results/training.md
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text

@@ -60,7 +60,26 @@ def _checks(folder: Path) -> list[tuple[str, Callable[[], tuple[str, bool]], boo
     checks += [(name, lambda name=name: _package(name), True) for name in PACKAGES]  # type: ignore[misc]
     checks += [(name, lambda name=name: _training_package(name), False) for name in TRAINING]  # type: ignore[misc]
     checks += [(name, lambda name=name: _program(name), False) for name in PROGRAMS]  # type: ignore[misc]
-    return [*checks, ("SAMSEG", _samseg, False)]
+    return [*checks, ("SAMSEG", _samseg, False), ("SLURM", _slurm, False)]
+
+
+def _slurm() -> tuple[str, bool]:
+    """The scheduler's version and its partitions."""
+    if shutil.which("sinfo") is None:
+        return "not installed (for --executor slurm)", False
+    version, partitions = (_said("sinfo", option) for option in ("--version", "--noheader --format=%P:%D:%T"))
+    if not partitions:
+        return f"{version or 'installed'}, and does not answer: is this a node of the cluster?", False
+    return f"{version}: {', '.join(dict.fromkeys(partitions.split()))}", True
+
+
+def _said(program: str, options: str) -> str:
+    import subprocess
+
+    try:
+        return subprocess.run([program, *options.split()], capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _memory() -> tuple[str, bool]:

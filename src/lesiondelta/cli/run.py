@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lesiondelta.cli import console
+from lesiondelta.cli.executors import ExecutorName, SlurmOptions, executor_for
 from lesiondelta.cli.options import (
     COMPUTING,
     SELECTION,
@@ -23,6 +24,9 @@ from lesiondelta.cli.options import (
 )
 from lesiondelta.cli.running import exit_if_failed, nothing_built, print_reasons, print_results, run_and_print
 
+Level = Annotated[
+    Literal["participant", "group"], typer.Argument(metavar="LEVEL", help="Analysis level: participant or group.")
+]
 Sessions = Annotated[
     list[str] | None,
     typer.Option(
@@ -62,9 +66,7 @@ def run(
     context: typer.Context,
     bids: Annotated[Path, typer.Argument(metavar="BIDS", help="Root of the BIDS dataset.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder, such as BIDS/derivatives/lesiondelta.")],
-    level: Annotated[
-        Literal["participant", "group"], typer.Argument(metavar="LEVEL", help="Analysis level: participant or group.")
-    ],
+    level: Level,
     *,
     participant_label: Participants = None,
     session_label: Sessions = None,
@@ -74,6 +76,8 @@ def run(
     given: Given,
     nprocs: Processes = 1,
     omp_nthreads: Threads = None,
+    executor: ExecutorName = "local",
+    slurm: SlurmOptions = "",
     work_dir: WorkDir = None,
     stop_on_first_crash: Stop = False,
     reports_only: ReportsOnly = False,
@@ -84,9 +88,9 @@ def run(
 
     For example:
 
-      lesiondelta run BIDS OUT participant
-
       lesiondelta run BIDS OUT participant --participant-label 01 02 --nprocs 2
+
+      lesiondelta run BIDS OUT participant --executor slurm --slurm partition=long,account=ms
 
       lesiondelta run BIDS OUT group
 
@@ -102,21 +106,21 @@ def run(
     finished patients unless their images, the settings or the model have changed.
     """
     if level == "group":
-        _write_group(out)
-        return
+        return _write_group(out)
     if reports_only:
-        _rebuild_reports(context, bids, out, participant_label)
-        return
+        return _rebuild_reports(context, bids, out, participant_label)
     with nothing_built():
         from lesiondelta.inputs.bids import read_cohort
         from lesiondelta.inputs.bids_names import read_filters
         from lesiondelta.pipeline.patient_run import RunPlan
 
-        settings = settings_of(given, omp_nthreads or console.cores() // nprocs)
+        threads = omp_nthreads or (1 if executor == "slurm" else console.cores() // nprocs)
         filters = read_filters(bids_filter_file) if bids_filter_file else None
-        validate = not skip_bids_validation
-        cohort = read_cohort(bids, participant_label, session_label, filters, brain_mask_dir, validate)
-    run_and_print(cohort, RunPlan(out, bids, settings, work_dir), nprocs, stop_on_first_crash, timings)
+        valid = not skip_bids_validation
+        cohort = read_cohort(bids, participant_label, session_label, filters, brain_mask_dir, valid)
+        plan = RunPlan(out, bids, settings_of(given, threads), work_dir)
+    with executor_for(executor, slurm, nprocs, threads) as chosen:
+        run_and_print(cohort, plan, chosen, stop_on_first_crash, timings)
 
 
 def _write_group(out: Path) -> None:

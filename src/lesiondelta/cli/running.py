@@ -13,6 +13,7 @@ from lesiondelta.errors import LesionDeltaError
 if TYPE_CHECKING:
     from lesiondelta.cohort import Cohort, Patient
     from lesiondelta.pipeline.patient_run import RunPlan
+    from lesiondelta.pipeline.workers import Executor
     from lesiondelta.records import VisitResult
 
 EXIT_FAILED_PATIENT = 1
@@ -31,11 +32,15 @@ def nothing_built() -> Iterator[None]:
 
 
 def run_and_print(
-    cohort: "Cohort", plan: "RunPlan", nprocs: int = 1, stop_on_first_crash: bool = False, timings: bool = False
+    cohort: "Cohort",
+    plan: "RunPlan",
+    executor: "Executor | None" = None,
+    stop_on_first_crash: bool = False,
+    timings: bool = False,
 ) -> None:
     """Run, print what became of every visit, and exit with 1 if any failed; with 70 if nothing can be started.
 
-    `timings`: print the seconds of each stage, too.
+    `executor` is where patients run (None: here), `timings`: print the seconds of each stage, too.
     """
     from lesiondelta.files import room_for_temporary_files
     from lesiondelta.pipeline.cohort_run import check_start, run_cohort
@@ -50,7 +55,9 @@ def run_and_print(
             advance(f"sub-{patient.label} is done")
 
         with console.log_lines(lambda line: advance(line, step=0)):
-            results = run_cohort(cohort, plan, processes=nprocs, stop_on_first_crash=stop_on_first_crash, report=report)
+            results = run_cohort(
+                cohort, plan, executor=executor, stop_on_first_crash=stop_on_first_crash, report=report
+            )
     if timings:
         print_timings(plan.out, [patient.label for patient in cohort.patients])
     print_results(results, plan.out, plan.cautions)

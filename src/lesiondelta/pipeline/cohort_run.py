@@ -14,7 +14,7 @@ from lesiondelta.outputs.derivatives import prepare_output
 from lesiondelta.pipeline.failures import failed_results
 from lesiondelta.pipeline.group import write_group
 from lesiondelta.pipeline.patient_run import Results, RunPlan
-from lesiondelta.pipeline.workers import run_all
+from lesiondelta.pipeline.workers import Executor, LocalExecutor
 from lesiondelta.preprocessing.preparation import require_programs
 from lesiondelta.records import VisitResult
 from lesiondelta.settings import Settings
@@ -50,17 +50,18 @@ def run_cohort(
     cohort: Cohort,
     plan: RunPlan,
     *,
-    processes: int = 1,
+    executor: Executor | None = None,
     stop_on_first_crash: bool = False,
     report: Callable[[Patient, Results], None] | None = None,
 ) -> list[VisitResult]:
     """Run every patient and write the cohort table; `report` is called as each patient ends.
 
-    `plan` comes from `check_start`. Raises OutputError if the table cannot be written.
+    `executor` is where they run: None, one after another in this process. `plan` comes from `check_start`. Raises
+    OutputError if the table cannot be written, and what the executor raises.
     """
     patients = [*(Patient(label, (), problems={"": why}) for label, why in cohort.problems.items()), *cohort.patients]
     results: dict[str, Results] = {}
-    for patient, own in run_all(patients, plan, processes, stop_on_first_crash):
+    for patient, own in (executor or LocalExecutor()).run(patients, plan, stop_on_first_crash):
         results[patient.label] = own
         if report:
             report(patient, own)

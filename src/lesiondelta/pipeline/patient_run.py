@@ -1,11 +1,12 @@
 """The way of one patient: check, prepare, segment, follow, judge, write."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lesiondelta import records
+from lesiondelta import records, timings
 from lesiondelta.cohort import Patient
 from lesiondelta.errors import LesionDeltaError, NoVisitError
 from lesiondelta.files import logged_to
@@ -21,9 +22,11 @@ from lesiondelta.pipeline.tracked import follow
 from lesiondelta.pipeline.writing import finish, visit_files_of, write_results
 from lesiondelta.preprocessing.preparation import PreparedPatient
 from lesiondelta.preprocessing.store import prepared_patient
+from lesiondelta.processes import scheduler_job
 from lesiondelta.records import Fingerprint, VisitResult
 from lesiondelta.settings import Settings
-from lesiondelta.timings import recorded, write_timings
+
+log = logging.getLogger(__name__)
 
 Results = tuple[VisitResult, ...]
 
@@ -52,9 +55,11 @@ def run_patient(patient: Patient, plan: RunPlan, segmenter: Segmenter) -> Result
     files = PatientFiles(plan.out, patient.label)
     try:
         with logged_to(files.log), records.only_run(plan.out, patient.label):
+            if job := scheduler_job():
+                log.info("sub-%s: job %s", patient.label, job)
             try:
                 earlier = EarlierRun.found(files, patient)
-                with recorded() as timings:
+                with timings.recorded() as spent:
                     fingerprint = fingerprint_of(patient, plan.settings, segmenter)
                 finished = earlier.finished_results(fingerprint)
             except Exception as error:  # such as a corrected mask that is of no use: what lies there stays untouched
@@ -62,10 +67,10 @@ def run_patient(patient: Patient, plan: RunPlan, segmenter: Segmenter) -> Result
             run = PatientRun(patient, plan, segmenter, files, fingerprint, earlier)
             if finished is not None:
                 return finished
-            with recorded(timings):
+            with timings.recorded(spent):
                 results = run.results()
             with suppress(LesionDeltaError):  # a disk that is full has made a failed patient already, or will
-                write_timings(files.timings, timings)
+                timings.write_timings(files.timings, spent)
             return results
     except LesionDeltaError as error:  # the log itself cannot be written, or another run is at it
         return failed_results(patient, str(error))

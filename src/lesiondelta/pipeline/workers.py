@@ -5,8 +5,10 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 from lesiondelta import records
 from lesiondelta.cohort import Patient
@@ -22,18 +24,35 @@ from lesiondelta.records import any_failed
 log = logging.getLogger(__name__)
 
 
-def run_all(
-    patients: Sequence[Patient], plan: RunPlan, processes: int, stop_on_first_crash: bool
-) -> Iterator[tuple[Patient, Results]]:
-    """Run patients, `processes` at a time, and yield each one's results as it ends."""
-    if possible_processes(min(processes, len(patients))) > 1:
-        yield from _run_in_pool(patients, plan, processes, stop_on_first_crash)
-        return
-    for patient in patients:
-        results = _run(patient, plan)
-        yield patient, results
-        if stop_on_first_crash and any_failed(results):
+class Executor(Protocol):
+    """Runs patients, here or elsewhere."""
+
+    def require(self) -> None:
+        """Raise LesionDeltaError where it cannot run any."""
+
+    def run(self, patients: Sequence[Patient], plan: RunPlan, stop: bool) -> Iterator[tuple[Patient, Results]]:
+        """Yield each patient's results as it ends; with `stop`, start no other after the first one that failed."""
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs patients on this machine, so many at a time."""
+
+    processes: int = 1
+
+    def require(self) -> None:
+        """Nothing is needed: every machine is one."""
+
+    def run(self, patients: Sequence[Patient], plan: RunPlan, stop: bool) -> Iterator[tuple[Patient, Results]]:
+        """See `Executor`."""
+        if possible_processes(min(self.processes, len(patients))) > 1:
+            yield from _run_in_pool(patients, plan, self.processes, stop)
             return
+        for patient in patients:
+            results = run_here(patient, plan)
+            yield patient, results
+            if stop and any_failed(results):
+                return
 
 
 def _run_in_pool(
@@ -43,7 +62,7 @@ def _run_in_pool(
     broken, failed = [], False
     pool = worker_pool(processes)
     try:
-        futures = {pool.submit(_run, patient, plan): patient for patient in patients}
+        futures = {pool.submit(run_here, patient, plan): patient for patient in patients}
         for future in completed(futures, stop):
             if isinstance(future.exception(), BrokenProcessPool):
                 broken.append(futures[future])
@@ -57,7 +76,7 @@ def _run_in_pool(
             return
         log.warning("sub-%s: its process pool broke; it runs again by itself", patient.label)
         with worker_pool(1) as pool:
-            results = _results_of(pool.submit(_run, patient, plan), patient, plan.out)
+            results = _results_of(pool.submit(run_here, patient, plan), patient, plan.out)
         failed |= any_failed(results)
         yield patient, results
 
@@ -83,7 +102,8 @@ def _results_of(future: Future[Results], patient: Patient, out: Path) -> Results
         return results
 
 
-def _run(patient: Patient, plan: RunPlan) -> Results:
+def run_here(patient: Patient, plan: RunPlan) -> Results:
+    """Run a patient in this process; the models stay loaded for the next one."""
     import torch
 
     torch.set_num_threads(plan.settings.segmentation.threads)
