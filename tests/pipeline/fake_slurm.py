@@ -23,6 +23,8 @@ if name == "sbatch":
     text = pathlib.Path(sys.argv[1]).read_text()
     if "--partition=nowhere" in text:
         sys.exit("sbatch: error: invalid partition specified: nowhere")
+    if (home / "refusing").exists() and list(home.glob("batch-*")):
+        sys.exit("sbatch: error: Memory specification can not be satisfied")
     array = re.search(r"--array=0-(\\d+)", text)
     label = re.search(r"--job-name=(\\S+)", text)[1]
     number = str(len(list(home.glob("batch-*"))) + 1)
@@ -38,6 +40,8 @@ if name == "sbatch":
         if doomed:
             doomed[0].unlink()
             command = ["sleep", "0.1"]
+        if (home / "slow-next").exists() and element:
+            (home / "slow").touch()
         if (home / "slow").exists():
             command = ["bash", "-c", f"while [ -e {{home}}/slow ]; do sleep 0.1; done; exec bash {{sys.argv[1]}}"]
         quiet = {{"stdin": subprocess.DEVNULL, "stdout": open(home / f"{{job}}.out", "w"), "stderr": subprocess.STDOUT}}
@@ -65,7 +69,7 @@ class FakeSlurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        for name in ("sbatch", "srun", "squeue", "scancel", "scontrol"):
             program = folder / name
             program.write_text(PROGRAM.format(python=sys.executable, home=str(folder)))
             program.chmod(0o755)
@@ -75,9 +79,17 @@ class FakeSlurm:
         for number in range(jobs):
             (self.folder / f"doomed-{number}").touch()
 
+    def refuse(self) -> None:
+        """Take the first jobs, and no others."""
+        (self.folder / "refusing").touch()
+
     def hold(self) -> None:
         """Jobs given from now on do nothing until `release`."""
         (self.folder / "slow").touch()
+
+    def hold_next(self) -> None:
+        """Hold all jobs of an array but its first."""
+        (self.folder / "slow-next").touch()
 
     def release(self) -> None:
         """Let held jobs run."""

@@ -13,7 +13,7 @@ import typer
 
 from lesiondelta.cli.executors import executor_for, sbatch_options
 from lesiondelta.cohort import Patient, Visit
-from lesiondelta.errors import DependencyError, InputError, ProgramError
+from lesiondelta.errors import DependencyError, InputError, OutputError, ProgramError
 from lesiondelta.inputs.bids import read_cohort
 from lesiondelta.pipeline import cluster
 from lesiondelta.pipeline.cluster import Needs, SlurmExecutor, gigabytes, minutes_of, needs_of
@@ -98,16 +98,13 @@ def test_a_job_that_dies_twice_fails_its_patient_and_nobody_else(dataset, slurm,
 def test_started_again_it_waits_for_the_jobs_that_run_and_gives_none_twice(dataset, slurm, tmp_path):
     patients, plan = read_cohort(dataset / "bids").patients, plan_for(dataset, tmp_path / "out")
     slurm.hold()
-    first = executor()
-    thread = threading.Thread(target=lambda: list(first.run(patients, plan, stop=False)), daemon=True)
-    thread.start()
-    while len(list(slurm.folder.glob("job-*"))) < 2 or len(first.given) < 2:
-        time.sleep(0.05)
+    killed = executor()
+    ((needs, parts),) = killed._jobs(patients)
+    killed._submit(parts, plan, needs, again=False)
     threading.Timer(1, slurm.release).start()
     found = {patient.label for patient, _ in executor().run(patients, plan, stop=False)}
     assert sorted(found) == ["01", "02"]
     assert len(slurm.batches) == 1
-    thread.join(30)
 
 
 def test_jobs_with_other_settings_are_left_and_named(dataset, slurm, tmp_path):
@@ -115,9 +112,66 @@ def test_jobs_with_other_settings_are_left_and_named(dataset, slurm, tmp_path):
     slurm.hold()
     chosen = executor()
     chosen.given = chosen._submit([(patients[0],)], plan, Needs(1, 1), again=False)
-    with pytest.raises(InputError, match="other settings, are in the queue: wait for them, or `scancel --name=lesion"):
+    with pytest.raises(InputError, match="are in the queue: wait for them, or `scancel --name=lesiondelta-"):
         next(executor().run(patients, plan_for(dataset, tmp_path / "out", 0.3), stop=False))
     chosen.cancel()
+    assert not cluster.queue_states(cluster._name(plan))
+
+
+def test_jobs_of_other_images_are_left_too(dataset, slurm, tmp_path):
+    patients, plan = read_cohort(dataset / "bids").patients, plan_for(dataset, tmp_path / "out")
+    slurm.hold()
+    chosen = executor()
+    chosen.given = chosen._submit([(replace(patients[0], visits=()),)], plan, Needs(1, 1), again=False)
+    with pytest.raises(InputError, match="with other settings or images"):
+        next(executor().run(patients, plan, stop=False))
+    chosen.cancel()
+
+
+def test_a_job_whose_run_was_killed_while_it_gave_it_is_no_matter(dataset, slurm, tmp_path):
+    patients, plan = read_cohort(dataset / "bids").patients[:1], plan_for(dataset, tmp_path / "out")
+    slurm.hold()
+    chosen = executor()
+    chosen.given = chosen._submit([tuple(patients)], plan, Needs(1, 1), again=False)
+    chosen.given[0].job.paths.submitted_pickle.unlink()
+    slurm.release()
+    ((_, results),) = executor().run(patients, plan, stop=False)
+    assert {result.status for result in results} == {"flagged"}
+    assert len(slurm.batches) == 2
+
+
+def test_two_runs_do_not_wait_for_the_same_jobs(dataset, slurm, tmp_path):
+    patients, plan = read_cohort(dataset / "bids").patients[:1], plan_for(dataset, tmp_path / "out")
+    slurm.hold()
+    first = executor()
+    thread = threading.Thread(target=lambda: list(first.run(patients, plan, stop=False)), daemon=True)
+    thread.start()
+    while not first.given:
+        time.sleep(0.05)
+    with pytest.raises(OutputError, match="Another run waits for its jobs"):
+        next(executor().run(patients, plan, stop=False))
+    slurm.release()
+    thread.join(120)
+    assert not first.given
+
+
+def test_a_job_that_cannot_be_given_again_fails_its_patient_and_nobody_else(dataset, slurm, tmp_path):
+    patients, plan = read_cohort(dataset / "bids").patients, plan_for(dataset, tmp_path / "out")
+    slurm.doom(1)
+    slurm.refuse()
+    found = {patient.label: results[0] for patient, results in executor().run(patients, plan, stop=False)}
+    first, second = found["01"], found["02"]
+    assert first.status == "failed"
+    assert "could not be given again (out of memory; with 5 GB and 40 minutes, sbatch did not take" in first.reason
+    assert second.status == "flagged"
+
+
+def test_after_a_failure_the_rest_is_cancelled_if_asked(dataset, slurm, tmp_path):
+    patients, plan = read_cohort(dataset / "bids").patients, plan_for(dataset, tmp_path / "out")
+    slurm.doom(1)
+    slurm.refuse()
+    slurm.hold_next()
+    assert [results[0].status for _, results in executor().run(patients, plan, stop=True)] == ["failed"]
     assert not cluster.queue_states(cluster._name(plan))
 
 
@@ -144,14 +198,25 @@ def test_without_slurm_it_says_so(monkeypatch, tmp_path):
 
 def test_many_patients_share_jobs_and_few_do_not():
     patients = [Patient(f"{n}", (Visit("1", {}), Visit("2", {}))) for n in range(640)]
-    (few,) = executor()._jobs(patients[:10]).items()
+    (few,) = executor()._jobs(patients[:10])
     assert few[0] == Needs(2.5, 30)
     assert [len(part) for part in few[1]] == [1] * 10
-    (many,) = executor()._jobs(patients).items()
+    (many,) = executor()._jobs(patients)
     assert many[0] == Needs(2.5, 120)  # four patients of half an hour
     assert [len(part) for part in many[1]] == [4] * 160
-    (asked,) = executor(mem="8G", time="1:00:00")._jobs(patients[:1])
+    ((asked, parts),) = executor(mem="8G", time="1:00:00")._jobs(patients)
     assert asked == Needs(8, 60)
+    assert len(parts) == 640  # the time that was asked for is a job's, and nobody said how many fit into it
+
+
+def test_all_patients_are_given_however_they_mix_and_however_many():
+    visits = tuple(Visit(f"{n}", {}) for n in range(5))
+    patients = [Patient(f"{n}", visits[: 1 + n % 5]) for n in range(2500)]
+    for chosen in (executor(), executor(mem="8G"), executor(mem="8G", time="1:00:00")):
+        jobs = chosen._jobs(patients)
+        given = [patient.label for _, parts in jobs for part in parts for patient in part]
+        assert sorted(given) == sorted(patient.label for patient in patients)
+        assert max(len(parts) for _, parts in jobs) <= 1000
 
 
 def test_large_images_and_many_visits_need_more(tmp_path):
@@ -174,15 +239,21 @@ def test_time_is_read_as_sbatch_does(text, minutes):
     assert minutes_of(text) == pytest.approx(minutes)
 
 
-@pytest.mark.parametrize("text", ["mem=much", "time=soon", "time=1:2:3:4", "mem=-3G"])
+@pytest.mark.parametrize("text", ["mem=much", "time=soon", "time=1:2:3:4", "mem=-3G", "time=0"])
 def test_options_that_say_nothing_are_refused(text):
-    with pytest.raises(InputError, match=r"in --slurm is no"):
+    with pytest.raises(InputError, match="in --slurm is no"):
         SlurmExecutor(sbatch_options(text))._chosen(Needs(1, 1))
 
 
+def test_options_that_would_break_the_jobs_are_refused(slurm):
+    with pytest.raises(InputError, match="cannot set cpus-per-task: give --omp-nthreads"):
+        SlurmExecutor(sbatch_options("cpus_per_task=2")).require()
+    executor(partition="long").require()
+
+
 def test_options_of_sbatch_are_read(capsys):
-    options = sbatch_options("partition=long, --account=ms,cpus_per_task=2,nodelist=node[1,3-4]")
-    assert options == {"partition": "long", "account": "ms", "cpus-per-task": "2", "nodelist": "node[1,3-4]"}
+    options = sbatch_options("partition=long, --account=ms,gpus_per_node=1,nodelist=node[1,3-4]")
+    assert options == {"partition": "long", "account": "ms", "gpus-per-node": "1", "nodelist": "node[1,3-4]"}
     for text in ("long", "partition=", "partition=a,partition=b"):
         with pytest.raises(InputError, match="is not NAME=VALUE"):
             sbatch_options(text)
@@ -216,3 +287,8 @@ def test_slurm_itself_runs_the_patients(dataset, real_slurm, tmp_path):
 def test_slurm_kills_a_job_for_its_memory_and_it_is_given_again(dataset, real_slurm, tmp_path):
     results = run(dataset, tmp_path / "out", SlurmExecutor({"mem": "250M"}, poll_s=0.5, late_s=2))
     assert all("its job died twice" in result.reason for result in results)
+    stderr = [path.read_text() for path in (tmp_path / "out/.lesiondelta/slurm").rglob("*_log.err")]
+    assert len(stderr) == 4
+    assert all("exceeded memory limit" in text for text in stderr)
+    batches = sorted((tmp_path / "out/.lesiondelta/slurm").rglob("*_submission.sh"), key=lambda p: p.stat().st_mtime)
+    assert ["#SBATCH --mem=500M" in path.read_text() for path in batches] == [False, True, True]

@@ -36,16 +36,20 @@ SlurmOptions = Annotated[
 def executor_for(name: str, slurm: str, processes: int, cores: int) -> "Iterator[Executor]":
     """The executor of that name; on Ctrl-C, jobs of the cluster are left in the queue or cancelled, as the user says.
 
-    `slurm` are options of sbatch, `processes` patients at a time on this machine, and `cores` those of a job.
+    `slurm` are options of sbatch, `processes` patients or jobs at a time, and `cores` those of a job.
     """
-    from lesiondelta.pipeline.cluster import SlurmExecutor
+    from lesiondelta.pipeline.cluster import AN_ARRAY, SlurmExecutor
     from lesiondelta.pipeline.workers import LocalExecutor
 
     with nothing_built():
         options = sbatch_options(slurm)
         if options and name != "slurm":
             raise InputError("--slurm is for --executor slurm: give that too.")
-        executor = SlurmExecutor(options, cores) if name == "slurm" else LocalExecutor(processes)
+        executor = (
+            SlurmExecutor(options, cores, processes if processes > 1 else AN_ARRAY)
+            if name == "slurm"
+            else LocalExecutor(processes)
+        )
         executor.require()
     try:
         yield executor

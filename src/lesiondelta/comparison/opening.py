@@ -54,7 +54,7 @@ def open_study(
         "cohort": hashes[own],
         "test list": sorted(test),
         "preprocessing": settings.model_dump(mode="json", exclude={"threads"}),
-        "preset": json.loads(json.dumps(asdict(study.preset))),  # as it is read back
+        "preset": json.loads(json.dumps(_without_overlap(asdict(study.preset)))),  # as it is read back
         "number of folds": study.folds,
         "seed": study.seed,
     }
@@ -67,6 +67,11 @@ def open_study(
     with alone(study.out, wait=False):
         _require_same(study.out, decides)  # another may have claimed it meanwhile
         write_json(study.out / RECORD, decides)
+
+
+def _without_overlap(preset: dict[str, Any]) -> dict[str, Any]:
+    """What decides the trainings: predictions know their own overlap."""
+    return {name: value for name, value in preset.items() if name != "overlap"}
 
 
 Hashes = Mapping[str, list[dict[str, str]]]

@@ -52,8 +52,8 @@ def lesion_probabilities(
         Average the logits over all flips; None: on with CUDA only, for models that want it.
     device : "auto", "cpu", "cuda" or "mps"
     backend : "auto", "torch" or "openvino"
-        What computes on a CPU; "auto": OpenVINO where it can hold the network and windows enough make up for the
-        seconds that its graphs take to be made.
+        What computes on a CPU; "auto": OpenVINO where it can hold the network and there are enough windows to
+        make up for the seconds that its graphs take to be made.
     progress : callable or None
         Called with (windows done, windows in all).
 

@@ -213,9 +213,9 @@ def solid_tissue(tissue: Array) -> Array:
 def _rims(marked: Array, to_ventricles: Array) -> Array:
     """The pieces (X, Y, Z) of what a map has as lesions that hug the ventricles.
 
-    FreeSurfer marks what is dark on T1w: mostly more than half of it lies in pieces like these. So do 88 and 90 % of
-    what Tabriz's experts say is no lesion, 0 to 4 % of what they say is one, and at Ljubljana 0 to 6 % of it in all
-    patients but those with small lesions alone.
+    FreeSurfer marks what is dark on T1w. In most people more than half of it lies in such pieces. In what Tabriz's
+    experts call no lesion, 88 and 90 % does; in what they call lesions, 0 to 4 %, and at Ljubljana 0 to 6 % but for
+    patients who have small lesions only.
     """
     pieces = cc3d.connected_components(marked, connectivity=26)
     numbers = np.arange(1, pieces.max() + 1)
