@@ -334,14 +334,64 @@ def test_a_file_without_permission_is_not_called_damaged():
             os.seteuid(user)
 
 
-def test_an_image_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path):
+def test_an_image_that_asks_for_more_than_its_file_can_hold_is_refused_before_it_is_read(tmp_path):
     header = nib.Nifti1Header()
     header.set_data_shape((32767, 32767, 32767))
     header.set_data_dtype(np.float64)
     header["vox_offset"] = 352
-    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
-    with pytest.raises(ImageError, match="does not fit into memory"):
-        read_image(tmp_path / "a.nii.gz")
+    plain = header.binaryblock + bytes(4)
+    for name, content in (("a.nii.gz", gzip.compress(plain)), ("b.nii", plain)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=r"32767 x 32767 x 32767 voxels, 281,449.2 GB, and it cannot hold as many"):
+            read_image(tmp_path / name)
+
+
+def test_an_image_larger_than_any_is_refused_though_its_file_holds_it(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((2048, 2048, 1025))
+    header.set_data_dtype(np.uint8)
+    header["vox_offset"] = 352
+    with (tmp_path / "a.nii").open("wb") as file:
+        file.write(header.binaryblock + bytes(4))
+        file.truncate(352 + 2048 * 2048 * 1025)  # without blocks on the disk
+    with pytest.raises(ImageError, match=r"2048 x 2048 x 1025 voxels, 4.3 GB: give an image of 4.3 GB or less"):
+        read_image(tmp_path / "a.nii")
+
+
+def test_a_header_without_voxels_or_with_voxels_far_away_is_refused(tmp_path):
+    path = save(tmp_path / "a.nii", np.ones((4, 5, 6), np.float32))
+    content = bytearray(path.read_bytes())
+    content[42:44] = (-4).to_bytes(2, "little", signed=True)
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="its header says that it has -4 x 5 x 6 voxels"):
+        read_image(path)
+    content[42:44], content[108:112] = (4).to_bytes(2, "little"), np.float32(2**30).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"voxels begin at byte 1073741824 \(vox_offset\), far after its header"):
+        read_image(path)
+
+
+def test_what_goes_on_after_its_voxels_is_not_unpacked_to_its_end(tmp_path):
+    """Padding is fine; hundreds of megabytes are not, packed or not."""
+    content = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), OBLIQUE).to_bytes()
+    (tmp_path / "padded.nii.gz").write_bytes(gzip.compress(content + bytes(2**20)))
+    assert read_image(tmp_path / "padded.nii.gz").data.shape == (4, 5, 6)
+    member = gzip.compress(bytes(2**26), 1)
+    (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(content) + member * 40)
+    with (tmp_path / "long.nii").open("wb") as file:
+        file.write(content)
+        file.truncate(2**30)
+    for name in ("bomb.nii.gz", "long.nii"):
+        with pytest.raises(ImageError, match="where its image ends by its header"):
+            read_image(tmp_path / name)
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nii.gz")
+    (tmp_path / "b.nii.gz").symlink_to("/dev/zero")
+    for name in ("a.nii.gz", "b.nii.gz"):
+        with pytest.raises(ImageError, match="is a pipe or a device, not a file"):
+            read_image(tmp_path / name)
 
 
 def test_affines_must_be_there_and_regular(tmp_path):

@@ -17,6 +17,14 @@ A message says what was found, in which file, and what to do about it.
 
 from collections.abc import Mapping
 
+LONGEST_QUOTE = 200
+
+
+def short(said: object, most: int = LONGEST_QUOTE) -> str:
+    """What a file or another library says, on one line and cut to where a sentence can still be read."""
+    text = " ".join(str(said).split())
+    return text if len(text) <= most else f"{text[:most]}..."
+
 
 class LesionDeltaError(Exception):
     """Base of every error with a message for the user; anything else is a bug."""

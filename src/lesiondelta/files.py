@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 LOCK, TEMPORARY, PARTIAL = ".lock", ".lesiondelta-", ".partial-"
 """What our files that are no results are named, or begin with."""
+LARGEST_TEXT = 2**24
+"""Bytes of a sidecar, a table or a description; those of whole cohorts have less."""
 ROOM_BYTES = 10**9
 """For the images of a patient as external programs want them."""
 
@@ -86,6 +88,33 @@ def _below(start: Path) -> Iterator[Path]:
                     yield path
         except OSError as error:  # its names can be read, and nothing else
             raise no_entry(error, folder) from error
+
+
+def small_content(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """The content of a file of text that people or programs wrote.
+
+    Raises
+    ------
+    OSError
+        It is absent or cannot be opened.
+    ValueError
+        It is larger than any such file, or not a file: reading a pipe would never end.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is a folder, a pipe or a device")
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it is larger than {largest / 1e6:.0f} MB")
+    return content
+
+
+def parsed_json(content: str | bytes) -> Any:  # noqa: ANN401
+    """What JSON holds; ValueError where it is not JSON or nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def is_text(path: Path) -> bool:

@@ -8,8 +8,9 @@ One long file, because what can be wrong with an image file is told where it is 
 """
 
 import gzip
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +32,17 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE_MM = 1e-2
 MASK_TOLERANCE = 1e-3  # of a header that scales 255 to 0.99999
 GZIP = b"\x1f\x8b"
+GZIP_RATIO = 1032
+"""Bytes that one of gzip's can stand for at most."""
+LARGEST_BYTES = 2**32
+"""Of an image's voxels as they are stored: 1024 x 1024 x 2048 of 16 bits."""
+LARGEST_REST = 2**26
+"""Bytes before and after an image's voxels, of comments and padding."""
 MGH = b"\0\0\0\1"
 ONE_FILE = (".nii", ".nii.gz", ".mgh", ".mgz", ".mgh.gz")
+MGH_HEADER_BYTES = 284
+MGH_VOXEL_BYTES = {0: 1, 1: 4, 3: 4, 4: 2}
+"""By FreeSurfer's code of their type."""
 MGH_GEOMETRY = slice(28, 30)
 """Bytes of FreeSurfer's header that are 0 where it holds no geometry; nibabel then makes one up."""
 FOREIGN_UNITS = {1: "metres", 3: "micrometres"}
@@ -312,12 +322,40 @@ def read_itk_transform(path: Path) -> Affine:
     return RAS_TO_LPS @ lps @ RAS_TO_LPS
 
 
+class _Unpacked(gzip.GzipFile):
+    """What gzip packed, as far as an image of `largest` bytes may go on: some files would unpack for days."""
+
+    def __init__(self, file: BinaryIO, path: Path, largest: int = LARGEST_BYTES + LARGEST_REST) -> None:
+        super().__init__(fileobj=file)
+        self.path, self.largest = path, largest
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes; ImageError beyond the largest."""
+        left = self.largest + 1 - self.tell()
+        found = super().read(left if size is None or size < 0 else min(size, left))
+        if self.tell() > self.largest:
+            raise _goes_on(self.path, self.largest)
+        return found
+
+
+def _goes_on(path: Path, largest: int) -> ImageError:
+    return ImageError(
+        f"{path} goes on after {_size(largest)}, where its image ends by its header: it is damaged or was made to fill "
+        "the memory; export it again."
+    )
+
+
+def _size(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count:,} bytes"
+
+
 def require_whole(path: Path) -> None:
     """Unpack a file to its end, where the checksum is; ImageError where it is damaged."""
     try:
         with path.open("rb") as file:
             if _is_packed(file):
-                _to_the_end(gzip.GzipFile(fileobj=file))  # type: ignore[arg-type]
+                _to_the_end(_Unpacked(file, path))
     except (OSError, EOFError, zlib.error) as error:
         raise ImageError(f"{path} cannot be unpacked ({error}): it is damaged; copy or export it again.") from error
 
@@ -329,7 +367,7 @@ def _is_packed(file: BinaryIO) -> bool:
     return start == GZIP
 
 
-def _to_the_end(stream: BinaryIO) -> None:
+def _to_the_end(stream: BinaryIO | gzip.GzipFile) -> None:
     while stream.read(1 << 20):
         pass
 
@@ -345,26 +383,67 @@ def _require_grey(image: Any, path: Path) -> None:  # noqa: ANN401
 def _load(path: Path, dtype: type) -> tuple[Any, Array]:
     """The image and its voxels; what is packed is read to its end, where the checksum is: nibabel stops before it."""
     with path.open("rb") as file:
-        stream: BinaryIO = gzip.GzipFile(fileobj=file) if _is_packed(file) else file  # type: ignore[assignment]
-        if kind := _kind(path, stream):
+        packed = _Unpacked(file, path) if _is_packed(file) else None
+        stream: Any = packed or file
+        start = stream.read(nib.Nifti2Image.header_class.sizeof_hdr)
+        stream.seek(0)
+        if kind := _kind(path, start):
+            largest = _end_of_voxels(kind, start, path, packed is not None) + LARGEST_REST
+            if packed:
+                packed.largest = largest
+            elif path.stat().st_size > largest:
+                raise _goes_on(path, largest)
             image = kind.from_stream(stream)
             _require_grey(image, path)
             _require_voxels_after_header(image, path)
             data: Array = np.asarray(image.dataobj, dtype=dtype)
             _to_the_end(stream)
             return image, data
+    require_whole(path)
     image = nib.load(path)
     _require_grey(image, path)
     pair = (Path(file.filename) for file in image.file_map.values())
     for part in filter(Path.is_file, pair):
         require_whole(part)
+    _require_held(image.header.get_data_shape(), image.get_data_dtype().itemsize, LARGEST_BYTES, path)
     return image, np.asarray(image.dataobj, dtype=dtype)
 
 
-def _kind(path: Path, stream: BinaryIO) -> Any:  # noqa: ANN401
+def _end_of_voxels(kind: Any, start: bytes, path: Path, packed: bool) -> int:  # noqa: ANN401
+    """Where the voxels end by the header that a file starts with; ImageError where the file cannot hold as much."""
+    if kind is nib.MGHImage:
+        *shape, code = np.frombuffer(start[4:24], ">i4").tolist()
+        offset, voxel = MGH_HEADER_BYTES, MGH_VOXEL_BYTES.get(code, 1)
+    else:
+        header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+        shape, voxel = header.get_data_shape(), header.get_data_dtype().itemsize
+        offset = int(header["vox_offset"])
+    if offset > LARGEST_REST:
+        raise ImageError(
+            f"{path} says that its voxels begin at byte {offset} (vox_offset), far after its header: export it again."
+        )
+    held = path.stat().st_size * (GZIP_RATIO if packed else 1)
+    return max(offset, 0) + _require_held(shape, voxel, held, path)
+
+
+def _require_held(shape: Sequence[int], voxel_bytes: int, held: int, path: Path) -> int:
+    """The bytes of as many voxels; ImageError where there are none, more than `held`, or more than any image has."""
+    size = math.prod(shape) * voxel_bytes
+    said = f"says that it has {' x '.join(map(str, shape))} voxels"
+    if min(shape, default=0) < 1:
+        raise ImageError(f"{path} cannot be read (its header {said}): it is damaged; copy or export it again.")
+    if size > held:
+        raise ImageError(
+            f"{path} cannot be read (its header {said}, {_size(size)}, and it cannot hold as many): it is damaged or "
+            "cut off; copy or export it again."
+        )
+    if size > LARGEST_BYTES:
+        raise ImageError(f"{path} {said}, {_size(size)}: give an image of {_size(LARGEST_BYTES)} or less.")
+    return size
+
+
+def _kind(path: Path, start: bytes) -> Any:  # noqa: ANN401
     """The class of an image in one file, by its content where nibabel would go by the name; None for the others."""
-    start = stream.read(nib.Nifti2Image.header_class.sizeof_hdr)
-    stream.seek(0)
     _require_an_image(start, path)
     if not path.name.lower().endswith(ONE_FILE):
         return None
@@ -440,6 +519,8 @@ def _require_readable(path: Path) -> None:
 def _why_absent(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder, not an image."
+    if path.exists():
+        return f"{path} is a pipe or a device, not a file: give the image itself."
     if not path.is_symlink():
         return f"{path} does not exist."
     target = path.readlink()

@@ -1,12 +1,13 @@
 """A model in one file, to send and to keep: a zip of its folder."""
 
 import lzma
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
 
-from lesiondelta.errors import ModelError, OutputError
-from lesiondelta.files import atomic, atomic_folder, require_new, require_writable
+from lesiondelta.errors import ModelError, OutputError, short
+from lesiondelta.files import LARGEST_TEXT, atomic, atomic_folder, require_new, require_writable
 from lesiondelta.inference.model import DESCRIPTION, WEIGHTS, load_model
 
 CARD = "MODEL_CARD.md"
@@ -44,22 +45,40 @@ def unpack(archive: Path, folder: Path) -> Path:
     require_new(folder)
     require_writable(folder.parent)
     with atomic_folder(folder) as partial:
-        for name, content in _files_in(archive).items():
-            with atomic(partial / name) as temporary:
-                temporary.write_bytes(content)
-        load_model(partial)
+        _unpack(archive, partial)
+        try:
+            load_model(partial)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(partial), str(archive))) from error
     return folder
 
 
-def _files_in(archive: Path) -> dict[str, bytes]:
-    """The files of a model by their plain names; anything else in the archive is refused."""
+def _unpack(archive: Path, folder: Path) -> None:
+    """Write the files of a model under their plain names; an archive with anything else in it is refused."""
     try:
         with zipfile.ZipFile(archive) as packed:
-            for member in packed.infolist():
-                if member.filename not in NAMES:
-                    raise ModelError(f"{archive} holds {member.filename!r}, which is not part of a model: not opened.")
-                if member.file_size > LARGEST_BYTES:
-                    raise ModelError(f"{archive} holds a {member.filename} of over 2 GiB: give the model's folder.")
-            return {member.filename: packed.read(member) for member in packed.infolist()}
+            members = packed.infolist()
+            for member in members:
+                _require_part(member, archive)
+            if len(members) > len({member.filename for member in members}):
+                raise ModelError(f"{archive} holds a file twice: export the model again.")
+            for member in members:
+                with (
+                    packed.open(member) as content,
+                    atomic(folder / member.filename) as temporary,
+                    temporary.open("wb") as written,
+                ):
+                    shutil.copyfileobj(content, written)
     except DAMAGED as error:
-        raise ModelError(f"{archive} cannot be read as a zip ({error}): copy it again.") from error
+        raise ModelError(f"{archive} cannot be read as a zip ({short(error)}): copy it again.") from error
+
+
+def _require_part(member: zipfile.ZipInfo, archive: Path) -> None:
+    """Raise ModelError for what is not part of a model, or is larger than such a part can be."""
+    if member.filename not in NAMES:
+        raise ModelError(f"{archive} holds {short(repr(member.filename))}, which is not part of a model: not opened.")
+    if member.file_size > (LARGEST_BYTES if member.filename == WEIGHTS else LARGEST_TEXT):
+        raise ModelError(
+            f"{archive} holds a {member.filename} of {member.file_size / 1e6:,.0f} MB, larger than any model's: get it "
+            "from its makers again."
+        )

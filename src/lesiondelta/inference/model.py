@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from lesiondelta.cohort import prior_index
-from lesiondelta.errors import DependencyError, ModelError
-from lesiondelta.files import sha256
+from lesiondelta.errors import DependencyError, ModelError, short
+from lesiondelta.files import parsed_json, sha256, small_content
 from lesiondelta.image_range import ImageRange
 from lesiondelta.packages import INSTALL
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+LARGEST_ARGUMENT, LONGEST_ARGUMENT, MOST_LAYERS = 4096, 64, 500
+"""Of a network: ours have up to 320 features, 6 stages and some 30 layers."""
+FEWEST_BYTES = 2
+"""Of a number in the weights' file, which is float16 or float32."""
 NETWORKS = {
     "SingleVisitUNet": "unet",
     "ConcatenationUNet": "unet",
@@ -171,6 +174,7 @@ def load_model(folder: Path) -> Model:
     if found != description.weights_sha256:
         raise ModelError(f"{weights} is not the file that {DESCRIPTION} describes (SHA-256 differs): copy it again.")
     require_consistent(description, folder)
+    _require_held(description.network, folder)
     network = build_network(description.network, folder)
     _load_weights(network, weights)
     return Model(network.eval(), description)
@@ -182,12 +186,12 @@ def read_description(folder: Path) -> Description:
     with _readable(path):
         if not path.is_file():
             raise ModelError(f"{folder} is not a model folder: it has no {DESCRIPTION}. Export the model first.")
-        content = path.read_bytes()
     try:
-        return Description.model_validate(json.loads(content))
+        with _readable(path):
+            return Description.model_validate(parsed_json(small_content(path)))
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ModelError(f"{path} is not the description of a lesiondelta model ({reason}).") from error
+        raise ModelError(f"{path} is not the description of a lesiondelta model ({short(reason)}).") from error
 
 
 @contextmanager
@@ -211,19 +215,52 @@ def require_consistent(description: Description, folder: Path) -> None:
     ):
         if kwargs.get(name) != value:
             raise ModelError(
-                f"{path} describes a network with {name}={kwargs.get(name)}, which must be {value}: "
+                f"{path} describes a network with {name}={short(kwargs.get(name))}, which must be {value}: "
                 "export the model again."
             )
+    if not _is_small(kwargs):
+        raise ModelError(
+            f"{path} describes a network with numbers above {LARGEST_ARGUMENT}, lists of over {LONGEST_ARGUMENT} "
+            f"or over {MOST_LAYERS} layers, which none of ours has: export the model again."
+        )
     try:
         strides = TypeAdapter(list[Triple]).validate_python(kwargs.get("strides"))
     except ValidationError as error:
         raise ModelError(
-            f"{path} describes a network with strides={kwargs.get('strides')}, not three whole numbers for each stage: "
-            "export the model again."
+            f"{path} describes a network with strides={short(kwargs.get('strides'))}, not three whole numbers for each "
+            "stage: export the model again."
         ) from error
     for edge, *factors in zip(description.patch or (), *strides, strict=description.patch is not None):
         if edge % math.prod(factors):
             raise ModelError(f"{folder} describes windows of {description.patch}, which its strides do not divide.")
+
+
+def _is_small(kwargs: dict[str, Any]) -> bool:
+    """Whether a network of these arguments can be built in seconds: layers are made one by one."""
+
+    def small(value: object) -> bool:
+        if isinstance(value, list | dict):
+            return len(value) <= LONGEST_ARGUMENT and all(
+                map(small, value.values() if isinstance(value, dict) else value)
+            )
+        return not isinstance(value, int | float) or abs(value) <= LARGEST_ARGUMENT
+
+    counts = (value for name, value in kwargs.items() if name.startswith(("n_", "depth", "num_")))
+    numbers = (n for value in counts for n in (value if isinstance(value, list) else [value]) if isinstance(n, int))
+    return small(kwargs) and sum(numbers) <= MOST_LAYERS
+
+
+def _require_held(described: dict[str, Any], folder: Path) -> None:
+    """Raise ModelError for a network whose numbers the weights' file cannot hold: building it might fill the memory."""
+    from torch import device
+
+    with device("meta"):  # shapes only
+        network = build_network(described, folder)
+    numbers = sum(weight.numel() for weight in network.parameters())
+    if numbers * FEWEST_BYTES > (folder / WEIGHTS).stat().st_size:
+        raise ModelError(
+            f"{folder} describes a network of {numbers:,} numbers, more than its {WEIGHTS} holds: export it again."
+        )
 
 
 def build_network(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN401
@@ -234,7 +271,8 @@ def build_network(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN4
     class_name = str(described.get("class")).rpartition(".")[2]
     if class_name not in NETWORKS:
         raise ModelError(
-            f"{folder} describes the network {described.get('class')}, which is none of ours: {', '.join(NETWORKS)}."
+            f"{folder} describes the network {short(described.get('class'))}, which is none of ours: "
+            f"{', '.join(NETWORKS)}."
         )
     try:
         module = importlib.import_module(f"lesiondelta.networks.{NETWORKS[class_name]}")
@@ -245,12 +283,12 @@ def build_network(described: dict[str, Any], folder: Path) -> Any:  # noqa: ANN4
     for key in ("conv_op", "norm_op", "nonlin", "dropout_op"):
         name = str(kwargs.get(key)).rpartition(".")[2]
         if kwargs.get(key) is not None and name not in parts:
-            raise ModelError(f"{folder} describes a network with {key}={kwargs[key]}, which is not supported.")
+            raise ModelError(f"{folder} describes a network with {key}={short(kwargs[key])}, which is not supported.")
         kwargs[key] = parts.get(name)
     try:
         return getattr(module, class_name)(**kwargs)
     except Exception as error:  # torch and the U-Net raise many kinds for arguments they cannot use
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = short(str(error).partition("\n")[0]) or type(error).__name__
         raise ModelError(f"{folder} describes a network that cannot be built ({reason}): export it again.") from error
 
 

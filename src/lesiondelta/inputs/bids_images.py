@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS
-from lesiondelta.errors import CohortError
+from lesiondelta.errors import CohortError, short
 from lesiondelta.inputs.acquisition import contradiction, of_sidecar, plain_words
 from lesiondelta.inputs.bids_folders import images_beside
 from lesiondelta.inputs.bids_names import (
@@ -42,7 +42,7 @@ def doubts_of_images(images: Mapping[str, Path], dataset: Path, sidecars: Sideca
         fields, file = said_of(path, dataset, sidecars), parse_name(path)
         agent = fields.get("ContrastBolusIngredient") or (_agent_of(file) if file else None)
         if agent and names_an_agent(plain_words(str(agent))):
-            yield f"the {contrast} was acquired with a contrast agent ({agent})"
+            yield f"the {contrast} was acquired with a contrast agent ({short(agent)})"
         yield from contradiction(contrast, path.name, "sidecar", of_sidecar(fields))
         for other in images_beside(path.parent, contrast):
             yield f"{other} was not considered as the {contrast}, since it does not lie in {path.parent.name}"

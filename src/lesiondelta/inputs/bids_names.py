@@ -1,6 +1,5 @@
 """BIDS names of images: taken apart, listed in natural order, and chosen by a filter file as fMRIPrep's."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lesiondelta.cohort import CONTRASTS
-from lesiondelta.errors import CohortError
-from lesiondelta.files import entries
+from lesiondelta.errors import CohortError, short
+from lesiondelta.files import entries, parsed_json, small_content
 
 ENTITY = re.compile(r"([a-z0-9]+)-([a-zA-Z0-9+]+)")
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -121,10 +120,11 @@ def read_filters(path: Path) -> Filters:
     A value is a label, a list of labels, `null` (the entity must be absent) or `"*"` (it must be present).
     """
     try:
-        content = json.loads(path.read_bytes())  # which knows its encodings
+        content = parsed_json(small_content(path))  # which knows its encodings
     except (OSError, ValueError) as error:
         raise CohortError(
-            f'The filter file {path} cannot be read as JSON ({error}): correct it, such as {{"t1w": {{"run": 1}}}}.'
+            f"The filter file {path} cannot be read as JSON ({short(error)}): correct it, such as "
+            '{"t1w": {"run": 1}}.'
         ) from error
     known = {contrast.lower(): contrast for contrast in CONTRASTS}
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
@@ -135,10 +135,12 @@ def read_filters(path: Path) -> Filters:
         if name.lower() in known  # filters of other tools may share the file
     }
     if content and not filters:
-        raise CohortError(f"The filter file {path} names {', '.join(content)}, but neither t1w nor flair: correct it.")
+        raise CohortError(
+            f"The filter file {path} names {short(', '.join(content))}, but neither t1w nor flair: correct it."
+        )
     if unknown := {key for entities in filters.values() for key in entities} - ENTITIES:
         raise CohortError(
-            f"The filter file {path} names {', '.join(sorted(unknown))}, which is no BIDS entity: choose from "
+            f"The filter file {path} names {short(', '.join(sorted(unknown)))}, which is no BIDS entity: choose from "
             f"{', '.join(sorted({*LONG_NAMES, *ENTITIES}))}."
         )
     return filters

@@ -15,14 +15,16 @@ from datetime import date, datetime
 from pathlib import Path
 
 from lesiondelta.cohort import CONTRASTS
-from lesiondelta.errors import CohortError
-from lesiondelta.files import entries
+from lesiondelta.errors import CohortError, short
+from lesiondelta.files import entries, small_content
 from lesiondelta.inputs.acquisition import DATED_BY
 from lesiondelta.inputs.bids_folders import labels_in
 from lesiondelta.inputs.bids_names import NIFTI, SPELLINGS, natural, parse_name
 
 IMAGE_NAME = re.compile(rf"_({'|'.join(CONTRASTS)})$")
 """At the end of a name without its extension."""
+LARGEST_TABLE = 2**26
+"""Bytes; a table of 10,000 patients and 500 columns has about half."""
 UNKNOWN = {"", "n/a", "na", "nan", "none", "null"}
 TIME_OF_DAY = re.compile(r"\d\d?:\d\d(:\d\d(\.\d+)?)?")
 SCAN = r"(acq(uisition)?|scan(ning)?|visit|session|study|mri?|exam)"
@@ -33,6 +35,8 @@ DATED = re.compile(
     re.IGNORECASE,
 )
 """A name of a column that says, in place of `acq_time`, when a visit was; dates of birth or of an update do not."""
+LONGEST_LIST = 1000
+"""Characters of a list of participants."""
 Row = tuple[str, str]
 
 
@@ -61,7 +65,7 @@ def read_table(path: Path) -> Table:
     In TSV a quote is a character, so that one that is never closed does not swallow the rows after it.
     """
     try:
-        text = _decoded(path.read_bytes()).lstrip("\r\n")
+        text = _decoded(small_content(path, LARGEST_TABLE)).lstrip("\r\n")
         if "\0" in text:
             raise CohortError(f"{path} is no UTF-8 text: save it as tab-separated UTF-8 text.")
         lines = io.StringIO(text, newline="")
@@ -75,8 +79,8 @@ def read_table(path: Path) -> Table:
         cells = [[cell.strip(" \t\"'") for cell in row] for row in read]
     except FileNotFoundError as error:
         raise CohortError(f"{path} leads nowhere: get it (`datalad get`), or remove the link.") from error
-    except (OSError, csv.Error) as error:
-        raise CohortError(f"{path} cannot be read ({error}): save it as tab-separated UTF-8 text.") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise CohortError(f"{path} cannot be read ({short(error)}): save it as tab-separated UTF-8 text.") from error
     return Table(path, cells[0] if cells else [], [row for row in cells[1:] if any(row)])
 
 
@@ -136,7 +140,7 @@ def _of_sessions(patient: Path, sessions: Collection[str]) -> Dates:
     strange = sorted(known - {*folders}, key=natural)
     if strange and not {key for key, _ in rows}.issuperset(sessions):
         doubts.append(
-            f"{table} names {', '.join(strange)}, which are no folders ses-* of {patient}: correct session_id"
+            f"{table} names {short(', '.join(strange))}, which are no folders ses-* of {patient}: correct session_id"
         )
     doubts += _no_dates(table, [row for row in rows if row[0] in sessions])
     times = {}
@@ -200,7 +204,7 @@ def said_of_participants(dataset: Path, present: Collection[str]) -> Iterator[st
     known = {*present, "", "n/a"}
     absent = dict.fromkeys(name for name in listed or () if name.removeprefix("sub-") not in known)
     if absent:
-        yield f"{path} lists participants without a folder: {', '.join(absent)}"
+        yield f"{path} lists participants without a folder: {short(', '.join(absent), LONGEST_LIST)}"
 
 
 def listed_without_folder(patient: Path) -> Iterator[tuple[str, str]]:
@@ -211,7 +215,7 @@ def listed_without_folder(patient: Path) -> Iterator[tuple[str, str]]:
         labels = (session_in(key) if column == "filename" else _session_of(key) for key in _keys(table, column))
         for label in dict.fromkeys(labels):
             if label not in folders and label.lower() not in UNKNOWN:
-                yield label, f"ses-{label} is listed in {table} and has no folder: add it, or correct the table"
+                yield label, f"ses-{short(label)} is listed in {table} and has no folder: add it, or correct the table"
 
 
 def _keys(table: Path | None, column: str) -> list[str]:
@@ -253,7 +257,7 @@ def _rows(folder: Path, name: str, key: str) -> tuple[Path | None, list[Row], li
     lacking = key if keys is None else "acq_time"
     if table.header and (keys is None or dated):
         columns = ", ".join(map(repr, table.header))
-        doubts.append(f"{path} is not used: it needs one column {lacking}, separated by tabs, and has {columns}")
+        doubts.append(f"{path} is not used: it needs one column {lacking}, separated by tabs, and has {short(columns)}")
     return path, [], doubts
 
 
@@ -266,7 +270,9 @@ def _no_dates(table: Path | None, rows: Sequence[Row]) -> list[str]:
     wrong = list(dict.fromkeys(text for _, text in rows if _is_known(text) and _time(text) is None))
     more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     said = (
-        f"{table}: acq_time {wrong[0]!r} is not a date such as 2019-05-31T10:30:00: correct it{more}" if wrong else ""
+        f"{table}: acq_time {short(repr(wrong[0]))} is not a date such as 2019-05-31T10:30:00: correct it{more}"
+        if wrong
+        else ""
     )
     return [said] if said else []
 

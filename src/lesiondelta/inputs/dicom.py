@@ -16,9 +16,9 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
-from lesiondelta.errors import CohortError, GeometryError, ImageError
+from lesiondelta.errors import CohortError, GeometryError, ImageError, short
 from lesiondelta.files import files_below
-from lesiondelta.images import RAS_TO_LPS, Array, Volume
+from lesiondelta.images import LARGEST_BYTES, RAS_TO_LPS, Array, Volume
 from lesiondelta.inputs.dicom_files import (
     UNCOMPRESSED,
     begins_as_dicom,
@@ -30,7 +30,7 @@ from lesiondelta.inputs.dicom_files import (
 )
 from lesiondelta.inputs.parts import put_together
 from lesiondelta.inputs.series import HEADER as HEADER
-from lesiondelta.inputs.series import TIMES, name_of, place_of, positions
+from lesiondelta.inputs.series import NO_NUMBER, TIMES, name_of, place_of, positions
 from lesiondelta.inputs.series import Series as Series
 from lesiondelta.inputs.stacks import LARGEST_LEAN_MM, ORIENTATION_TOLERANCE, SPACING_TOLERANCE, even, lean_mm
 
@@ -100,22 +100,34 @@ def read_series(series: Series) -> Volume:
     GeometryError
         The images make no volume: `require_volume`.
     ImageError
-        The pixels cannot be decoded, or are colours.
+        The pixels cannot be decoded, are colours, or more than any image has.
     """
     require_volume(series)
+    _require_size(series)
     try:
         volume = _read(series)
     except Exception as error:  # pydicom, highdicom and the decoders raise a dozen kinds
         syntax = transfer_syntax(series.files[0])
-        said = " ".join(str(error).split())
+        said = "; ".join(filter(None, (short(error) or type(error).__name__, syntax.name)))
         how = "" if syntax in UNCOMPRESSED else ", uncompressed if you can choose"
         name = next((str(path) for path in series.files if not _decodes(path)), series.name)
-        raise ImageError(f"{name} cannot be read ({said}; {syntax.name}): export it again{how}.") from error
+        raise ImageError(f"{name} cannot be read ({said}): export it again{how}.") from error
     if volume.array.ndim != 3:
         raise ImageError(f"{series.name} is in colour: give the series of grey images that it was made from.")
     affine = RAS_TO_LPS @ volume.affine[:, [2, 1, 0, 3]]
     data = np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32)
     return Volume(data, affine, series.name)
+
+
+def _require_size(series: Series) -> None:
+    """Compressed files may say any size: raise ImageError before room for it is asked for."""
+    rows, columns = (series.number(name) or 0 for name in ("Rows", "Columns"))
+    voxel_bytes = (series.number("SamplesPerPixel") or 1) * max(4, (series.number("BitsAllocated") or 0) / 8)
+    if rows * columns * len(series.frames) * voxel_bytes > LARGEST_BYTES:
+        raise ImageError(
+            f"{series.name} says that it has {len(series.frames)} images of {rows:.0f} x {columns:.0f} pixels (Rows, "
+            "Columns), which is more than any has: export it again."
+        )
 
 
 def _decodes(path: Path) -> bool:
@@ -202,7 +214,7 @@ def _near_first(series: Series, names: Sequence[str]) -> list[bool]:
     values = []
     for frame in series.frames:
         found = next((value for name in names if (value := place_of(frame, series, name)) is not None), None)
-        values.append(np.ravel(np.array(found or 0, float))[0])
+        values.append(_number(next(iter(np.ravel(found)), None)) if found else 0.0)
     first = next((value for value in values if value > 0), 0.0)
     return [value <= 0 or abs(value - first) <= TIMING_TOLERANCE * max(value, first) for value in values]
 
@@ -213,7 +225,7 @@ def _require_spacing(series: Series) -> None:
         found = place_of(frame, series, "PixelSpacing")
         try:
             spacing = np.array(found, float).reshape(2)
-        except (TypeError, ValueError):
+        except NO_NUMBER:
             spacing = np.zeros(2)
         if not (np.isfinite(spacing).all() and spacing.min() > 0):
             raise GeometryError(
@@ -254,7 +266,7 @@ def _number(value: Any) -> float:  # noqa: ANN401  (whatever the header holds)
     """NaN where it is absent or none."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except NO_NUMBER:
         return float("nan")
 
 

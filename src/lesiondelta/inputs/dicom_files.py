@@ -7,6 +7,7 @@ import hashlib
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -30,6 +32,11 @@ MR_IMAGES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRIm
 IDENTIFIERS = ("SOPInstanceUID", "SeriesInstanceUID")
 SIZE = ("Rows", "Columns", "BitsAllocated")
 PREAMBLE = 128
+GROUP_LENGTH_BYTES = 12
+"""Of the first element of a file header, which says how long the rest is."""
+CHUNK = 2**20
+LARGEST_DEFLATED = 2**30
+"""Bytes that a deflated file may unpack to."""
 FIRST_GROUPS, LAST_FIRST_ELEMENT, LONGEST_FIRST_VALUE = (0x0002, 0x0008), 0x0020, 256
 """What a file without preamble and file header begins with."""
 UNCOMPRESSED = ("", ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -61,12 +68,13 @@ def read_header(path: Path, tags: Sequence[str]) -> Dataset | None:
     Raises
     ------
     ImageError
-        It is empty, cannot be opened, is named as an image and is none, is packed, or begins as DICOM and is damaged or
-        cut off.
+        It is empty, cannot be opened, is named as an image and is none, is packed, or begins as DICOM and is damaged,
+        cut off or unpacks to more than any image.
     """
     if not begins_as_dicom(path):
         _require_no_lost_image(path)
         return None
+    _require_no_bomb(path)
     try:
         wanted = list({*tags, *SIZE, "SOPClassUID", "NumberOfFrames", "SamplesPerPixel"})
         header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=wanted)
@@ -214,6 +222,24 @@ def _kind(path: Path) -> str:
         return ""
 
 
+def _require_no_bomb(path: Path) -> None:
+    """Raise ImageError for a deflated file that pydicom, which unpacks it at once, could not hold."""
+    try:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        with path.open("rb") as file:
+            file.seek(PREAMBLE + 4 + GROUP_LENGTH_BYTES + meta.FileMetaInformationGroupLength)
+            unpacker, size, chunk = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read(CHUNK)
+            while chunk and size <= LARGEST_DEFLATED:
+                size += len(unpacker.decompress(chunk, CHUNK))
+                chunk = unpacker.unconsumed_tail or file.read(CHUNK)
+    except Exception:  # pydicom raises a dozen kinds; reading the header tells what is damaged
+        return
+    if size > LARGEST_DEFLATED:
+        raise ImageError(f"{path} unpacks to more than {LARGEST_DEFLATED / 1e9:.0f} GB: export it again, not deflated.")
+
+
 def _is_whole(path: Path, header: Dataset) -> bool:
     """Whether the file goes on to the end of its pixels."""
     try:
@@ -244,13 +270,19 @@ def read_dataset(path: Path) -> Dataset:
 
 
 def transfer_syntax(path: Path) -> UID:
-    """How its pixels are stored."""
-    return UID(read_dataset(path).file_meta.TransferSyntaxUID)
+    """How its pixels are stored; empty where the file cannot be read."""
+    try:
+        return UID(read_dataset(path).file_meta.TransferSyntaxUID)
+    except Exception:  # pydicom raises a dozen kinds
+        return UID("")
 
 
 def pixels_of(path: Path) -> bytes:
-    """A digest of the pixels, whether they are compressed or not."""
-    dataset = read_dataset(path)
+    """A digest of the pixels, whether they are compressed or not; of the file where it cannot be read."""
+    try:
+        dataset = read_dataset(path)
+    except Exception:  # pydicom raises a dozen kinds
+        return hashlib.sha256(path.read_bytes()).digest()
     try:
         pixels = dataset.pixel_array.tobytes()
     except Exception:  # the decoders raise a dozen kinds

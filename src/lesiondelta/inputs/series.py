@@ -42,6 +42,8 @@ CLOCKS_DIFFER = timedelta(days=1)
 """Between a scanner and this computer, by their time zones."""
 IDENTITY = ("SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns", "EchoTime")
 """What copies of an image share, and their place."""
+NO_NUMBER = (TypeError, ValueError, OverflowError)
+"""What is raised where a value is none, or has hundreds of digits."""
 Images = list[tuple[Path, Dataset]]
 """Files with their headers."""
 
@@ -75,7 +77,7 @@ class Series:
         """`value` as a number, times `scale`; None where it is none."""
         try:
             return float(self.value(*keywords)) * scale
-        except (TypeError, ValueError):
+        except NO_NUMBER:
             return None
 
     @property
@@ -113,7 +115,7 @@ class Series:
             places, orientation = positions(self)
             spacing = np.array(place_of(self.frames[0], self, "PixelSpacing"), float).reshape(2)
             return Stack(places, orientation, np.array([self.number("Rows"), self.number("Columns"), *spacing], float))
-        except (GeometryError, TypeError, ValueError):
+        except (GeometryError, *NO_NUMBER):
             return None
 
     @property
@@ -155,7 +157,7 @@ def _numbers(series: Series, index: int, frame: Dataset, keyword: str, count: in
     """Of the place of an image (count,)."""
     try:
         numbers = np.array(place_of(frame, series, keyword), float).reshape(count)
-    except (TypeError, ValueError):
+    except NO_NUMBER:
         numbers = np.full(count, np.nan)
     if not np.isfinite(numbers).all():
         raise GeometryError(

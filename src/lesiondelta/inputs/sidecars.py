@@ -1,13 +1,17 @@
 """What the JSON sidecars of a BIDS dataset say of an image: the one beside it, and those of the folders above."""
 
-import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lesiondelta.cohort import CONTRASTS
+from lesiondelta.errors import short
+from lesiondelta.files import parsed_json, small_content
 from lesiondelta.inputs.bids_names import parse_name
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ SidecarsOf = Callable[[Path], Sequence[Sidecar]]
 
 
 def sidecars_in(folder: Path) -> list[Sidecar]:
-    """The sidecars of T1w and FLAIR that lie in a folder, those of few entities first; what is not JSON is left out."""
+    """The sidecars of T1w and FLAIR in a folder, those of few entities first; the log says what cannot be read."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json")
     except OSError:
@@ -55,7 +59,8 @@ def said_of(image: Path, dataset: Path, sidecars: SidecarsOf) -> dict[str, Any]:
 def _read(path: Path) -> Mapping[str, Any]:
     """Names of fields are plain ASCII, so that an old encoding of their values does no harm."""
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig", errors="replace"))
-    except (OSError, ValueError, RecursionError):
+        content = parsed_json(small_content(path).decode("utf-8-sig", errors="replace"))
+    except (OSError, ValueError) as error:
+        log.warning("%s is not read (%s): correct it, or take it away.", path, short(error))
         return {}
     return content if isinstance(content, dict) else {}

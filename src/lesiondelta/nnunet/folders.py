@@ -6,7 +6,6 @@ under `skip_diff_weighting.norm_STAGE`; concatenation is the U-Net with twice th
 U-Net only. Their arrays are (Z, Y, X) where ours are (X, Y, Z), so that the axes of every kernel are turned round.
 """
 
-import json
 import logging
 import re
 from collections import OrderedDict
@@ -22,7 +21,15 @@ from lesiondelta import methods
 from lesiondelta.cohort import CONTRASTS
 from lesiondelta.errors import ModelError
 from lesiondelta.evaluation.instances import MIN_LESION_MM3
-from lesiondelta.files import atomic_folder, require_new, require_writable, sha256, write_json
+from lesiondelta.files import (
+    atomic_folder,
+    parsed_json,
+    require_new,
+    require_writable,
+    sha256,
+    small_content,
+    write_json,
+)
 from lesiondelta.inference.model import DESCRIPTION, Description, Model, build_network, require_consistent
 from lesiondelta.nnunet.export import FORMAT, FORMAT_VERSION, export_model, network_description, write_checkpoint
 from lesiondelta.nnunet.training import THRESHOLD
@@ -198,7 +205,7 @@ def _axes(plans: Mapping[str, Any]) -> tuple[int, int, int]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+        content: dict[str, Any] = parsed_json(small_content(path).decode("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     return content
