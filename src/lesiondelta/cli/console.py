@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="BaseModel")
 
 logger = logging.getLogger(__name__)
-out = Console()
-errors = Console(stderr=True)
+out = Console(emoji=False)  # a path may hold :up:
+errors = Console(stderr=True, emoji=False)
 
 
 TOGETHER = "\0"

@@ -25,8 +25,8 @@ SlurmOptions = Annotated[
     typer.Option(
         "--slurm",
         metavar="NAME=VALUE,...",
-        help="Options of sbatch by their long names: partition=long,account=ms,time=4:00:00,mem=8G. Memory and time "
-        "that are not given are reckoned from the images.",
+        help="Options of sbatch by their long names, such as partition=long,mem=8G. Memory and time that are not given "
+        "are reckoned from the images.",
         rich_help_panel=COMPUTING,
     ),
 ]

@@ -90,7 +90,7 @@ def run(
 
       lesiondelta run BIDS OUT participant --participant-label 01 02 --nprocs 2
 
-      lesiondelta run BIDS OUT participant --executor slurm --slurm partition=long,account=ms
+      lesiondelta run BIDS OUT participant --executor slurm --slurm mem=8G
 
       lesiondelta run BIDS OUT group
 
