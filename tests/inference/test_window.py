@@ -320,7 +320,7 @@ def test_pickles_are_refused_even_with_a_matching_hash(tmp_path):
     from lesiondelta.files import sha256
 
     folder = export_tiny_model(tmp_path / "model")
-    torch.save({"a": torch.zeros(1)}, folder / "weights.safetensors")
+    torch.save({"a": torch.zeros(20_000)}, folder / "weights.safetensors")
     edit(folder, weights_sha256=sha256(folder / "weights.safetensors"))
     with pytest.raises(ModelError, match="not a safetensors file"):
         load_model(folder)
