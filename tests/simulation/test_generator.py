@@ -1,4 +1,7 @@
-"""Pairs drawn from label maps."""
+"""Pairs drawn from label maps.
+
+One long file, because every test draws from the same small head, which its first part makes.
+"""
 
 from dataclasses import replace
 
